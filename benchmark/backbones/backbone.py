@@ -1,0 +1,158 @@
+"""A two-tower vision-language model seen through one interface."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.backbones.clip_native import ClipTextTower, ClipVitTower
+from benchmark.backbones.hf_bert import HFBertTower
+from benchmark.backbones.timm_vit import TimmVitTower
+from benchmark.backbones.towers import ImageTower, TextTower
+from benchmark.errors import BenchmarkError
+
+Tokenizer = Callable[[list[str]], Tensor]
+"""Maps N texts to ids ``[N, context_length]``, padded on the right with the tower's pad id."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the image tower expects.
+
+    Attributes:
+        size: spatial size, e.g. (224, 224); three numbers for volumes.
+        mean, std: per channel, of pixels scaled to [0, 1].
+    """
+
+    size: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_input(self, pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+        """Turn uint8 pixels into normalised input on ``device``.
+
+        Args:
+            pixels: uint8 ``[B, *size]`` (grey) or ``[B, *size, C]``.
+            device: where the arithmetic happens; only bytes travel there.
+
+        Returns:
+            float32 ``[B, C, *size]``; grey pixels are repeated over the channels.
+        """
+        raw = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True)
+        channels = len(self.mean)
+        raw = raw.unsqueeze(1) if raw.ndim == len(self.size) + 1 else raw.movedim(-1, 1)
+        shape = (1, channels, *[1] * len(self.size))
+        mean = torch.tensor(self.mean, device=device).view(shape)
+        std = torch.tensor(self.std, device=device).view(shape)
+        return raw.float().div_(255).sub(mean).div_(std)
+
+
+class Backbone(nn.Module):
+    """An adapted or frozen CLIP: two towers, a shared space, a scale.
+
+    Attributes:
+        model: the library's module, as it was handed in; its ``state_dict`` names stay the library's own.
+        image, text: towers over ``model``'s encoders.
+        embed_dim: width E of the shared space.
+        input_spec: what the image tower expects.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image: ImageTower,
+        text: TextTower,
+        *,
+        tokenizer: Tokenizer | None = None,
+        input_spec: InputSpec,
+        name: str = "custom",
+    ) -> None:
+        super().__init__()
+        if image.embed_dim != text.embed_dim:
+            raise BenchmarkError(f"towers of '{name}' end in {image.embed_dim} and {text.embed_dim} dimensions")
+        self.model = model
+        self.image, self.text = image, text
+        self.embed_dim = image.embed_dim
+        self.tokenizer, self.input_spec, self.name = tokenizer, input_spec, name
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The scale that multiplies cosines (a scalar; the checkpoint stores its logarithm)."""
+        log_scale: Any = self.model.logit_scale
+        return log_scale.exp()
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return ids ``[N, context_length]`` of the texts.
+
+        Raises:
+            BenchmarkError: if this backbone came without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise BenchmarkError(f"backbone '{self.name}' has no tokenizer: give one to from_open_clip(model, tokenizer)")
+        return self.tokenizer(list(texts))
+
+    def trim(self, token_ids: Tensor) -> Tensor:
+        """Drop the columns that are padding in every row of ``[..., N]``."""
+        longest = int(self.text.lengths(token_ids.reshape(-1, token_ids.shape[-1])).max())
+        return token_ids[..., :longest]
+
+    def tower_of(self, parameter_name: str) -> str:
+        """Return "image", "text" or "scale" for a name of ``model.named_parameters()``."""
+        if parameter_name in ("logit_scale", "logit_bias"):
+            return "scale"
+        return "image" if parameter_name.startswith("visual.") else "text"
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all weights (names, shapes, values): the key of everything computed from them."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def from_open_clip(
+    model: nn.Module,
+    tokenizer: Tokenizer | None = None,
+    *,
+    context_length: int | None = None,
+    input_spec: InputSpec | None = None,
+    name: str = "custom",
+) -> Backbone:
+    """Wrap an open_clip model object as it is.
+
+    Args:
+        model: ``open_clip.model.CLIP`` or ``CustomTextCLIP`` with a ViT and a BERT or causal text transformer.
+        tokenizer: maps texts to ids; may be None when only ids are used.
+        context_length: longest text; default is the tokenizer's, else the tower's own.
+        input_spec: default takes open_clip's image size and the CLIP mean and standard deviation.
+        name: shown in results.
+
+    Raises:
+        BenchmarkError: if a tower is of a kind that is not supported.
+    """
+    clip: Any = model
+    visual, custom = clip.visual, hasattr(clip, "text")
+    length = context_length or getattr(tokenizer, "context_length", None)
+    try:
+        image: ImageTower = TimmVitTower(visual) if hasattr(visual, "trunk") else ClipVitTower(visual)
+        text: TextTower
+        if custom and hasattr(clip.text, "pooler"):
+            text = HFBertTower(clip.text, length)
+        else:
+            text = ClipTextTower(clip.text if custom else clip)
+    except (ValueError, AttributeError) as error:
+        raise BenchmarkError(f"backbone '{name}': {error}") from error
+    spec = input_spec or InputSpec(tuple(image.image_size), OPENAI_MEAN, OPENAI_STD)
+    model.eval()
+    return Backbone(model, image, text, tokenizer=tokenizer, input_spec=spec, name=name)
+
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

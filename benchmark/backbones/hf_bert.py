@@ -1,0 +1,120 @@
+"""Text tower over a Hugging Face BERT inside open_clip's HFTextEncoder (BiomedCLIP's text side)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.backbones.towers import TextTower, TokenSequence
+
+
+class HFBertTower(TextTower):
+    """View of ``open_clip.hf_model.HFTextEncoder`` with a BERT that pools its first token.
+
+    Args:
+        text: the open_clip module; it is neither copied nor changed.
+        context_length: longest text; None takes BERT's position table.
+
+    Raises:
+        ValueError: if the encoder is not a BERT or does not pool the last hidden state of the first token.
+    """
+
+    def __init__(self, text: nn.Module, context_length: int | None = None) -> None:
+        super().__init__()
+        bert: Any = text.transformer
+        pooler = type(text.pooler).__name__
+        if not hasattr(bert, "encoder") or not hasattr(bert.encoder, "layer"):
+            raise ValueError(f"text tower {type(bert).__name__} is not a BERT")
+        if pooler != "ClsLastHiddenStatePooler":
+            raise ValueError(f"text pooling {pooler} is not supported: expected cls_last_hidden_state_pooler")
+        self._bert, self._proj = bert, text.proj
+        self.blocks = bert.encoder.layer
+        self.width = int(bert.config.hidden_size)
+        self.num_heads = int(bert.config.num_attention_heads)
+        self.embed_dim = int(text.output_dim)  # type: ignore[arg-type]
+        self.pad_id = int(bert.config.pad_token_id)
+        self.context_length = context_length or int(bert.config.max_position_embeddings)
+
+    def word_embeddings(self, token_ids: Tensor) -> Tensor:
+        """Return rows of the word table."""
+        return self._bert.embeddings.word_embeddings(token_ids)
+
+    def lengths(self, token_ids: Tensor) -> Tensor:
+        """Count the tokens that are not padding."""
+        return (token_ids != self.pad_id).sum(dim=1)
+
+    def embed(self, inputs: Tensor) -> TokenSequence:
+        """Embed token ids ``[B, N]`` as word vectors, before positions, token types and LayerNorm."""
+        return TokenSequence(self.word_embeddings(inputs), inputs != self.pad_id, pooled_at=0)
+
+    def enter(self, sequence: TokenSequence) -> TokenSequence:
+        """Add positions and token types, then LayerNorm, by BERT's own embedding module."""
+        return sequence.with_tokens(self._bert.embeddings(inputs_embeds=sequence.tokens))
+
+    def attention_mask(self, sequence: TokenSequence) -> Tensor | None:
+        """Return the key mask ``[B, 1, 1, N]``: bool for SDPA, additive elsewhere (eager BERT adds what it gets)."""
+        keep = sequence.keep
+        # transformers passes no mask for a full batch; on a GPU that test would cost a synchronisation per step
+        if keep is None or (keep.device.type == "cpu" and bool(keep.all())):
+            return None
+        mask = keep[:, None, None, :]
+        if self._bert.config._attn_implementation == "sdpa":
+            return mask.expand(-1, 1, keep.shape[1], -1)
+        lowest = torch.finfo(sequence.tokens.dtype).min
+        return torch.zeros_like(mask, dtype=sequence.tokens.dtype).masked_fill(~mask, lowest)
+
+    def run_block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
+        """Run transformers' own layer (tuples of older releases are unpacked)."""
+        output = self.blocks[index](tokens, mask)
+        return output[0] if isinstance(output, tuple) else output
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """BERT is post-norm: nothing left to do."""
+        return tokens
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Map tokens through open_clip's text projection."""
+        return self._proj(tokens)
+
+    def block_norm(self, index: int, tokens: Tensor) -> Tensor:
+        """BERT is post-norm: a block's input is already normalised."""
+        return tokens
+
+    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
+        """Return the Linear of a site."""
+        layer: Any = self.blocks[index]
+        attention = layer.attention.self
+        linear = {
+            "q": attention.query,
+            "k": attention.key,
+            "v": attention.value,
+            "o": layer.attention.output.dense,
+            "up": layer.intermediate.dense,
+            "down": layer.output.dense,
+        }[site]
+        return linear, site, 0, linear.out_features
+
+    def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Read q and k off their projections while the last layer runs."""
+        attention: Any = self.blocks[-1].attention.self  # type: ignore[union-attr]
+        seen: dict[str, Tensor] = {}
+        handles = [
+            attention.query.register_forward_hook(lambda _m, _a, output: seen.update(q=output)),
+            attention.key.register_forward_hook(lambda _m, _a, output: seen.update(k=output)),
+        ]
+        try:
+            tokens = run()
+        finally:
+            for handle in handles:
+                handle.remove()
+        queries, keys = (seen[k].unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for k in ("q", "k"))
+        return tokens, queries, keys
+
+    def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
+        """Return the head mean of the probabilities; padding gets exactly 0."""
+        if sequence.keep is not None:
+            scores = scores.masked_fill(~sequence.keep[:, None, :], torch.finfo(scores.dtype).min)
+        return scores.softmax(dim=-1).mean(dim=1)

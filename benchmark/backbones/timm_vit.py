@@ -1,0 +1,94 @@
+"""Image tower over a timm VisionTransformer inside open_clip's TimmModel (BiomedCLIP's image side)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from benchmark.backbones.towers import ImageTower, TokenSequence
+
+
+class TimmVitTower(ImageTower):
+    """View of ``open_clip.timm_model.TimmModel`` whose trunk is a ViT with a class token.
+
+    Args:
+        visual: the open_clip module; it is neither copied nor changed.
+
+    Raises:
+        ValueError: if the trunk is not a ViT that pools its class token.
+    """
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        trunk: Any = visual.trunk
+        if not hasattr(trunk, "blocks") or getattr(trunk, "global_pool", None) != "token":
+            kind, pool = type(trunk).__name__, getattr(trunk, "global_pool", None)
+            raise ValueError(f"timm image tower {kind} (pooling '{pool}') is not a ViT with a class token")
+        self._trunk, self._head = trunk, visual.head
+        self.blocks = trunk.blocks
+        self.width = int(trunk.embed_dim)
+        self.num_heads = int(trunk.blocks[0].attn.num_heads)
+        self.grid = tuple(trunk.patch_embed.grid_size)
+        self.image_size = tuple(trunk.patch_embed.img_size)
+        self.embed_dim = next((m.out_features for m in reversed(self._linears())), self.width)
+
+    def _linears(self) -> list[nn.Linear]:
+        return [m for m in self._head.modules() if isinstance(m, nn.Linear)]
+
+    def embed(self, inputs: Tensor) -> TokenSequence:
+        """Embed images ``[B, 3, H, W]``: class token and patches with positions."""
+        trunk = self._trunk
+        tokens = trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(inputs)))
+        return TokenSequence(tokens, None, pooled_at=0, content_at=trunk.num_prefix_tokens)
+
+    def enter(self, sequence: TokenSequence) -> TokenSequence:
+        """Apply timm's pre-norm (identity for most ViTs)."""
+        return sequence.with_tokens(self._trunk.norm_pre(sequence.tokens))
+
+    def attention_mask(self, sequence: TokenSequence) -> None:
+        """Images have no padding."""
+        return None
+
+    def run_block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
+        """Run timm's own block."""
+        return self.blocks[index](tokens)
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the trunk's final LayerNorm to all tokens."""
+        return self._trunk.norm(tokens)
+
+    def pool(self, sequence: TokenSequence) -> Tensor:
+        """Return the class token after timm's own head norm and dropout, ``[B, D]``."""
+        return self._trunk.head_drop(self._trunk.fc_norm(super().pool(sequence)))
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Map tokens through open_clip's projection head."""
+        return self._head(tokens)
+
+    def block_norm(self, index: int, tokens: Tensor) -> Tensor:
+        """Apply the block's first LayerNorm."""
+        return self.blocks[index].norm1(tokens)  # type: ignore[operator]
+
+    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
+        """Return the Linear of a site; q, k and v are the thirds of one fused Linear."""
+        block: Any = self.blocks[index]
+        if site in ("q", "k", "v"):
+            third = block.attn.qkv.out_features // 3
+            start = third * ("q", "k", "v").index(site)
+            return block.attn.qkv, "qkv", start, start + third
+        linear = {"o": block.attn.proj, "up": block.mlp.fc1, "down": block.mlp.fc2}[site]
+        return linear, site, 0, linear.out_features
+
+    def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Read q and k off the fused projection while the last block runs."""
+        attention: Any = self.blocks[-1].attn
+        seen: list[Tensor] = []
+        handle = attention.qkv.register_forward_hook(lambda _m, _a, output: seen.append(output))
+        try:
+            tokens = run()
+        finally:
+            handle.remove()
+        queries, keys, _ = seen[0].unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return tokens, attention.q_norm(queries), attention.k_norm(keys)

@@ -1,0 +1,49 @@
+"""Error types of the harness: each message says what is wrong, where, and what to do next.
+
+The command line prints the message as one clear line and exits with code 2; ``--debug`` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class BenchmarkError(ValueError):
+    """Base of every error that is the user's to mend; never used for our own bugs."""
+
+
+class ConfigError(BenchmarkError):
+    """A configuration or command line that cannot be run. Holds all problems found, not only the first."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class DataError(BenchmarkError):
+    """A data file that is missing, unreadable or not in the expected layout."""
+
+
+class PluginError(BenchmarkError):
+    """A method, task, dataset or backbone plugin that cannot be found or loaded."""
+
+
+class StoreError(BenchmarkError):
+    """A result folder that cannot be read or written (wrong schema, no permission, other settings)."""
+
+
+class CellError(BenchmarkError):
+    """One adaptation run failed (non-finite loss, out of memory); the other cells go on."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string when none is near."""
+    near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the one-line message for an unknown name: what it is, the nearest one, and the whole list."""
+    names = sorted(str(item) for item in known)
+    return f"unknown {kind} '{name}'.{suggest(name, names)} Known: {', '.join(names) or 'none'}"

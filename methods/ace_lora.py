@@ -1,0 +1,194 @@
+"""ACE-LoRA: LoRA on both towers, and a hypergraph over tokens that refines the global feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.backbones import Tower
+from benchmark.errors import StoreError
+from benchmark.registry import register_method
+from methods.base import Method, MethodCard, choice, positive
+from methods.layers.hypergraph import HypergraphNetwork, refine
+from methods.layers.lora import ENCODERS, LoRAOptions, count_lora, load_official_lora, place_lora
+from methods.layers.official import copy_into, flatten
+
+KINDS: dict[str, tuple[str, ...]] = {"both": ("image", "text"), "vision": ("image",), "text": ("text",)}
+
+
+@dataclass(frozen=True)
+class AceLoRAOptions(LoRAOptions):
+    """Options in the authors' spelling, on top of LoRA's.
+
+    Attributes:
+        topk: neighbours of every token. hidden_features: width of the bottlenecks.
+        apply_to: towers that the hypergraph refines; the other uses its plain global feature.
+        text_graph: "official" lets padding take part (texts padded to the context length, as published); "masked"
+            leaves it out, which allows padding to the batch.
+        prompt_ensemble: "tokens" averages the templates of a class token by token before the hypergraph, as the
+            authors' evaluation does; "features" averages their final features.
+    """
+
+    topk: int = 5
+    hidden_features: int = 128
+    apply_to: Literal["both", "vision", "text"] = "both"
+    text_graph: Literal["official", "masked"] = "official"
+    prompt_ensemble: Literal["tokens", "features"] = "tokens"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        super().__post_init__()
+        positive("topk", self.topk)
+        positive("hidden_features", self.hidden_features)
+        choice("apply_to", self.apply_to, ENCODERS)
+        choice("text_graph", self.text_graph, ("official", "masked"))
+        choice("prompt_ensemble", self.prompt_ensemble, ("tokens", "features"))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the hypergraph sees of samples, global token first.
+
+    Attributes:
+        tokens: unit-norm projected tokens ``[B, N, E]``. row: scores of the global token ``[B, N-1]``.
+        keep: bool ``[B, N]`` of the tokens that are no padding, or None.
+    """
+
+    tokens: Tensor
+    row: Tensor
+    keep: Tensor | None
+
+
+@register_method("ace_lora")
+class AceLoRA(Method):
+    """LoRA (q, k, v, both towers) and one hypergraph network per refined tower; the output replaces the feature."""
+
+    card = MethodCard(
+        title="ACE-LoRA",
+        paper="ACE-LoRA, 2026",
+        arxiv="2603.17079",
+        repository="icon-lab/ACE-LoRA",
+        equation="z = norm(f_n(A^T f_e(A X)))[0], A from the last block's attention (row 0) and token cosines",
+        trains="LoRA's A and B; f_e and f_n (down, up, biases) of each refined tower; the logit scale",
+        count="LoRA + 2 (2 E m + m + E) per refined tower: 442,368 + 526,848 at BiomedCLIP's size",
+        deviations=(
+            "every A drawn independently (the code re-seeds in every block, so all blocks share one draw)",
+            "networks of a tower that is not refined are not created (the code creates and saves them unused)",
+            "frozen towers stay in eval mode (the code leaves BERT's embedding and FFN dropout on)",
+            "text row after softmax wherever LoRA sits (the code falls back to raw scores without LoRA on top)",
+            "logit scale in log space, clamped, not decayed, as for every method; logit_scale=linear is the code's",
+        ),
+    )
+    Options = AceLoRAOptions
+    adapts = frozenset({"image", "text"})
+    cost_hint = 1.3
+
+    def setup(self) -> None:
+        """Attach LoRA and create the networks."""
+        self.adapters = place_lora(self.backbone, self.options)
+        width, hidden = self.backbone.embed_dim, self.options.hidden_features
+        kinds = KINDS[self.options.apply_to]
+        self.graphs = nn.ModuleDict({kind: HypergraphNetwork(width, hidden) for kind in kinds})
+
+    @property
+    def text_padding(self) -> Literal["longest", "context"]:
+        """The published text graph contains the padding up to the context length."""
+        official = "text" in self.graphs and self.options.text_graph == "official"
+        return "context" if official else "longest"
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return unit-norm features ``[B, E]``, refined where the hypergraph acts on images."""
+        if "image" not in self.graphs:
+            return super().encode_image(images)
+        return self.refined("image", self.graph_of(self.backbone.image, images))
+
+    def encode_text(self, token_ids: Tensor) -> Tensor:
+        """Return unit-norm features ``[B, E]``, refined where the hypergraph acts on texts."""
+        if "text" not in self.graphs:
+            return super().encode_text(token_ids)
+        return self.refined("text", self.graph_of(self.backbone.text, token_ids))
+
+    def graph_of(self, tower: Tower, inputs: Tensor) -> Graph:
+        """Return tokens and attention row of images ``[B, C, H, W]`` or token ids ``[B, L]``."""
+        output = tower.forward(inputs, global_row=True)
+        sequence, row = output.sequence, output.global_row
+        assert row is not None  # requested above
+        tokens = functional.normalize(tower.project(sequence.tokens).float(), dim=-1)
+        keep = sequence.keep
+        if isinstance(sequence.pooled_at, Tensor):  # causal text: bring the end token to the front
+            order = _front_order(sequence.pooled_at, tokens.shape[1])
+            tokens = tokens.gather(1, order[..., None].expand_as(tokens))
+            row, keep = row.gather(1, order), None if keep is None else keep.gather(1, order)
+        return Graph(tokens, row[:, 1:], keep)
+
+    def refined(self, kind: str, graph: Graph) -> Tensor:
+        """Return the refined unit-norm global feature ``[B, E]``."""
+        keep = graph.keep if self.options.text_graph == "masked" else None
+        network: Any = self.graphs[kind]
+        with torch.autocast(graph.tokens.device.type, enabled=False):  # a rounded cosine picks another neighbour
+            output = refine(network, graph.tokens, graph.row.float(), topk=self.options.topk, keep=keep)
+        return functional.normalize(output, dim=-1)
+
+    def class_features(self, token_ids: Tensor) -> Tensor:
+        """Return class features ``[C, E]``: templates are averaged token by token, then refined once per class."""
+        if "text" not in self.graphs or self.options.prompt_ensemble == "features":
+            return super().class_features(token_ids)
+        classes = token_ids.shape[:2]
+        graph = self.graph_of(self.backbone.text, token_ids.flatten(0, 1))
+        tokens, row = graph.tokens.unflatten(0, classes), graph.row.unflatten(0, classes)
+        keep = None if graph.keep is None else graph.keep.unflatten(0, classes)
+        if keep is None or self.options.text_graph == "official":
+            return self.refined("text", Graph(tokens.mean(dim=1), row.mean(dim=1), None))
+        count = keep.sum(dim=1).clamp(min=1)[..., None]
+        mean = (tokens * keep[..., None]).sum(dim=1) / count
+        return self.refined("text", Graph(mean, row.mean(dim=1), keep.any(dim=1)))
+
+    def expected_parameters(self) -> int:
+        """Return LoRA's count + 2 (2 E m + m + E) per refined tower."""
+        width, hidden = self.backbone.embed_dim, self.options.hidden_features
+        network = 2 * (2 * width * hidden + hidden + width)
+        return count_lora(self.backbone, self.options) + len(self.graphs) * network
+
+
+def _front_order(position: Tensor, count: int) -> Tensor:
+    """Return, for each row, the token order ``[B, N]`` that puts ``position`` first and keeps the rest in order."""
+    steps = torch.arange(count, device=position.device).expand(len(position), -1)
+    rest = steps - (steps <= position[:, None]).long()
+    return torch.where(steps == 0, position[:, None], rest)
+
+
+def load_official(method: AceLoRA, state: Mapping[str, Any]) -> None:
+    """Load a checkpoint as the authors save it (``ACE_LoRA.pt``: {weights, metadata}), nested or flat.
+
+    ``layer_0`` .. are the text blocks, then the image blocks; ``logit_scale`` is stored exponentiated.
+
+    Raises:
+        StoreError: if a tensor is missing, misshapen or left over.
+    """
+    flat = flatten(state)
+    try:
+        used = load_official_lora(method.adapters, flat)
+    except KeyError as error:
+        raise StoreError(f"official checkpoint of ACE-LoRA: tensor {error} is missing") from error
+    for kind, prefix in (("image", "img"), ("text", "text")):
+        for role in ("edge", "node"):
+            for name in ("down.weight", "down.bias", "up.weight", "up.bias"):
+                official = f"{prefix}_{role}_adapter.{name}"
+                used.add(official)  # all four networks are in the file, whichever towers are refined
+                if kind in method.graphs:
+                    target = method.graphs[kind].get_parameter(f"{role}.{name}")
+                    copy_into(target, flat, official, who="ACE-LoRA")
+    left = sorted(set(flat) - used - {"logit_scale"})
+    if left:
+        raise StoreError(f"official checkpoint of ACE-LoRA: {len(left)} tensors have no place, first '{left[0]}'")
+    if "logit_scale" in flat:
+        method.logit_scale.set(float(flat["logit_scale"]))

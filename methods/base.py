@@ -1,0 +1,331 @@
+"""What a method is: how a frozen backbone becomes a trainable image-text model.
+
+A method is one class in one file. It declares what it changes, builds its trained modules in :meth:`Method.setup`,
+and acts on the towers through interventions and deltas (``benchmark/backbones/towers.py``). It never seeds, prints,
+reads files, touches the optimiser or sees a dataset's name.
+
+Shape letters: B batch, C classes, T templates, L text length, E shared embedding width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.backbones import Backbone, Intervention
+from benchmark.errors import ConfigError, StoreError, suggest
+from benchmark.losses import Objective
+
+MAX_LOG_SCALE = math.log(100.0)
+Embeddings = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """Where a method comes from and what it does, for the table, ``list methods`` and the docs.
+
+    Attributes:
+        title: name in tables. paper: authors, venue. arxiv: id. repository: owner/name of the reference code.
+        paper_row: the row of the ACE-LoRA paper's tables that stands for it, where that is not the title.
+        equation: the method in one line of plain text. trains: which tensors. count: closed formula.
+        deviations: where this implementation departs from the paper or the authors' code, and why.
+    """
+
+    title: str
+    paper: str
+    equation: str
+    trains: str
+    count: str
+    arxiv: str = ""
+    repository: str = ""
+    paper_row: str = ""
+    deviations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a method that has none."""
+
+
+class LogitScale(nn.Module):
+    """The scale that multiplies cosines: one policy for all methods of a table.
+
+    Args:
+        value: scale of the pretrained checkpoint (already exponentiated).
+        mode: "log" trains its logarithm, clamped to [0, ln 100]; "linear" trains the value itself, as ACE-LoRA's code
+            does; "frozen" keeps it.
+    """
+
+    def __init__(self, value: float, mode: Literal["log", "linear", "frozen"] = "log") -> None:
+        super().__init__()
+        if mode not in ("log", "linear", "frozen"):
+            raise ConfigError(f"logit_scale: expected log, linear or frozen, got '{mode}'")
+        self.mode = mode
+        start = value if mode == "linear" else math.log(value)
+        self.value = nn.Parameter(torch.tensor(start, dtype=torch.float32), requires_grad=mode != "frozen")
+
+    def forward(self) -> Tensor:
+        """Return the scale, a scalar."""
+        return self.value if self.mode == "linear" else self.value.exp()
+
+    @torch.no_grad()
+    def set(self, scale: float) -> None:
+        """Set the scale, given as the number that multiplies cosines."""
+        self.value.fill_(scale if self.mode == "linear" else math.log(scale))
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep a log-trained scale in [1, 100]; ACE-LoRA's linear one is not clamped."""
+        if self.mode == "log":
+            self.value.clamp_(0.0, MAX_LOG_SCALE)
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    Class attributes:
+        card: provenance. Options: frozen dataclass of the method's own keys.
+        adapts: towers whose insides change; the features of the others are constant during training and computed
+            once.
+        identity_at_init: whether features equal the frozen backbone's before the first step.
+        deterministic: nothing is trained and nothing drawn: one run stands for all seeds.
+        text_padding: "longest" pads texts to the batch, "context" to the tower's context length.
+        cost_hint: rough cost of a step, CLIP-LoRA = 1; only orders the queue.
+    """
+
+    card: ClassVar[MethodCard]
+    Options: ClassVar[type] = NoOptions
+    adapts: ClassVar[frozenset[str]] = frozenset()
+    identity_at_init: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = False
+    cost_hint: ClassVar[float] = 1.0
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        options: Any = None,
+        *,
+        objective: Objective | None = None,
+        logit_scale: Literal["log", "linear", "frozen"] = "log",
+    ) -> None:
+        super().__init__()
+        backbone.requires_grad_(False)
+        self.backbone = backbone.eval()
+        self.options = options if options is not None else self.Options()
+        self.objective = objective or Objective()
+        mode = "frozen" if self.deterministic else logit_scale
+        self.logit_scale = LogitScale(float(backbone.logit_scale.detach()), mode)
+        self.setup()
+
+    # ------------------------------------------------------------------ what a method overrides
+    def setup(self) -> None:
+        """Create the trained modules and attach them to the towers."""
+
+    def image_interventions(self) -> Iterable[Intervention]:
+        """Return what acts on the image tower in this pass."""
+        return ()
+
+    def text_interventions(self) -> Iterable[Intervention]:
+        """Return what acts on the text tower in this pass."""
+        return ()
+
+    def image_head(self, features: Tensor) -> Tensor:
+        """Map the image tower's features ``[B, E]``, not normalised, to adapted ones."""
+        return features
+
+    def text_head(self, features: Tensor) -> Tensor:
+        """Map the text tower's features ``[B, E]``, not normalised, to adapted ones."""
+        return features
+
+    def text_ids(self, token_ids: Tensor) -> Tensor:
+        """Return the ids that enter the text tower, e.g. shortened to make room for prompt vectors."""
+        return token_ids
+
+    def expected_parameters(self) -> int:
+        """Return the trained values of the card's closed formula, logit scale not counted."""
+        raise NotImplementedError(f"{type(self).__name__} must declare its parameter count")
+
+    @property
+    def text_padding(self) -> Literal["longest", "context"]:
+        """To what length callers pad texts."""
+        return "longest"
+
+    # ------------------------------------------------------------------ features
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return unit-norm features ``[B, E]`` of images ``[B, C, H, W]``."""
+        features = self.backbone.image.features(images, interventions=self.image_interventions())
+        return self.from_image_features(features)
+
+    def encode_text(self, token_ids: Tensor) -> Tensor:
+        """Return unit-norm features ``[B, E]`` of token ids ``[B, L]``."""
+        ids = self.text_ids(token_ids)
+        features = self.backbone.text.features(ids, interventions=self.text_interventions())
+        return self.from_text_features(features)
+
+    def from_image_features(self, features: Tensor) -> Tensor:
+        """Return what :meth:`encode_image` gives, from the frozen tower's features ``[B, E]``."""
+        return functional.normalize(self.image_head(features.float()), dim=-1)
+
+    def from_text_features(self, features: Tensor) -> Tensor:
+        """Return what :meth:`encode_text` gives, from the frozen tower's features ``[B, E]``."""
+        return functional.normalize(self.text_head(features.float()), dim=-1)
+
+    def similarity(self, images: Tensor, token_ids: Tensor) -> Tensor:
+        """Return logits ``[B_images, B_texts]``."""
+        return self.logit_scale() * self.encode_image(images) @ self.encode_text(token_ids).T
+
+    # ------------------------------------------------------------------ training
+    def embed(self, batch: Any) -> Embeddings:
+        """Run the towers on a batch: named tensors with the batch in front, all that :meth:`loss_of` needs.
+
+        Kept apart from the loss so that a batch which does not fit can pass the towers in parts, while the
+        contrastive loss still sees all its negatives.
+        """
+        image_features = getattr(batch, "image_features", None)
+        text_features = getattr(batch, "text_features", None)
+        return {
+            "image": self.encode_image(batch.images)
+            if image_features is None
+            else self.from_image_features(image_features),
+            "text": self.encode_text(batch.token_ids)
+            if text_features is None
+            else self.from_text_features(text_features),
+        }
+
+    def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
+        """Return the scalar loss of embedded pairs."""
+        logits = self.logit_scale() * embeddings["image"].float() @ embeddings["text"].float().T
+        return self.objective(logits, labels)
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the scalar loss of a batch with ``images``, ``token_ids`` and ``labels`` (or None)."""
+        return self.loss_of(self.embed(batch), batch.labels)
+
+    # ------------------------------------------------------------------ evaluation
+    def class_features(self, token_ids: Tensor) -> Tensor:
+        """Return unit-norm class features ``[C, E]`` of prompts ``[C, T, L]``: normalise, mean, normalise."""
+        classes, templates, _ = token_ids.shape
+        prompts = self.encode_text(token_ids.flatten(0, 1)).unflatten(0, (classes, templates))
+        return functional.normalize(prompts.mean(dim=1), dim=-1)
+
+    def prepare_classes(self, token_ids: Tensor) -> Tensor:
+        """Return what :meth:`classify` needs of the prompts ``[C, T, L]``; computed once per class list."""
+        return self.class_features(token_ids)
+
+    def classify(self, batch: Any, classes: Tensor) -> Tensor:
+        """Return cosines ``[B, C]`` of images with classes as :meth:`prepare_classes` returned them."""
+        features = getattr(batch, "image_features", None)
+        image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
+        return image @ classes.T
+
+    # ------------------------------------------------------------------ trained state
+    def train(self, mode: bool = True) -> Method:
+        """Set the mode of the method's own modules; frozen towers stay in eval, so that their dropout is off."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Return every tensor that trains, by name."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def decays(self, name: str) -> bool:
+        """Return whether weight decay applies to a trained tensor."""
+        return not name.startswith("logit_scale")
+
+    def parameter_group(self, name: str) -> str:
+        """Return "image", "text", "shared" or "scale": where a trained tensor acts."""
+        if name.startswith("logit_scale"):
+            return "scale"
+        parts = name.split(".")
+        return next((group for group in ("image", "text") if group in parts), "shared")
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return copies of the trained tensors: all that is needed beside the frozen backbone."""
+        return {name: value.detach().clone() for name, value in self.trainable_parameters().items()}
+
+    @torch.no_grad()
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`trainable_state` returned.
+
+        Raises:
+            StoreError: naming the first missing, unexpected or misshapen tensor.
+        """
+        own = self.trainable_parameters()
+        missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+        if missing or extra:
+            what = f"'{missing[0]}' is missing" if missing else f"'{extra[0]}' is unexpected"
+            raise StoreError(
+                f"adapter of {self.card.title}: {what} ({len(missing)} missing, {len(extra)} unexpected tensors); "
+                "was it made with other options?"
+            )
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise StoreError(
+                    f"adapter of {self.card.title}: '{name}' has shape {tuple(state[name].shape)}, "
+                    f"expected {tuple(parameter.shape)}; was it made with other options?"
+                )
+            parameter.copy_(state[name])
+
+
+def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
+    """Build a method's ``Options`` from keys.
+
+    Raises:
+        ConfigError: with every unknown key (and the nearest name) and every impossible value.
+    """
+    fields = {field.name for field in dataclasses.fields(method.Options)}
+    problems = [
+        f"{method.card.title}: unknown option '{key}'.{suggest(key, fields)} Known: {', '.join(sorted(fields)) or 'none'}"
+        for key in values
+        if key not in fields
+    ]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return method.Options(**values)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{method.card.title}: {error}") from error
+
+
+def from_options(method: type[Method], backbone: Backbone, options: Mapping[str, Any]) -> Method:
+    """Build a method from its own keys and the common ones (``logit_scale``, ``loss``, ``label_match``)."""
+    own = dict(options)
+    scale = own.pop("logit_scale", "log")
+    try:
+        objective = Objective(own.pop("loss", "label_guided"), own.pop("label_match", "equal"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return method(backbone, make_options(method, own), objective=objective, logit_scale=scale)
+
+
+def choice(name: str, value: Any, known: Iterable[Any]) -> None:
+    """Check one option against its known values.
+
+    Raises:
+        ConfigError: naming the option, what was expected, what came.
+    """
+    known = list(known)
+    if value not in known:
+        expected = ", ".join(str(item) for item in known)
+        raise ConfigError(f"{name}: expected one of {expected}, got '{value}'.{suggest(str(value), map(str, known))}")
+
+
+def positive(name: str, value: Any, *, allow_zero: bool = False) -> None:
+    """Check that an option is a positive number (zero allowed on request).
+
+    Raises:
+        ConfigError: naming the option, what was expected, what came.
+    """
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < 0 or (value == 0 and not allow_zero):
+        raise ConfigError(f"{name}: expected a {'non-negative' if allow_zero else 'positive'} number, got {value!r}")

@@ -1,0 +1,170 @@
+"""Low-rank updates of frozen linear maps, placed on a backbone's towers.
+
+LoRA: Hu et al., ICLR 2022, arXiv 2106.09685: y = W x + b + s B A drop(x). Both repositories that use it on CLIP
+(`CLIP-LoRA: loralib/layers.py`, `ACE-LoRA: loralib/layers.py`) scale by alpha / sqrt(r), not by alpha / r.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.backbones import Backbone, Tower
+from benchmark.backbones.towers import SITES
+from benchmark.errors import ConfigError
+from methods.base import choice, positive
+
+POSITIONS = ("all", "bottom", "mid", "up", "half-bottom", "half-up", "top3")
+ENCODERS = ("both", "vision", "text")
+_OFFICIAL_PARTS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}
+
+
+@dataclass(frozen=True)
+class LoRAOptions:
+    """Where LoRA sits and how strong it is; spelling of the authors' repositories.
+
+    Attributes:
+        r: rank. lora_alpha: numerator of the scale. lora_dropout: on the adapter's input, a mask of its own for each
+            of q, k and v.
+        scaling: "sqrt" for alpha/sqrt(r) (both repositories), "linear" for alpha/r (the LoRA paper).
+        params: adapted maps of a block, out of q, k, v, o, up, down.
+        position: which blocks; thirds and halves are of the tower's depth (`ACE-LoRA: loralib/utils.py`).
+        encoder: which towers.
+    """
+
+    r: int = 4
+    lora_alpha: float = 1.0
+    lora_dropout: float = 0.1
+    scaling: Literal["sqrt", "linear"] = "sqrt"
+    params: tuple[str, ...] = ("q", "k", "v")
+    position: str = "all"
+    encoder: str = "both"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        object.__setattr__(self, "params", tuple(self.params))
+        if not isinstance(self.r, int) or self.r < 1:
+            raise ConfigError(f"r: expected a positive integer, got {self.r!r}")
+        positive("lora_alpha", self.lora_alpha)
+        positive("lora_dropout", self.lora_dropout, allow_zero=True)
+        if self.lora_dropout >= 1:
+            raise ConfigError(f"lora_dropout: expected a number below 1, got {self.lora_dropout}")
+        choice("scaling", self.scaling, ("sqrt", "linear"))
+        choice("position", self.position, POSITIONS)
+        choice("encoder", self.encoder, ENCODERS)
+        if not self.params:
+            raise ConfigError("params: expected at least one of " + ", ".join(SITES))
+        for part in self.params:
+            choice("params", part, SITES)
+
+    @property
+    def scale(self) -> float:
+        """The factor on B A x."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.scaling == "sqrt" else self.r)
+
+
+class LoRA(nn.Module):
+    """One low-rank update: x ``[..., in]`` -> s B A drop(x) ``[..., out]``, as two thin products.
+
+    A starts uniform in +-1/sqrt(in) (Kaiming uniform with a = sqrt 5), B at zero, so that the update starts at zero.
+
+    Args:
+        num_inputs: width of x. num_outputs: width of the update. r: rank. scale: factor s. dropout: on x.
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, r: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.A = nn.Parameter(torch.empty(r, num_inputs))
+        self.B = nn.Parameter(torch.zeros(num_outputs, r))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self.scale, self.dropout = scale, dropout
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the update of ``inputs``."""
+        inputs = functional.dropout(inputs, self.dropout, self.training)
+        return self.scale * functional.linear(functional.linear(inputs, self.A), self.B)
+
+
+def blocks_at(position: str, depth: int) -> range:
+    """Return the 0-based blocks of a named position in a tower of ``depth`` blocks."""
+    third, half = depth // 3, depth // 2
+    return {
+        "all": range(depth),
+        "bottom": range(third),
+        "mid": range(third, depth - third),
+        "up": range(depth - third, depth),
+        "half-bottom": range(half),
+        "half-up": range(half, depth),
+        "top3": range(max(0, depth - 3), depth),
+    }[position]
+
+
+def towers_of(backbone: Backbone, encoder: str) -> dict[str, Tower]:
+    """Return the towers that ``both``, ``vision`` or ``text`` names, text first as in the official checkpoints."""
+    towers: dict[str, Tower] = {"text": backbone.text, "image": backbone.image}
+    kept = {"both": ("text", "image"), "vision": ("image",), "text": ("text",)}[encoder]
+    return {kind: towers[kind] for kind in kept}
+
+
+def place_lora(backbone: Backbone, options: LoRAOptions) -> nn.ModuleDict:
+    """Attach LoRA to a backbone's towers.
+
+    Returns:
+        modules by tower ("text", "image"), block and map: ``adapters["text"]["0"]["q"]``.
+    """
+    adapters = nn.ModuleDict()
+    for kind, tower in towers_of(backbone, options.encoder).items():
+        adapters[kind] = nn.ModuleDict()
+        for index in blocks_at(options.position, tower.depth):
+            placed = nn.ModuleDict()
+            for part in options.params:
+                num_inputs, num_outputs = tower.site_shape(index, part)
+                placed[part] = LoRA(
+                    num_inputs, num_outputs, r=options.r, scale=options.scale, dropout=options.lora_dropout
+                )
+                tower.attach(index, part, placed[part])
+            adapters[kind][str(index)] = placed
+    return adapters
+
+
+def count_lora(backbone: Backbone, options: LoRAOptions) -> int:
+    """Return the number of LoRA values: r (in + out) for every adapted map."""
+    return sum(
+        options.r * sum(tower.site_shape(index, part))
+        for tower in towers_of(backbone, options.encoder).values()
+        for index in blocks_at(options.position, tower.depth)
+        for part in options.params
+    )
+
+
+@torch.no_grad()
+def load_official_lora(adapters: nn.ModuleDict, state: Mapping[str, Tensor]) -> set[str]:
+    """Fill placed LoRA from the authors' names (``layer_0.q_proj.w_lora_A``: text blocks first, then image blocks).
+
+    Returns:
+        the names that were used.
+
+    Raises:
+        KeyError: naming the first tensor that is missing.
+    """
+    used: set[str] = set()
+    number = 0
+    for tower in adapters.values():
+        for block in tower.values():  # type: ignore[operator, union-attr]
+            for part, lora in block.items():
+                for letter in ("A", "B"):
+                    name = f"layer_{number}.{_OFFICIAL_PARTS.get(part, part)}.w_lora_{letter}"
+                    getattr(lora, letter).copy_(state[name])
+                    used.add(name)
+            number += 1
+    return used

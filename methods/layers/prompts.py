@@ -1,0 +1,57 @@
+"""Learned vectors among the tokens of a tower."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmark.backbones import Backbone, Intervention, TokenSequence, Tower
+from benchmark.errors import ConfigError
+
+AUTO_WORDS = "a photo of a"
+
+
+class InsertedPrompt(Intervention):
+    """Insert vectors after the first token of the embedded input, so that they get positions like words.
+
+    Args:
+        vectors: ``[n, D]``, or ``[B, n, D]`` for vectors of each row.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        self._vectors = vectors
+
+    def on_embeddings(self, sequence: TokenSequence, tower: Tower) -> TokenSequence:
+        """Insert the vectors at position 1."""
+        return sequence.insert(self._vectors, at=1)
+
+
+def word_pieces(backbone: Backbone, phrase: str) -> Tensor:
+    """Return the ids of a phrase's pieces, without start and end token."""
+    ids = backbone.tokenize([phrase])[:1]
+    return ids[0, 1 : int(backbone.text.lengths(ids)[0]) - 1]
+
+
+def initial_context(backbone: Backbone, count: int, phrase: str) -> Tensor:
+    """Return the start value of ``count`` context vectors, ``[count, D]``.
+
+    Args:
+        backbone: whose word table and tokenizer are used.
+        count: number of vectors.
+        phrase: words to start from (rows of the word table); "auto" tries "a photo of a"; "" draws N(0, 0.02^2).
+
+    Raises:
+        ConfigError: if a given phrase is not cut into exactly ``count`` pieces: vectors would silently be lost.
+    """
+    automatic = phrase == "auto"
+    words = AUTO_WORDS if automatic else phrase
+    if words and not (automatic and backbone.tokenizer is None):
+        pieces = word_pieces(backbone, words).to(next(backbone.parameters()).device)
+        if len(pieces) == count:
+            return backbone.text.word_embeddings(pieces).detach().clone().float()
+        if not automatic:
+            raise ConfigError(
+                f"ctx_init: '{phrase}' is {len(pieces)} word pieces for this tokenizer but n_ctx is {count}; "
+                f"set n_ctx={len(pieces)}"
+            )
+    return torch.randn(count, backbone.text.width) * 0.02
