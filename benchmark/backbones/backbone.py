@@ -44,7 +44,7 @@ class InputSpec:
         Returns:
             float32 ``[B, C, *size]``; grey pixels are repeated over the channels.
         """
-        raw = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True)
+        raw = torch.from_numpy(np.array(pixels)).to(device, non_blocking=True)  # a copy: pixels are read-only
         channels = len(self.mean)
         raw = raw.unsqueeze(1) if raw.ndim == len(self.size) + 1 else raw.movedim(-1, 1)
         shape = (1, channels, *[1] * len(self.size))

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
-from benchmark.data.prepared import Prepared
+from benchmark.data.prepared import MANIFEST, PIXELS, Prepared
 from benchmark.errors import DataError, unknown
 
 Kind = Literal["multiclass", "binary", "multilabel"]
@@ -29,6 +30,27 @@ class Batch:
     labels: Tensor | None = None
     image_features: Tensor | None = None
     text_features: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(self._tensors()[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._tensors()[0].device
+
+    def split(self, size: int) -> list[Batch]:
+        """Return parts of at most ``size`` samples, in order."""
+        count = self.size
+        return [
+            Batch(**{name: None if value is None else value[i : i + size] for name, value in vars(self).items()})
+            for i in range(0, count, size)
+        ]
+
+    def _tensors(self) -> list[Tensor]:
+        return [value for name, value in vars(self).items() if value is not None and name != "labels"]
 
 
 @dataclass(frozen=True)
@@ -159,4 +181,4 @@ def _single_class(targets: np.ndarray, data: Prepared, frame: pd.DataFrame, name
 
 
 def _digest(data: Prepared, rows: int) -> str:
-    return f"{data.info['sha256']['pixels.npy']}:{data.info['sha256']['manifest.csv']}:{rows}"
+    return f"{data.digests[PIXELS]}:{data.digests[MANIFEST]}:{rows}"

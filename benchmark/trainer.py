@@ -1,0 +1,344 @@
+"""The one training loop: batches, loss, backward, step; validation after each epoch; best weights by validation.
+
+It knows neither a method nor a task by name. A tower that a method leaves alone brings cached features.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.checkpoint import Checkpoint
+from benchmark.config import Recipe
+from benchmark.console import Reporter
+from benchmark.data.features import FrozenFeatures
+from benchmark.data.samples import Batch, PairData
+from benchmark.errors import CellError, DataError
+from benchmark.gradients import backward
+from methods.base import Method
+
+Validate = Callable[[Method], dict[str, float]]
+_KEPT_STEP_TIMES = 4096
+
+
+@dataclass
+class Adaptation:
+    """What a finished run leaves beside the method's trained weights.
+
+    Attributes:
+        history: one row per epoch, row 0 before the first step.
+        best: the history row whose weights were kept.
+        step_seconds: duration of the last optimiser steps. wall_seconds: all of training and validation.
+    """
+
+    history: list[dict[str, Any]]
+    best: dict[str, Any]
+    step_seconds: list[float]
+    wall_seconds: float
+
+
+@dataclass
+class _Progress:
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    step_seconds: list[float] = field(default_factory=list)
+    wall_seconds: float = 0.0
+
+
+class PairBatches:
+    """Batches of a corpus for one method: towers that it leaves alone bring features instead of inputs.
+
+    Args:
+        method: decides which inputs are needed and how texts are padded.
+        corpus: the pairs.
+        frozen: source of constant features.
+        batch_size: pairs per step; the last, smaller batch of an epoch is dropped.
+        seed: order of the epochs.
+        device: where batches go.
+
+    Raises:
+        DataError: if the corpus is smaller than a batch.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        corpus: PairData,
+        frozen: FrozenFeatures,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        if len(corpus) < batch_size:
+            raise DataError(
+                f"corpus '{corpus.name}' has {len(corpus)} pairs, fewer than one batch of {batch_size}: "
+                "lower --batch-size or raise --limit"
+            )
+        self._method, self._corpus = method, corpus
+        self._batch_size, self._seed, self._device = batch_size, seed, device
+        token_ids = method.backbone.tokenize(corpus.texts)
+        constant = {"image", "text"} - method.adapts
+        self.constant = sorted(constant)
+        self._images = frozen.of_images(corpus.pixels, corpus.digest) if "image" in constant else None
+        self._texts = frozen.of_texts(token_ids) if "text" in constant else None
+        self._token_ids = token_ids.int()
+        self._labels = None if corpus.labels is None else torch.from_numpy(corpus.labels)
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return len(self._corpus) // self._batch_size
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch; their order depends on seed and number alone."""
+        order = np.random.default_rng([self._seed, number]).permutation(len(self._corpus))
+        for step in range(self.steps):
+            yield self.batch(order[step * self._batch_size : (step + 1) * self._batch_size])
+
+    def batch(self, rows: np.ndarray, *, cached: bool = True) -> Batch:
+        """Return the pairs of ``rows``; with ``cached=False`` inputs even where features are constant."""
+        # ascending reads are much cheaper on a memory-mapped file; the order within a batch changes nothing
+        rows = np.sort(rows)
+        index = torch.from_numpy(rows)
+        batch = Batch(labels=None if self._labels is None else self._labels[index].to(self._device))
+        if self._images is not None and cached:
+            batch.image_features = self._images[index].to(self._device)
+        else:
+            batch.images = self._method.backbone.input_spec.to_input(self._corpus.pixels[rows], self._device)
+        if self._texts is not None and cached:
+            batch.text_features = self._texts[index].to(self._device)
+        else:
+            token_ids = self._token_ids[index].long()
+            if self._method.text_padding == "longest":
+                token_ids = self._method.backbone.trim(token_ids)
+            batch.token_ids = token_ids.to(self._device)
+        return batch
+
+
+def learning_rate_factor(step: int, *, warmup: int, total: int, schedule: str) -> float:
+    """Return the factor on the learning rate at a 0-based step: linear from 0 over the warm-up, then cosine to 0."""
+    if step < warmup:
+        return step / max(1, warmup)
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1, total - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_optimiser(method: Method, recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW over a method's trained tensors, with and without weight decay as the method declares."""
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for name, parameter in method.trainable_parameters().items():
+        groups[method.decays(name)].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": recipe.weight_decay if decays else 0.0}
+            for decays, parameters in groups.items()
+            if parameters
+        ],
+        lr=recipe.lr,
+        betas=recipe.betas,
+        eps=recipe.eps,
+    )
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context of the towers' arithmetic: ``auto`` is bf16 on GPUs that have it, fp32 elsewhere."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+class Trainer:
+    """Adapts one method on one corpus.
+
+    Args:
+        method: to be trained; holds the best weights afterwards.
+        batches: the corpus.
+        recipe: how.
+        validate: returns named scores of the method on the validation set; ``metric`` among them is maximised.
+        metric: validation score that selects.
+        checkpoint: where to go on from.
+        device: of the method.
+        reporter: told about progress.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        batches: PairBatches,
+        recipe: Recipe,
+        *,
+        validate: Validate,
+        metric: str,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        self._method, self._batches, self._recipe = method, batches, recipe
+        self._validate, self._metric = validate, metric
+        self._checkpoint, self._device, self._reporter = checkpoint, device, reporter
+        self._optimiser = make_optimiser(method, recipe)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self._micro_batch = recipe.micro_batch
+        planned = recipe.epochs * batches.steps
+        self._total = planned if recipe.max_steps is None else min(planned, recipe.max_steps)
+        self._warmup = min(round(recipe.warmup_epochs * batches.steps), max(1, self._total // 2))
+        self._progress = _Progress()
+
+    def run(self) -> Adaptation:
+        """Train to the end, from the last whole checkpoint if there is one.
+
+        Raises:
+            CellError: if the loss is not finite, or memory does not suffice for single pairs.
+        """
+        started = time.perf_counter()
+        resumed = self._resume()
+        progress = self._progress
+        if not resumed:
+            progress.history.append(self._row(train_loss=None))
+        self._reporter.start("adapt", self._total)
+        self._reporter.advance(progress.step)
+        while progress.step < self._total:
+            progress.epoch += 1
+            loss = self._epoch()
+            row = self._row(train_loss=loss)
+            progress.history.append(row)
+            self._keep_best(row)
+            now = time.perf_counter()
+            progress.wall_seconds, started = progress.wall_seconds + now - started, now
+            self._save()
+        assert progress.best is not None  # at least one epoch ran
+        self._method.load_trainable_state(progress.best_state)
+        return Adaptation(progress.history, progress.best, progress.step_seconds, progress.wall_seconds)
+
+    # ------------------------------------------------------------------ one epoch
+    def _epoch(self) -> float:
+        """Run one epoch (or what is left of ``max_steps``) and return its mean loss."""
+        self._method.train()
+        total = torch.zeros((), device=self._device)
+        steps, since = 0, 0
+        for batch in self._batches.epoch(self._progress.epoch):
+            if self._progress.step >= self._total:
+                break
+            total += self._timed_step(batch)
+            steps, since = steps + 1, since + 1
+            if since >= self._recipe.log_every:
+                since = 0
+                self._reporter.advance(self._recipe.log_every, self._note(total / steps))
+        self._reporter.advance(since, self._note(total / max(1, steps)))
+        return float(total) / max(1, steps)
+
+    def _note(self, mean: Tensor) -> str:
+        """Read the mean loss (the only synchronisation with a GPU) and stop on a number that is not finite."""
+        loss = float(mean)
+        if not math.isfinite(loss):
+            step, rate = self._progress.step, self._optimiser.param_groups[0]["lr"]
+            raise CellError(
+                f"the loss became {loss} before step {step} (epoch {self._progress.epoch}, learning rate {rate:.2g}): "
+                "lower --lr or set recipe.grad_clip=1.0"
+            )
+        return f"loss {loss:.3f}"
+
+    def _timed_step(self, batch: Batch) -> Tensor:
+        started = time.perf_counter()
+        loss = self._step(batch)
+        if self._device.type == "cuda" and self._progress.step % self._recipe.log_every == 0:
+            torch.cuda.synchronize(self._device)  # keeps host times honest without a wait per step
+        self._progress.step_seconds.append(time.perf_counter() - started)
+        del self._progress.step_seconds[:-_KEPT_STEP_TIMES]
+        return loss
+
+    def _step(self, batch: Batch) -> Tensor:
+        """Make one optimiser step and return the detached loss."""
+        self._set_learning_rate()
+        loss = self._backward(batch)
+        if self._recipe.grad_clip is not None:
+            self._scaler.unscale_(self._optimiser)
+            torch.nn.utils.clip_grad_norm_(self._method.trainable_parameters().values(), self._recipe.grad_clip)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._method.logit_scale.clamp()
+        self._progress.step += 1
+        return loss
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Fill the gradients; on out-of-memory pass the towers in ever smaller parts (same gradients)."""
+        while True:
+            self._optimiser.zero_grad(set_to_none=True)
+            try:
+                with autocast(self._recipe.precision, self._device):
+                    return backward(self._method, batch, self._micro_batch, self._scaler)
+            except torch.OutOfMemoryError as error:
+                size = self._micro_batch or batch.size
+                if size <= 1:
+                    raise CellError(
+                        "out of memory with one pair at a time: use a smaller backbone or --device cpu"
+                    ) from error
+                self._micro_batch = size // 2
+                torch.cuda.empty_cache()
+                self._reporter.log(f"out of memory: towers now take {self._micro_batch} pairs at a time")
+
+    def _set_learning_rate(self) -> None:
+        factor = learning_rate_factor(
+            self._progress.step, warmup=self._warmup, total=self._total, schedule=self._recipe.schedule
+        )
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._recipe.lr * factor
+
+    # ------------------------------------------------------------------ selection and state
+    def _row(self, train_loss: float | None) -> dict[str, Any]:
+        self._method.eval()
+        scores = self._validate(self._method)
+        return {
+            "epoch": self._progress.epoch,
+            "step": self._progress.step,
+            "train_loss": train_loss,
+            "lr": self._optimiser.param_groups[0]["lr"],
+            "logit_scale": float(self._method.logit_scale().detach()),
+            "seconds": self._progress.wall_seconds,
+            **{f"val_{name}": value for name, value in scores.items()},
+        }
+
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        key, progress = f"val_{self._metric}", self._progress
+        last = self._recipe.select == "last"
+        if progress.best is None or last or row[key] > progress.best[key]:
+            progress.best, progress.best_state = row, self._method.trainable_state()
+
+    def _save(self) -> None:
+        self._checkpoint.save(
+            {
+                "progress": vars(self._progress),
+                "trained": self._method.trainable_state(),
+                "optimiser": self._optimiser.state_dict(),
+                "scaler": self._scaler.state_dict(),
+                "micro_batch": self._micro_batch,
+            }
+        )
+
+    def _resume(self) -> bool:
+        state = self._checkpoint.load()
+        if state is None:
+            return False
+        self._progress = _Progress(**state["progress"])
+        self._method.load_trainable_state(state["trained"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._micro_batch = state["micro_batch"]
+        self._reporter.log(f"going on after epoch {self._progress.epoch}")
+        return True
