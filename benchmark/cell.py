@@ -15,6 +15,7 @@ import methods
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.checkpoint import Checkpoint
 from benchmark.console import Reporter
+from benchmark.data.batches import PairBatches
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.load import data_entries, load_dataset
 from benchmark.data.samples import PairData, pairs
@@ -22,7 +23,7 @@ from benchmark.efficiency import measure_method, peak_memory, step_times
 from benchmark.plan import CellSpec, task_done
 from benchmark.registry import TASKS
 from benchmark.store import CellFolder
-from benchmark.trainer import Adaptation, PairBatches, Trainer
+from benchmark.trainer import Adaptation, Trainer
 from tasks.base import DatasetResult, Task, TaskContext
 
 _FLOPS_PAIRS = 8
@@ -121,7 +122,7 @@ class _Cell:
     def cost(self, batches: PairBatches, outcome: Adaptation | None, seconds: float) -> dict[str, Any]:
         """Return the cell's efficiency figures; FLOPs are those of the towers at work, not of cached features."""
         sample = batches.batch(np.arange(_FLOPS_PAIRS), cached=False)
-        figures = measure_method(self.method.eval(), sample, pairs=_FLOPS_PAIRS)
+        figures = measure_method(self.method.train(), sample, pairs=_FLOPS_PAIRS)
         if batches.constant and outcome is not None:
             cached = measure_method(self.method, batches.batch(np.arange(_FLOPS_PAIRS)), pairs=_FLOPS_PAIRS)
             figures["step_flops_per_pair_cached"] = cached["step_flops_per_pair"]

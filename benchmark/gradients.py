@@ -23,7 +23,7 @@ def backward(method: Method, batch: Batch, micro_batch: int | None, scaler: torc
             towers with the same random masks.
         scaler: for fp16; does nothing otherwise.
     """
-    if micro_batch is None or micro_batch >= batch.size:
+    if micro_batch is None or micro_batch >= batch.size or not method.splits:
         loss = method.loss(batch)
         scaler.scale(loss).backward()
         return loss.detach()

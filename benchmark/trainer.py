@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmark.checkpoint import Checkpoint
 from benchmark.config import Recipe
 from benchmark.console import Reporter
-from benchmark.data.features import FrozenFeatures
-from benchmark.data.samples import Batch, PairData
-from benchmark.errors import CellError, DataError
+from benchmark.data.batches import PairBatches
+from benchmark.data.samples import Batch
+from benchmark.errors import CellError
 from benchmark.gradients import backward
 from methods.base import Method
 
@@ -54,77 +53,6 @@ class _Progress:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
     wall_seconds: float = 0.0
-
-
-class PairBatches:
-    """Batches of a corpus for one method: towers that it leaves alone bring features instead of inputs.
-
-    Args:
-        method: decides which inputs are needed and how texts are padded.
-        corpus: the pairs.
-        frozen: source of constant features.
-        batch_size: pairs per step; the last, smaller batch of an epoch is dropped.
-        seed: order of the epochs.
-        device: where batches go.
-
-    Raises:
-        DataError: if the corpus is smaller than a batch.
-    """
-
-    def __init__(
-        self,
-        method: Method,
-        corpus: PairData,
-        frozen: FrozenFeatures,
-        *,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        if len(corpus) < batch_size:
-            raise DataError(
-                f"corpus '{corpus.name}' has {len(corpus)} pairs, fewer than one batch of {batch_size}: "
-                "lower --batch-size or raise --limit"
-            )
-        self._method, self._corpus = method, corpus
-        self._batch_size, self._seed, self._device = batch_size, seed, device
-        token_ids = method.backbone.tokenize(corpus.texts)
-        constant = {"image", "text"} - method.adapts
-        self.constant = sorted(constant)
-        self._images = frozen.of_images(corpus.pixels, corpus.digest) if "image" in constant else None
-        self._texts = frozen.of_texts(token_ids) if "text" in constant else None
-        self._token_ids = token_ids.int()
-        self._labels = None if corpus.labels is None else torch.from_numpy(corpus.labels)
-
-    @property
-    def steps(self) -> int:
-        """Batches per epoch."""
-        return len(self._corpus) // self._batch_size
-
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch; their order depends on seed and number alone."""
-        order = np.random.default_rng([self._seed, number]).permutation(len(self._corpus))
-        for step in range(self.steps):
-            yield self.batch(order[step * self._batch_size : (step + 1) * self._batch_size])
-
-    def batch(self, rows: np.ndarray, *, cached: bool = True) -> Batch:
-        """Return the pairs of ``rows``; with ``cached=False`` inputs even where features are constant."""
-        # ascending reads are much cheaper on a memory-mapped file; the order within a batch changes nothing
-        rows = np.sort(rows)
-        index = torch.from_numpy(rows)
-        batch = Batch(labels=None if self._labels is None else self._labels[index].to(self._device))
-        if self._images is not None and cached:
-            batch.image_features = self._images[index].to(self._device)
-        else:
-            batch.images = self._method.backbone.input_spec.to_input(self._corpus.pixels[rows], self._device)
-        if self._texts is not None and cached:
-            batch.text_features = self._texts[index].to(self._device)
-        else:
-            token_ids = self._token_ids[index].long()
-            if self._method.text_padding == "longest":
-                token_ids = self._method.backbone.trim(token_ids)
-            batch.token_ids = token_ids.to(self._device)
-        return batch
 
 
 def learning_rate_factor(step: int, *, warmup: int, total: int, schedule: str) -> float:
@@ -285,9 +213,10 @@ class Trainer:
                     return backward(self._method, batch, self._micro_batch, self._scaler)
             except torch.OutOfMemoryError as error:
                 size = self._micro_batch or batch.size
-                if size <= 1:
+                if size <= 1 or not self._method.splits:
                     raise CellError(
-                        "out of memory with one pair at a time: use a smaller backbone or --device cpu"
+                        f"out of memory with {size if self._method.splits else batch.size} pairs at a time: "
+                        "lower --batch-size, or use a smaller backbone or --device cpu"
                     ) from error
                 self._micro_batch = size // 2
                 torch.cuda.empty_cache()

@@ -96,7 +96,9 @@ class Method(nn.Module):
             once.
         identity_at_init: whether features equal the frozen backbone's before the first step.
         deterministic: nothing is trained and nothing drawn: one run stands for all seeds.
-        text_padding: "longest" pads texts to the batch, "context" to the tower's context length.
+        splits: whether a batch may pass the towers in parts (:meth:`embed` treats every pair on its own).
+        frozen_targets: towers whose frozen features the loss compares with; batches bring them as ``frozen_image``
+            and ``frozen_text``.
         cost_hint: rough cost of a step, CLIP-LoRA = 1; only orders the queue.
     """
 
@@ -105,6 +107,8 @@ class Method(nn.Module):
     adapts: ClassVar[frozenset[str]] = frozenset()
     identity_at_init: ClassVar[bool] = False
     deterministic: ClassVar[bool] = False
+    splits: ClassVar[bool] = True
+    frozen_targets: ClassVar[frozenset[str]] = frozenset()
     cost_hint: ClassVar[float] = 1.0
 
     def __init__(

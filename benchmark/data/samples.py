@@ -23,6 +23,7 @@ class Batch:
     Attributes:
         images: ``[B, C, H, W]`` or None. token_ids: ``[B, L]`` or None. labels: ``[B, K]`` or None.
         image_features, text_features: pooled, projected, un-normalised features ``[B, E]`` of the frozen towers.
+        frozen_image, frozen_text: the same, beside the inputs, for losses that compare with the frozen model.
     """
 
     images: Tensor | None = None
@@ -30,6 +31,8 @@ class Batch:
     labels: Tensor | None = None
     image_features: Tensor | None = None
     text_features: Tensor | None = None
+    frozen_image: Tensor | None = None
+    frozen_text: Tensor | None = None
 
     @property
     def size(self) -> int:

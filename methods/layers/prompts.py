@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -26,29 +28,52 @@ class InsertedPrompt(Intervention):
         return sequence.insert(self._vectors, at=1)
 
 
+class BlockTokens(Intervention):
+    """Give blocks their own tokens after the first one: inserted at the first such block, overwritten at the others.
+
+    Args:
+        tokens: block index -> ``[n, D]``. What earlier blocks wrote at these positions is discarded.
+        inserted: whether the tokens stand in the sequence before the first such block already.
+        at: position of the tokens; negative counts from the end.
+    """
+
+    def __init__(self, tokens: Mapping[int, Tensor], *, inserted: bool = False, at: int = 1) -> None:
+        self._tokens, self._at = tokens, at
+        self._first = None if inserted else min(tokens, default=None)
+
+    def before_block(self, index: int, sequence: TokenSequence, tower: Tower) -> TokenSequence:
+        """Insert or overwrite the tokens of this block."""
+        if index not in self._tokens:
+            return sequence
+        if index == self._first:
+            return sequence.insert(self._tokens[index], at=self._at)
+        return sequence.overwrite(self._tokens[index], at=self._at)
+
+
 def word_pieces(backbone: Backbone, phrase: str) -> Tensor:
     """Return the ids of a phrase's pieces, without start and end token."""
     ids = backbone.tokenize([phrase])[:1]
     return ids[0, 1 : int(backbone.text.lengths(ids)[0]) - 1]
 
 
-def initial_context(backbone: Backbone, count: int, phrase: str) -> Tensor:
+def initial_context(backbone: Backbone, count: int, phrase: str, *, cut: bool = False) -> Tensor:
     """Return the start value of ``count`` context vectors, ``[count, D]``.
 
     Args:
         backbone: whose word table and tokenizer are used.
         count: number of vectors.
         phrase: words to start from (rows of the word table); "auto" tries "a photo of a"; "" draws N(0, 0.02^2).
+        cut: take the first ``count`` pieces of a longer phrase (MaPLe) instead of asking for exactly as many (CoOp).
 
     Raises:
-        ConfigError: if a given phrase is not cut into exactly ``count`` pieces: vectors would silently be lost.
+        ConfigError: if a given phrase has another number of pieces: vectors would silently be lost.
     """
     automatic = phrase == "auto"
     words = AUTO_WORDS if automatic else phrase
     if words and not (automatic and backbone.tokenizer is None):
         pieces = word_pieces(backbone, words).to(next(backbone.parameters()).device)
-        if len(pieces) == count:
-            return backbone.text.word_embeddings(pieces).detach().clone().float()
+        if len(pieces) == count or (cut and len(pieces) > count):
+            return backbone.text.word_embeddings(pieces[:count]).detach().clone().float()
         if not automatic:
             raise ConfigError(
                 f"ctx_init: '{phrase}' is {len(pieces)} word pieces for this tokenizer but n_ctx is {count}; "

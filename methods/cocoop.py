@@ -1,0 +1,179 @@
+"""CoCoOp: context vectors shifted by a function of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.backbones import Intervention
+from benchmark.errors import ConfigError
+from benchmark.registry import register_method
+from methods.base import Method, MethodCard, positive
+from methods.coop import CoOpOptions
+from methods.layers.official import copy_into, flatten
+from methods.layers.prompts import InsertedPrompt, initial_context
+
+_SEQUENCES = 1024
+
+
+@dataclass(frozen=True)
+class CoCoOpOptions(CoOpOptions):
+    """Options in the authors' spelling, on top of CoOp's.
+
+    Attributes:
+        anchors: pairs per step whose exact row and column of the logits are computed; the exact B x B matrix would
+            need B^2 passes through the text tower.
+    """
+
+    anchors: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        super().__post_init__()
+        positive("anchors", self.anchors)
+
+
+@register_method("cocoop")
+class CoCoOp(Method):
+    """Logits of an image with a text are conditioned on that image, in training and per image at zero-shot time."""
+
+    card = MethodCard(
+        title="CoCoOp",
+        paper="Zhou et al., CVPR 2022",
+        arxiv="2203.05557",
+        repository="KaiyangZhou/CoOp",
+        equation="ctx_k(i) = ctx_k + W2 relu(W1 v_i + c1) + c2; S_ij = s <v_i, t(ctx(i), report_j)>",
+        trains="ctx [n_ctx, text width] and the meta network (W1, c1, W2, c2)",
+        count="n_ctx w + (E h + h) + (h w + w), h = E // 16, w = text width",
+        deviations=(
+            "contrastive form: exact rows and columns of sampled anchors, an unbiased estimate of the full loss "
+            "(one anchor is the authors' step: one image, all candidate texts)",
+        ),
+    )
+    Options = CoCoOpOptions
+    adapts = frozenset({"text"})
+    splits = False
+    cost_hint = 2.5
+
+    def setup(self) -> None:
+        """Create context and meta network."""
+        width, embed = self.backbone.text.width, self.backbone.embed_dim
+        hidden = embed // 16
+        if hidden < 1:
+            raise ConfigError(f"cocoop: the embedding width {embed} is below 16: no room for the meta network")
+        context = initial_context(self.backbone, self.options.n_ctx, self.options.ctx_init)
+        self.text = nn.ParameterDict({"ctx": nn.Parameter(context)})
+        self.meta_net = nn.Sequential(nn.Linear(embed, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+    def text_interventions(self) -> Iterable[Intervention]:
+        """Without an image: the plain context."""
+        return (InsertedPrompt(self.text["ctx"]),)
+
+    def text_ids(self, token_ids: Tensor) -> Tensor:
+        """Make room for the context."""
+        return self.backbone.text.make_room(token_ids, self.options.n_ctx)
+
+    def conditioned(self, image: Tensor, token_ids: Tensor) -> Tensor:
+        """Return unit-norm text features ``[P, E]`` of P texts ``[P, L]``, each conditioned on its row of ``image``.
+
+        Args:
+            image: unit-norm image features ``[P, E]`` (the direction counts, not the length).
+            token_ids: ``[P, L]``.
+        """
+        context = self.text["ctx"] + self.meta_net(image)[:, None, :]
+        features = self.backbone.text.features(
+            self.text_ids(token_ids), interventions=(InsertedPrompt(context),)
+        )
+        return self.from_text_features(features)
+
+    def similarity(self, images: Tensor, token_ids: Tensor) -> Tensor:
+        """Return logits ``[B_i, B_t]``; entry (i, j) depends on image i and text j alone."""
+        return self.logit_scale() * self.cosines(self.encode_image(images), token_ids)
+
+    def cosines(self, image: Tensor, token_ids: Tensor) -> Tensor:
+        """Return ``[I, T]`` cosines of unit-norm images ``[I, E]`` with texts ``[T, L]``, a few images at a time."""
+        rows = []
+        for part in image.split(max(1, _SEQUENCES // len(token_ids))):
+            repeated = part.repeat_interleave(len(token_ids), dim=0)
+            text = self.conditioned(repeated, token_ids.repeat(len(part), 1))
+            rows.append((repeated * text).sum(dim=-1).unflatten(0, (len(part), len(token_ids))))
+        return torch.cat(rows)
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean over anchors of the cross-entropies of their row and column; exact in eval mode."""
+        features = getattr(batch, "image_features", None)
+        image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
+        size = len(image)
+        count = min(self.options.anchors, size) if self.training else size
+        anchors = torch.randperm(size)[:count].sort().values.to(image.device)
+        keep = self.objective.keep(batch.labels)
+        losses = [self._anchor_loss(anchor, image, batch.token_ids, keep) for anchor in anchors]
+        return torch.stack(losses).mean()
+
+    def _anchor_loss(self, anchor: Tensor, image: Tensor, token_ids: Tensor, keep: Tensor | None) -> Tensor:
+        size = len(image)
+        others = torch.arange(size, device=image.device) != anchor
+        own = image[anchor].expand(size, -1)
+        # the row (this image, every text) and the rest of the column (every other image, this text) in one pass
+        images = torch.cat([own, image[others]])
+        texts = torch.cat([token_ids, token_ids[anchor].expand(size - 1, -1)])
+        logits = self.logit_scale() * (images * self.conditioned(images, texts)).sum(dim=-1).float()
+        row = logits[:size]
+        column = torch.empty_like(row).masked_scatter(others, logits[size:])
+        column = torch.where(others, column, row)
+        if keep is not None:
+            row, column = row.masked_fill(~keep[anchor], -torch.inf), column.masked_fill(~keep[:, anchor], -torch.inf)
+        return (functional.cross_entropy(row, anchor) + functional.cross_entropy(column, anchor)) / 2
+
+    def class_features(self, token_ids: Tensor) -> Tensor:
+        """Return class features ``[C, E]`` without an image: CoOp's rule with the unshifted context."""
+        return super().class_features(token_ids)
+
+    def prepare_classes(self, token_ids: Tensor) -> Tensor:
+        """Keep the prompts ``[C, T, L]``: their features depend on the image."""
+        return token_ids
+
+    def classify(self, batch: Any, classes: Tensor) -> Tensor:
+        """Return cosines ``[B, C]``: for every image its own class features (normalise, mean, normalise)."""
+        features = getattr(batch, "image_features", None)
+        image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
+        num_classes, templates, _ = classes.shape
+        prompts, rows = classes.flatten(0, 1), []
+        for part in image.split(max(1, _SEQUENCES // len(prompts))):
+            text = self.conditioned(part.repeat_interleave(len(prompts), 0), prompts.repeat(len(part), 1))
+            text = text.unflatten(0, (len(part), num_classes, templates)).mean(dim=2)
+            rows.append(torch.einsum("be,bce->bc", part, functional.normalize(text, dim=-1)))
+        return torch.cat(rows)
+
+    def parameter_group(self, name: str) -> str:
+        """The meta network reads the image and writes into the text prompt."""
+        return "shared" if name.startswith("meta_net") else super().parameter_group(name)
+
+    def expected_parameters(self) -> int:
+        """Return n_ctx w + (E h + h) + (h w + w)."""
+        width, embed = self.backbone.text.width, self.backbone.embed_dim
+        hidden = embed // 16
+        return int(self.options.n_ctx) * width + embed * hidden + hidden + hidden * width + width
+
+
+def load_official(method: CoCoOp, state: Mapping[str, Any]) -> None:
+    """Load ``ctx`` and ``meta_net.linear1|linear2`` (possibly under ``prompt_learner.``).
+
+    Raises:
+        StoreError: if a tensor is missing or of another shape.
+    """
+    flat = {name.removeprefix("prompt_learner."): value for name, value in flatten(state).items()}
+    copy_into(method.text["ctx"], flat, "ctx", who="CoCoOp")
+    for layer, official in ((0, "linear1"), (2, "linear2")):
+        for kind in ("weight", "bias"):
+            target = method.meta_net.get_parameter(f"{layer}.{kind}")
+            copy_into(target, flat, f"meta_net.{official}.{kind}", who="CoCoOp")

@@ -1,0 +1,160 @@
+"""MMRL: tokens of one shared representation space in the upper blocks of both towers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.backbones import Intervention, Tower
+from benchmark.errors import ConfigError
+from benchmark.registry import register_method
+from methods.base import Embeddings, Method, MethodCard, positive
+from methods.layers.official import copy_into, flatten
+from methods.layers.prompts import BlockTokens
+
+
+@dataclass(frozen=True)
+class MMRLOptions:
+    """Options in the authors' spelling.
+
+    Attributes:
+        n_rep_tokens: tokens K. rep_layers: layers that get them, counted from 1 on the shallower tower (a deeper tower
+            is aligned at the top); None takes the upper half and the layer below it (the authors' 6..12).
+        rep_dim: width of the representation space. alpha: weight of the class feature in the loss.
+        reg_weight: weight of the distance to the frozen features.
+    """
+
+    n_rep_tokens: int = 5
+    rep_layers: tuple[int, ...] | None = None
+    rep_dim: int = 512
+    alpha: float = 0.7
+    reg_weight: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        positive("n_rep_tokens", self.n_rep_tokens)
+        positive("rep_dim", self.rep_dim)
+        positive("reg_weight", self.reg_weight, allow_zero=True)
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError(f"alpha: expected a number between 0 and 1, got {self.alpha!r}")
+        if self.rep_layers is not None:
+            object.__setattr__(self, "rep_layers", tuple(self.rep_layers))
+            if not self.rep_layers:
+                raise ConfigError("rep_layers: expected at least one layer")
+
+
+@register_method("mmrl")
+class MMRL(Method):
+    """Class feature and representation feature train together; unseen classes are scored by the class feature alone."""
+
+    card = MethodCard(
+        title="MMRL",
+        paper="Guo and Gu, CVPR 2025",
+        arxiv="2503.08497",
+        repository="yunncheng/MMRL",
+        equation="L = a NCE(f_c, w) + (1 - a) NCE(f_r, w) + l mean(1 - <f_c, f_0>) + l mean(1 - <w, w_0>)",
+        trains="R [K, d], one aligner d -> width per layer and tower, P_r [image width, E]",
+        count="K d + L (d v + v) + L (d w + w) + v E: 5,911,552 at BiomedCLIP's size",
+        deviations=("l = 0.2, the authors' value for training on one source and testing elsewhere",),
+    )
+    Options = MMRLOptions
+    adapts = frozenset({"image", "text"})
+    frozen_targets = frozenset({"image", "text"})
+    cost_hint = 1.0
+
+    def setup(self) -> None:
+        """Create tokens, aligners and the projection of the representation feature."""
+        image, text, dim = self.backbone.image, self.backbone.text, self.options.rep_dim
+        shallower = min(image.depth, text.depth)
+        self.layers = self.options.rep_layers or tuple(range(max(1, shallower // 2), shallower + 1))
+        if not all(1 <= layer <= shallower for layer in self.layers):
+            raise ConfigError(f"rep_layers: expected layers from 1 to {shallower}, got {self.layers}")
+        self.tokens = nn.Parameter(torch.randn(self.options.n_rep_tokens, dim) * 0.02)
+        self.aligners = nn.ModuleDict()
+        for tower in (image, text):
+            source = nn.Linear(dim, tower.width)
+            self.aligners[tower.kind] = nn.ModuleList(copy.deepcopy(source) for _ in self.layers)
+        projection = torch.randn(image.width, self.backbone.embed_dim) * image.width**-0.5
+        self.projections = nn.ParameterDict({"image": nn.Parameter(projection)})
+
+    def block_tokens(self, tower: Tower) -> dict[int, Tensor]:
+        """Return block index -> aligned tokens ``[K, width]``."""
+        offset = tower.depth - min(self.backbone.image.depth, self.backbone.text.depth) - 1
+        aligners: Any = self.aligners[tower.kind]
+        return {layer + offset: align(self.tokens) for layer, align in zip(self.layers, aligners, strict=True)}
+
+    def image_interventions(self) -> Iterable[Intervention]:
+        """Insert the image tokens at the first layer, replace them at the others."""
+        return (BlockTokens(self.block_tokens(self.backbone.image)),)
+
+    def text_interventions(self) -> Iterable[Intervention]:
+        """Insert the text tokens at the first layer, replace them at the others."""
+        return (BlockTokens(self.block_tokens(self.backbone.text)),)
+
+    def encode_both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return unit-norm class features f_c and representation features f_r, ``[B, E]`` each."""
+        tower = self.backbone.image
+        sequence = tower.forward(images, interventions=self.image_interventions()).sequence
+        mean = sequence.tokens[:, 1 : 1 + self.options.n_rep_tokens].mean(dim=1)
+        representation = mean.float() @ self.projections["image"]
+        plain = self.from_image_features(tower.project(tower.pool(sequence)))
+        return plain, functional.normalize(representation, dim=-1)
+
+    def embed(self, batch: Any) -> Embeddings:
+        """Return class, representation, text and frozen features of a batch."""
+        plain, representation = self.encode_both(batch.images)
+        return {
+            "image": plain,
+            "representation": representation,
+            "text": self.encode_text(batch.token_ids),
+            "frozen_image": self._frozen(self.backbone.image, batch.images, getattr(batch, "frozen_image", None)),
+            "frozen_text": self._frozen(self.backbone.text, batch.token_ids, getattr(batch, "frozen_text", None)),
+        }
+
+    @torch.no_grad()
+    def _frozen(self, tower: Tower, inputs: Tensor, features: Tensor | None) -> Tensor:
+        return functional.normalize((tower.features(inputs) if features is None else features).float(), dim=-1)
+
+    def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
+        """Return the card's loss."""
+        alpha, weight, text = self.options.alpha, self.options.reg_weight, embeddings["text"]
+        scale = self.logit_scale()
+        contrastive = alpha * self.objective(scale * embeddings["image"] @ text.T, labels)
+        contrastive = contrastive + (1 - alpha) * self.objective(scale * embeddings["representation"] @ text.T, labels)
+        moved = (1 - (embeddings["image"] * embeddings["frozen_image"]).sum(dim=-1)).mean()
+        moved = moved + (1 - (text * embeddings["frozen_text"]).sum(dim=-1)).mean()
+        return contrastive + weight * moved
+
+    def expected_parameters(self) -> int:
+        """Return K d + L (d v + v) + L (d w + w) + v E."""
+        dim, layers = self.options.rep_dim, len(self.layers)
+        image, text = self.backbone.image.width, self.backbone.text.width
+        aligners = layers * (dim * image + image + dim * text + text)
+        return int(self.options.n_rep_tokens) * dim + aligners + image * self.backbone.embed_dim
+
+
+def load_official(method: MMRL, state: Mapping[str, Any]) -> None:
+    """Load ``representation_learner.compound_rep_tokens*`` and ``image_encoder.proj_rep``.
+
+    Raises:
+        StoreError: if a tensor is missing or of another shape.
+    """
+    flat = flatten(state)
+    prefix = "representation_learner.compound_rep_tokens"
+    copy_into(method.tokens, flat, prefix, who="MMRL")
+    copy_into(method.projections["image"], flat, "image_encoder.proj_rep", who="MMRL")
+    for kind, official in (("image", "r2vproj"), ("text", "r2tproj")):
+        aligners: Any = method.aligners[kind]
+        for index, aligner in enumerate(aligners):
+            copy_into(aligner.weight, flat, f"{prefix}_{official}.{index}.weight", who="MMRL")
+            copy_into(aligner.bias, flat, f"{prefix}_{official}.{index}.bias", who="MMRL")
