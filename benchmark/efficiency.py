@@ -1,0 +1,172 @@
+"""What a method costs: parameters, floating-point operations, time, memory.
+
+FLOP convention, also written beside every number: one multiply-add counts as 2; matrix products, convolutions
+and attention are counted, element-wise work is not; attention counts as its plain formula on every device,
+so that a kernel which computes scores twice to save memory does not look more expensive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+FLOPS_CONVENTION = (
+    "multiply-add = 2; matrix products, convolutions and attention (plain formula); no element-wise work"
+)
+_TOWERS = ("image", "text", "shared")
+
+
+class Measurable(Protocol):
+    """The part of a method that its cost is read from."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, of the backbone too."""
+        ...
+
+    def buffers(self) -> Iterator[Tensor]:
+        """All buffers."""
+        ...
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that the method trains, by name."""
+        ...
+
+    def parameter_group(self, name: str) -> str:
+        """Where a trainable parameter belongs: "image", "text", "shared" or "scale"."""
+        ...
+
+    def loss(self, batch: Any) -> Tensor:
+        """The training loss of a batch, scalar."""
+        ...
+
+
+def parameter_counts(method: Measurable) -> dict[str, int]:
+    """Count numbers (not tensors): trained in all and by tower, and all of the model.
+
+    Returns:
+        trainable, trainable_without_logit_scale, total, trainable_image, trainable_text, trainable_shared.
+        The logit scale is in ``trainable`` when it is trained, and in no tower. A tensor under two names
+        counts once.
+    """
+    groups = {"image": 0, "text": 0, "shared": 0, "scale": 0}
+    seen: set[int] = set()
+    for name, parameter in method.trainable_parameters().items():
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            groups[method.parameter_group(name)] += parameter.numel()
+    trainable = sum(groups.values())
+    counts = {
+        "trainable": trainable,
+        "trainable_without_logit_scale": trainable - groups["scale"],
+        "total": sum(parameter.numel() for parameter in method.parameters()),
+    }
+    return counts | {f"trainable_{tower}": groups[tower] for tower in _TOWERS}
+
+
+def flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of one call, by the convention of this module."""
+    with _counting() as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def step_times(seconds: Sequence[float]) -> dict[str, float | None]:
+    """Median and 95th percentile of step times in seconds; None when no step was timed."""
+    if not len(seconds):
+        return {"step_time_p50_s": None, "step_time_p95_s": None}
+    p50, p95 = np.percentile(np.asarray(seconds, dtype=np.float64), [50, 95])
+    return {"step_time_p50_s": float(p50), "step_time_p95_s": float(p95)}
+
+
+def peak_memory(device: torch.device | str) -> int:
+    """Peak memory in bytes: allocated by torch on a CUDA device, otherwise resident in this whole process."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def measure_method(method: Measurable, batch: Any, *, pairs: int | None = None) -> dict[str, Any]:
+    """Parameters and FLOPs of one training step of a method, as a JSON-ready dict.
+
+    The method is left as it was: gradients, buffers and random state are restored, and no step is taken. It
+    runs in the mode (train or eval) it is in. Attention scores are held in full: a small batch is kinder.
+
+    Args:
+        method: the method, on the device of the batch.
+        batch: what ``method.loss`` takes; its ``token_ids`` [B, L] say how many pairs it holds.
+        pairs: the number of pairs if the batch has no token_ids.
+
+    Returns:
+        trainable_parameters, trainable_parameters_without_logit_scale, total_parameters, by_tower,
+        forward_flops_per_pair, step_flops_per_pair (forward and backward; None when nothing is trained),
+        flops_convention.
+    """
+    counts = parameter_counts(method)
+    pairs = len(batch.token_ids) if pairs is None else pairs
+    with _unchanged(method):
+        forward, step = _step_flops(method, batch, trains=counts["trainable"] > 0)
+    return {
+        "trainable_parameters": counts["trainable"],
+        "trainable_parameters_without_logit_scale": counts["trainable_without_logit_scale"],
+        "total_parameters": counts["total"],
+        "by_tower": {tower: counts[f"trainable_{tower}"] for tower in _TOWERS},
+        "forward_flops_per_pair": forward / pairs,
+        "step_flops_per_pair": None if step is None else step / pairs,
+        "flops_convention": FLOPS_CONVENTION,
+    }
+
+
+def _step_flops(method: Measurable, batch: Any, *, trains: bool) -> tuple[int, int | None]:
+    with _counting() as counter, torch.set_grad_enabled(trains):
+        loss = method.loss(batch)
+        forward = int(counter.get_total_flops())
+        if not trains:
+            return forward, None
+        loss.backward()  # type: ignore[no-untyped-call]
+    return forward, int(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[FlopCounterMode]:
+    """Count FLOPs with the fused kernels off: torch's fused encoder layer would be counted as nothing."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextlib.contextmanager
+def _unchanged(method: Measurable) -> Iterator[None]:
+    """Put gradients, buffers and random state back as they were."""
+    parameters = list(method.parameters())
+    gradients = [parameter.grad for parameter in parameters]
+    buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        with torch.random.fork_rng(devices=_cuda_indices(parameters)):
+            yield
+    finally:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _cuda_indices(parameters: Iterable[nn.Parameter]) -> list[int]:
+    return sorted({int(parameter.device.index or 0) for parameter in parameters if parameter.is_cuda})

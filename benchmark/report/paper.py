@@ -1,0 +1,80 @@
+"""The numbers that the paper reports (ACE-LoRA, arXiv 2603.17079), read from ``results/paper/tables.csv``.
+
+They are data for comparison and never mixed with measured ones. Values are as printed there: accuracies, AUC,
+Dice and mAP in percent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.errors import DataError
+from benchmark.paths import paper_tables, shown
+
+COLUMNS = ["table", "row_method", "group", "dataset", "metric", "value"]
+KEY = ["table", "row_method", "group", "dataset", "metric"]
+# Our metric names -> the paper's column heads.
+METRICS = {"acc": "ACC", "auroc": "AUC", "dice": "Dice", "map": "mAP"}
+
+
+@dataclass(frozen=True)
+class PaperTables:
+    """Reported numbers, one row each: columns table, row_method, group, dataset, metric, value."""
+
+    frame: pd.DataFrame
+
+    def table(self, table: str) -> pd.DataFrame:
+        """Return the rows of one table id, such as "1" or "A.3", in the paper's order."""
+        rows: pd.DataFrame = self.frame[self.frame["table"] == table]
+        return rows
+
+    def methods(self, table: str) -> list[str]:
+        """Return the method titles of a table in the paper's order."""
+        return list(dict.fromkeys(self.table(table)["row_method"]))
+
+    def value(self, table: str, method: str, dataset: str, metric: str) -> float | None:
+        """Return a reported number in the paper's unit, or None where the paper has none.
+
+        Args:
+            table: table id.
+            method: the paper's spelling, for example "CLIP-Adapter".
+            dataset: the paper's spelling, for example "CheXpert5x200".
+            metric: our name (acc, auroc, dice, map) or the paper's (ACC, AUC, ...).
+        """
+        return self._values.get((table, method, dataset, METRICS.get(metric, metric)))
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, str, str, str], float]:
+        keys = self.frame[["table", "row_method", "dataset", "metric"]].itertuples(index=False, name=None)
+        return dict(zip(keys, self.frame["value"].astype(float), strict=True))
+
+
+def load_paper(path: Path | None = None) -> PaperTables:
+    """Read and check the reported numbers.
+
+    Raises:
+        DataError: the file is missing, has other columns, a value that is no number, or a repeated key.
+    """
+    path = paper_tables() if path is None else path
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(KEY, str), keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(path)}: cannot read the paper's numbers: {error}") from error
+    if list(frame.columns) != COLUMNS:
+        raise DataError(
+            f"{shown(path)}: expected columns {', '.join(COLUMNS)}, got {', '.join(frame.columns)}"
+        )
+    numbers = pd.to_numeric(frame["value"], errors="coerce")
+    if numbers.isna().any():
+        line = int(numbers.isna().to_numpy().argmax()) + 2
+        raise DataError(f"{shown(path)}:{line}: expected a number, got {frame['value'].iloc[line - 2]!r}")
+    if frame.duplicated(KEY).any():
+        line = int(frame.duplicated(KEY).to_numpy().argmax()) + 2
+        raise DataError(
+            f"{shown(path)}:{line}: this table, method, group, dataset and metric is there already"
+        )
+    return PaperTables(frame.assign(value=numbers))

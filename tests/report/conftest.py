@@ -1,0 +1,112 @@
+"""Made-up result stores, written through the store itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.store import CellFolder, Store
+
+SUITE = {
+    "name": "toy",
+    "title": "Toy suite",
+    "validation": {"metric": "auroc"},
+    "tasks": {
+        "zeroshot": {
+            "datasets": {
+                "chexpert_5x200": {"title": "CheXpert 5x200", "kind": "multiclass"},
+                "rsna": {"title": "RSNA", "kind": "binary"},
+            }
+        }
+    },
+    "paper": {
+        "table_1": {"CheXpert5x200": "chexpert_5x200", "RSNA": "rsna"},
+        "comparable": False,
+        "why": "the images are generated",
+    },
+}
+WriteCell = Callable[..., CellFolder]
+
+
+def metric(value: float | None, half: float = 0.03) -> dict[str, Any]:
+    bounds = (None, None) if value is None else (value - half, value + half)
+    return {"value": value, "ci_low": bounds[0], "ci_high": bounds[1], "n": 1000}
+
+
+def results(acc: float, auroc: float) -> dict[str, Any]:
+    """Results of both datasets of the toy suite; RSNA is ten points above CheXpert."""
+    return {
+        "chexpert_5x200": {
+            "n": 1000,
+            "metrics": {
+                "acc": metric(acc),
+                "balanced_acc": metric(acc),
+                "majority_acc": metric(0.2),
+                "auroc": metric(auroc),
+                "auroc_flat": metric(auroc - 0.01),
+            },
+        },
+        "rsna": {
+            "n": 1000,
+            "metrics": {
+                "acc": metric(acc + 0.1),
+                "balanced_acc": metric(acc + 0.05),
+                "majority_acc": metric(0.77),
+                "auroc": metric(auroc + 0.1),
+                "auroc_flat": metric(auroc + 0.1),
+            },
+        },
+    }
+
+
+@pytest.fixture
+def write_cell(tmp_path: Path) -> WriteCell:
+    """Write one cell below tmp_path; ``scores`` is (accuracy, AUROC) on CheXpert or None for no results."""
+
+    def write(
+        method: str,
+        seed: int = 0,
+        scores: tuple[float, float] | None = (0.4, 0.7),
+        *,
+        suite: dict[str, Any] = SUITE,
+        backbone: str = "tiny",
+        status: str = "success",
+        error: str = "",
+        limit: int | None = None,
+        parameters: int = 12_345,
+        step: float | None = 0.02,
+        flops: float | None = 3.0e9,
+        curve: tuple[float, ...] = (0.5, 0.6, 0.65),
+        dirty: bool = False,
+    ) -> CellFolder:
+        cell = Store(tmp_path).cell(f"runs/{suite['name']}/{backbone}/{method}/seed-{seed}")
+        identity = {"suite_name": suite["name"], "backbone": backbone, "method": method, "seed": seed}
+        cell.write_config({**identity, "suite": suite, "limit": limit})
+        cell.write_json("status.json", {"status": status, "error": error})
+        cell.write_json("provenance.json", {"git": {"commit": "0123456789abcdef", "dirty": dirty}})
+        cell.write_json(
+            "efficiency.json",
+            {
+                "trainable_parameters": parameters,
+                "trainable_parameters_without_logit_scale": max(0, parameters - 1),
+                "by_tower": {"image": 345, "text": 12_000, "shared": 0},
+                "step_flops_per_pair": flops,
+                "step_time_p50_s": step,
+                "flops_convention": "multiply-add = 2",
+                "wall_time_s": 61.0 + seed,
+            },
+        )
+        steps = [
+            {"step": 10 * number, "val_auroc": value + 0.01 * seed} for number, value in enumerate(curve)
+        ]
+        cell.write_history([{"step": 5, "train_loss": 1.0, "val_auroc": None}, *steps])
+        if scores is not None:
+            cell.write_json(
+                "zeroshot.json", {"task": "zeroshot", "status": "success", "datasets": results(*scores)}
+            )
+        return cell
+
+    return write

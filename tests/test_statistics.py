@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from benchmark import metrics, statistics
+
+
+def _data(kind: str, count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Similarities with ties, targets and patient ids of one kind of dataset."""
+    rng = np.random.default_rng(seed)
+    classes = {"binary": 2, "multiclass": 4, "multilabel": 3}[kind]
+    patients = np.array([f"p{number}" for number in rng.integers(0, count // 2, count)])
+    sim = np.round(rng.normal(0, 0.3, (count, classes)), 1)
+    if kind == "multilabel":
+        return sim, rng.integers(0, 2, (count, classes)), patients
+    return sim, rng.integers(0, classes, count), patients
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "binary", "multilabel"])
+def test_weighted_metrics_agree_with_a_loop_over_the_same_resamples(kind: str) -> None:
+    sim, targets, patients = _data(kind)
+    counts = statistics.resample_counts(statistics.cluster_codes(patients), resamples=25, seed=4)
+    built = metrics.zero_shot_metrics(kind, sim, 10.0, targets)  # type: ignore[arg-type]
+    odds = None if kind == "multilabel" else metrics.log_odds(10.0 * sim)
+    for name, metric in built.items():
+        fast = statistics.bootstrap_values(metric, counts)
+        rows = [np.repeat(np.arange(len(sim)), counts[:, column]) for column in range(25)]
+        loop = [
+            _naive(kind, name, sim[r], odds if odds is None else odds[r], targets[r], targets) for r in rows
+        ]
+        np.testing.assert_allclose(fast, loop, rtol=0, atol=1e-12, err_msg=name)
+
+
+def _naive(kind, name, sim, odds, targets, all_targets):  # type: ignore[no-untyped-def]
+    if name == "majority_acc":
+        return np.mean(targets == np.bincount(all_targets).argmax())
+    if kind == "multilabel":
+        return {"auroc": metrics.auroc_multilabel, "auroc_minmax": metrics.auroc_minmax}[name](sim, targets)
+    if name == "auroc":
+        binary = kind == "binary"
+        return metrics.auroc_binary(odds[:, 1], targets) if binary else metrics.auroc_ovr(odds, targets)
+    if name == "auroc_flat":
+        return metrics.auroc_flat(odds, targets)
+    return {"acc": metrics.accuracy, "balanced_acc": metrics.balanced_accuracy}[name](sim, targets)
+
+
+def test_resamples_draw_whole_clusters_as_many_as_there_are() -> None:
+    codes = statistics.cluster_codes(["a", "b", "a", "c", "b", "a"])
+    counts = statistics.resample_counts(codes, resamples=50, seed=0)
+    np.testing.assert_array_equal(counts[0], counts[2])
+    np.testing.assert_array_equal(counts[0], counts[5])
+    np.testing.assert_array_equal(counts[1], counts[4])
+    assert (counts[[0, 1, 3]].sum(axis=0) == 3).all()
+
+
+def test_samples_without_a_patient_id_stand_for_themselves() -> None:
+    codes = statistics.cluster_codes(["a", None, "a", float("nan"), ""])
+    assert codes[0] == codes[2]
+    assert len(np.unique(codes)) == 4
+    assert codes.max() == 3
+
+
+def test_intervals_are_fixed_by_the_seed() -> None:
+    sim, targets, patients = _data("multiclass")
+    one, same, other = (
+        statistics.zero_shot_report("multiclass", sim, 10.0, targets, patients, resamples=100, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    assert one == same
+    assert one["acc"]["value"] == other["acc"]["value"]
+    assert one["auroc"]["ci_low"] != other["auroc"]["ci_low"]
+
+
+def test_the_size_of_blocks_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    sim, targets, patients = _data("binary")
+    whole = statistics.zero_shot_report("binary", sim, 10.0, targets, patients, resamples=50)
+    monkeypatch.setattr(statistics, "_BLOCK_ELEMENTS", 7 * len(sim))
+    assert statistics.zero_shot_report("binary", sim, 10.0, targets, patients, resamples=50) == whole
+
+
+def test_copies_of_a_sample_do_not_narrow_the_clustered_interval() -> None:
+    sim, targets, _ = _data("binary", count=80)
+    patients = np.arange(80)
+    single = statistics.zero_shot_report("binary", sim, 10.0, targets, patients, seed=0)
+    copied = [np.repeat(array, 5, axis=0) for array in (sim, targets, patients)]
+    clustered = statistics.zero_shot_report("binary", copied[0], 10.0, copied[1], copied[2], seed=0)
+    independent = statistics.zero_shot_report("binary", copied[0], 10.0, copied[1], seed=0)
+
+    def width(report: dict, name: str) -> float:  # type: ignore[type-arg]
+        return float(report[name]["ci_high"] - report[name]["ci_low"])
+
+    for name in ("acc", "auroc", "balanced_acc"):
+        assert width(clustered, name) == pytest.approx(width(single, name), abs=1e-12)
+        assert width(clustered, name) > 1.8 * width(independent, name)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        correct = rng.random(60) < 0.7
+        low, high = statistics.bootstrap_interval(
+            metrics.weighted_mean(correct), 60, resamples=200, seed=trial, level=0.9
+        )
+        hits += low <= 0.7 <= high
+    assert 0.82 <= hits / 200 <= 0.96
+
+
+def test_interval_contains_the_value_and_is_narrower_at_a_lower_level() -> None:
+    correct = np.arange(100) % 3 > 0
+    metric = metrics.weighted_mean(correct)
+    wide = statistics.bootstrap_interval(metric, 100, level=0.95)
+    narrow = statistics.bootstrap_interval(metric, 100, level=0.5)
+    assert wide[0] < narrow[0] < correct.mean() < narrow[1] < wide[1]
+
+
+def test_undefined_metrics_are_none_not_nan() -> None:
+    report = statistics.zero_shot_report(
+        "binary", np.zeros((4, 2)), 1.0, np.zeros(4, dtype=int), resamples=20
+    )
+    assert report["auroc"] == {"value": None, "ci_low": None, "ci_high": None, "n": 4}
+    assert report["acc"] == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0, "n": 4}
+
+
+def test_a_resample_without_positives_is_left_out_of_the_interval() -> None:
+    sim = np.stack([np.zeros(6), np.linspace(-1, 1, 6)], axis=1)
+    report = statistics.zero_shot_report("binary", sim, 1.0, np.array([0, 0, 0, 0, 1, 0]), resamples=200)
+    assert report["auroc"]["value"] == 4 / 5
+    assert 0 <= report["auroc"]["ci_low"] <= report["auroc"]["ci_high"] <= 1  # type: ignore[operator]
+
+
+def test_no_resamples_no_intervals() -> None:
+    sim, targets, _ = _data("multilabel")
+    report = statistics.zero_shot_report("multilabel", sim, 1.0, targets, resamples=0)
+    assert report["auroc"]["ci_low"] is None
+    assert report["auroc"]["value"] is not None
+
+
+def test_cluster_ids_must_match_the_samples() -> None:
+    with pytest.raises(ValueError, match="each of 2 samples, got 1"):
+        statistics.zero_shot_report("binary", np.zeros((2, 2)), 1.0, np.array([0, 1]), ["a"])
+
+
+def test_majority_interval_of_balanced_classes_lies_around_its_value() -> None:
+    y = np.repeat(np.arange(5), 200)
+    report = statistics.zero_shot_report("multiclass", np.zeros((1000, 5)), 1.0, y, resamples=200)
+    low, high = report["majority_acc"]["ci_low"], report["majority_acc"]["ci_high"]
+    assert low < 0.2 < high  # type: ignore[operator]
+
+
+def test_a_thousand_resamples_of_a_thousand_samples_take_well_under_a_second() -> None:
+    rng = np.random.default_rng(0)
+    sim, y = rng.normal(0, 0.1, (1000, 5)), np.repeat(np.arange(5), 200)
+    start = time.perf_counter()
+    statistics.zero_shot_report("multiclass", sim, 100.0, y, rng.integers(0, 966, 1000))
+    assert time.perf_counter() - start < 2.0  # 0.1 s alone on one core; the margin is for a crowded machine
