@@ -18,13 +18,13 @@ LabelMatch = Literal["equal", "shared_positive"]
 
 
 def clip_loss(logits: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Return the symmetric InfoNCE of ``[B, B]`` logits (rows images, columns texts), in fp32.
+    """Return the symmetric InfoNCE of ``[B, B]`` logits (rows images, columns texts), in fp32 or finer.
 
     Args:
         logits: scaled similarities; pair (i, i) belongs together.
         keep: bool ``[B, B]``, False where a pair is left out of both denominators; the diagonal always stays.
     """
-    logits = logits.float()
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     if keep is not None:
         logits = logits.masked_fill(~keep, float("-inf"))
     targets = torch.arange(len(logits), device=logits.device)

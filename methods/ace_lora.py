@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Tower
+from benchmark.backbones import Tower, at_least_fp32
 from benchmark.errors import StoreError
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, choice, positive
@@ -122,7 +122,7 @@ class AceLoRA(Method):
         output = tower.forward(inputs, global_row=True)
         sequence, row = output.sequence, output.global_row
         assert row is not None  # requested above
-        tokens = functional.normalize(tower.project(sequence.tokens).float(), dim=-1)
+        tokens = functional.normalize(at_least_fp32(tower.project(sequence.tokens)), dim=-1)
         keep = sequence.keep
         if isinstance(sequence.pooled_at, Tensor):  # causal text: bring the end token to the front
             order = _front_order(sequence.pooled_at, tokens.shape[1])
@@ -135,7 +135,7 @@ class AceLoRA(Method):
         keep = graph.keep if self.options.text_graph == "masked" else None
         network: Any = self.graphs[kind]
         with torch.autocast(graph.tokens.device.type, enabled=False):  # a rounded cosine picks another neighbour
-            output = refine(network, graph.tokens, graph.row.float(), topk=self.options.topk, keep=keep)
+            output = refine(network, graph.tokens, graph.row, topk=self.options.topk, keep=keep)
         return functional.normalize(output, dim=-1)
 
     def class_features(self, token_ids: Tensor) -> Tensor:

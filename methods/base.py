@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Backbone, Intervention
+from benchmark.backbones import Backbone, Intervention, at_least_fp32
 from benchmark.errors import ConfigError, StoreError, suggest
 from benchmark.losses import Objective
 
@@ -175,11 +175,11 @@ class Method(nn.Module):
 
     def from_image_features(self, features: Tensor) -> Tensor:
         """Return what :meth:`encode_image` gives, from the frozen tower's features ``[B, E]``."""
-        return functional.normalize(self.image_head(features.float()), dim=-1)
+        return functional.normalize(self.image_head(at_least_fp32(features)), dim=-1)
 
     def from_text_features(self, features: Tensor) -> Tensor:
         """Return what :meth:`encode_text` gives, from the frozen tower's features ``[B, E]``."""
-        return functional.normalize(self.text_head(features.float()), dim=-1)
+        return functional.normalize(self.text_head(at_least_fp32(features)), dim=-1)
 
     def similarity(self, images: Tensor, token_ids: Tensor) -> Tensor:
         """Return logits ``[B_images, B_texts]``."""
@@ -205,7 +205,7 @@ class Method(nn.Module):
 
     def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
         """Return the scalar loss of embedded pairs."""
-        logits = self.logit_scale() * embeddings["image"].float() @ embeddings["text"].float().T
+        logits = self.logit_scale() * embeddings["image"] @ embeddings["text"].T
         return self.objective(logits, labels)
 
     def loss(self, batch: Any) -> Tensor:

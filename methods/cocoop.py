@@ -126,7 +126,7 @@ class CoCoOp(Method):
         # the row (this image, every text) and the rest of the column (every other image, this text) in one pass
         images = torch.cat([own, image[others]])
         texts = torch.cat([token_ids, token_ids[anchor].expand(size - 1, -1)])
-        logits = self.logit_scale() * (images * self.conditioned(images, texts)).sum(dim=-1).float()
+        logits = self.logit_scale() * (images * self.conditioned(images, texts)).sum(dim=-1)
         row = logits[:size]
         column = torch.empty_like(row).masked_scatter(others, logits[size:])
         column = torch.where(others, column, row)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Intervention, Tower
+from benchmark.backbones import Intervention, Tower, at_least_fp32
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
 from methods.base import Embeddings, Method, MethodCard, positive
@@ -106,7 +106,7 @@ class MMRL(Method):
         tower = self.backbone.image
         sequence = tower.forward(images, interventions=self.image_interventions()).sequence
         mean = sequence.tokens[:, 1 : 1 + self.options.n_rep_tokens].mean(dim=1)
-        representation = mean.float() @ self.projections["image"]
+        representation = at_least_fp32(mean) @ self.projections["image"]
         plain = self.from_image_features(tower.project(tower.pool(sequence)))
         return plain, functional.normalize(representation, dim=-1)
 
@@ -123,7 +123,7 @@ class MMRL(Method):
 
     @torch.no_grad()
     def _frozen(self, tower: Tower, inputs: Tensor, features: Tensor | None) -> Tensor:
-        return functional.normalize((tower.features(inputs) if features is None else features).float(), dim=-1)
+        return functional.normalize(at_least_fp32(tower.features(inputs) if features is None else features), dim=-1)
 
     def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
         """Return the card's loss."""

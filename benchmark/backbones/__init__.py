@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmark.backbones.backbone import Backbone, InputSpec, from_open_clip
-from benchmark.backbones.towers import Intervention, TokenSequence, Tower, TowerOutput
+from benchmark.backbones.towers import Intervention, TokenSequence, Tower, TowerOutput, at_least_fp32
 
 __all__ = [
     "Backbone",
@@ -14,6 +14,7 @@ __all__ = [
     "TokenSequence",
     "Tower",
     "TowerOutput",
+    "at_least_fp32",
     "from_open_clip",
     "load_backbone",
 ]

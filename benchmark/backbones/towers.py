@@ -27,6 +27,11 @@ SITES = ("q", "k", "v", "o", "up", "down")
 """The linear maps of a block that take deltas: attention's query, key, value and output, the MLP's two layers."""
 
 
+def at_least_fp32(values: Tensor) -> Tensor:
+    """Return values in fp32 where they are coarser, unchanged otherwise: what losses and graphs compute in."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 @dataclass(frozen=True)
 class TokenSequence:
     """Tokens on their way through a tower.
@@ -311,7 +316,7 @@ class Tower(ABC):
             lambda: self.run_block(index, sequence.tokens, mask)
         )
         # fp32: a rounded score can pick another neighbour (specification of the hypergraph module)
-        queries, keys = queries.float(), keys.float()
+        queries, keys = at_least_fp32(queries), at_least_fp32(keys)
         if isinstance(sequence.pooled_at, Tensor):
             query = queries[torch.arange(len(queries)), :, sequence.pooled_at]
         else:
