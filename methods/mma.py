@@ -83,8 +83,10 @@ class ParallelBranches(Intervention):
     """Add ``s branch(norm(x))`` to the output of blocks, x being the block's input and norm the block's own.
 
     Args:
-        branches: block index -> function of the normalised input ``[B, N, D]``.
+        branches: block index -> function of the normalised input ``[B, N, D]``, token by token.
     """
+
+    mixes_tokens = False
 
     def __init__(self, branches: Mapping[int, Callable[[Tensor], Tensor]]) -> None:
         self._branches = branches

@@ -107,7 +107,7 @@ class MMRL(Method):
         sequence = tower.forward(images, interventions=self.image_interventions()).sequence
         mean = sequence.tokens[:, 1 : 1 + self.options.n_rep_tokens].mean(dim=1)
         representation = at_least_fp32(mean) @ self.projections["image"]
-        plain = self.from_image_features(tower.project(tower.pool(sequence)))
+        plain = self.from_image_features(tower.project(tower.head_norm(tower.pool(sequence))))
         return plain, functional.normalize(representation, dim=-1)
 
     def embed(self, batch: Any) -> Embeddings:

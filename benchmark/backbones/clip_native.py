@@ -36,17 +36,39 @@ class _ResidualBlocks(Tower):
             return self._open_block(index, tokens, mask)
         return self.blocks[index](tokens, attn_mask=mask)
 
-    def _open_block(self, index: int, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
+        """Run the last block for the global token; keys and values still come from every token."""
+        at = sequence.pooled_at
+        rows = torch.arange(len(sequence.tokens), device=sequence.tokens.device)
+        at = at if isinstance(at, Tensor) else torch.full_like(rows, at)
+        # the global token sees what its row of the causal mask lets it see
+        row = None if mask is None else mask[at][:, None, None, :]
+        return self._open_block(self.depth - 1, sequence.tokens, row, only=(rows, at))
+
+    def _open_block(
+        self, index: int, tokens: Tensor, mask: Tensor | None, only: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Run a block step by step; ``only`` (rows, positions) computes one token of every row, ``[B, 1, D]``."""
         block: Any = self.blocks[index]
-        tokens = tokens + block.ls_1(self._attention(index, block.attn, block.ln_1(tokens), mask))
+        mixed = self._attention(index, block.attn, block.ln_1(tokens), mask, only)
+        tokens = (tokens if only is None else tokens[only][:, None]) + block.ls_1(mixed)
         return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
-    def _attention(self, index: int, attn: Any, inputs: Tensor, mask: Tensor | None) -> Tensor:
+    def _attention(
+        self,
+        index: int,
+        attn: Any,
+        inputs: Tensor,
+        mask: Tensor | None,
+        only: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         fused = functional.linear(inputs, attn.in_proj_weight, attn.in_proj_bias)
         fused = self.add_deltas(index, "qkv", inputs, fused)
         queries, keys, values = fused.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if self._capture is not None:
             self._capture.append((queries, keys))
+        if only is not None:
+            queries = queries.transpose(1, 2)[only][:, :, None]
         mixed = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=None if mask is None else mask.to(queries.dtype)
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmark.backbones.towers import TextTower, TokenSequence
 
@@ -70,6 +71,26 @@ class HFBertTower(TextTower):
         """Run transformers' own layer (tuples of older releases are unpacked)."""
         output = self.blocks[index](tokens, mask)
         return output[0] if isinstance(output, tuple) else output
+
+    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
+        """Run the last layer for the first token; keys and values still come from every token."""
+        layer: Any = self.blocks[-1]
+        attention, tokens = layer.attention.self, sequence.tokens
+        start = tokens[:, :1]
+        queries, keys, values = (
+            projection(inputs).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, inputs in (
+                (attention.query, start),
+                (attention.key, tokens),
+                (attention.value, tokens),
+            )
+        )
+        dropout = attention.dropout.p if attention.training else 0.0
+        mixed = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=None if mask is None else mask[:, :, :1], dropout_p=dropout
+        )
+        attended = layer.attention.output(mixed.transpose(1, 2).flatten(2), start)
+        return layer.output(layer.intermediate(attended), attended)
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """BERT is post-norm: nothing left to do."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmark.backbones.towers import ImageTower, TokenSequence
 
@@ -59,9 +60,24 @@ class TimmVitTower(ImageTower):
         """Apply the trunk's final LayerNorm to all tokens."""
         return self._trunk.norm(tokens)
 
-    def pool(self, sequence: TokenSequence) -> Tensor:
-        """Return the class token after timm's own head norm and dropout, ``[B, D]``."""
-        return self._trunk.head_drop(self._trunk.fc_norm(super().pool(sequence)))
+    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
+        """Run the last block for the class token; keys and values still come from every token."""
+        block: Any = self.blocks[-1]
+        attention, tokens = block.attn, sequence.tokens
+        if getattr(attention, "gate", None) is not None:  # a form of attention that is not spelled out here
+            return self.run_block(self.depth - 1, tokens, mask)[:, :1]
+        fused = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, self.num_heads, -1))
+        queries, keys, values = fused.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(
+            attention.q_norm(queries[:, :, :1]), attention.k_norm(keys), values
+        )
+        mixed = attention.proj_drop(attention.proj(attention.norm(mixed.transpose(1, 2).flatten(2))))
+        start = tokens[:, :1] + block.drop_path1(block.ls1(mixed))
+        return start + block.drop_path2(block.ls2(block.mlp(block.norm2(start))))
+
+    def head_norm(self, pooled: Tensor) -> Tensor:
+        """Apply timm's head norm and dropout (identity for most ViTs)."""
+        return self._trunk.head_drop(self._trunk.fc_norm(pooled))
 
     def project(self, tokens: Tensor) -> Tensor:
         """Map tokens through open_clip's projection head."""

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,14 @@ class TokenSequence:
 
 
 class Intervention:
-    """Something that acts on the token sequence of a tower. Override what is needed; the default changes nothing."""
+    """Something that acts on the token sequence of a tower. Override what is needed; the default changes nothing.
+
+    Class attributes:
+        mixes_tokens: whether :meth:`after_block` looks from one token at another. If not, a tower may hand it the
+            global token of the last block alone.
+    """
+
+    mixes_tokens: ClassVar[bool] = True
 
     def on_embeddings(self, sequence: TokenSequence, tower: Tower) -> TokenSequence:
         """Act on the embedded input.
@@ -171,6 +178,10 @@ class Tower(ABC):
         """Run block ``index`` on ``[B, N, D]``."""
 
     @abstractmethod
+    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
+        """Run the last block for the global token alone, ``[B, 1, D]``: the same mathematics, other rounding."""
+
+    @abstractmethod
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Norm after the last block (identity where the library has none)."""
 
@@ -206,6 +217,7 @@ class Tower(ABC):
         interventions: Iterable[Intervention] = (),
         taps: Iterable[int] = (),
         global_row: bool = False,
+        global_only: bool = False,
     ) -> TowerOutput:
         """Run the tower.
 
@@ -214,6 +226,8 @@ class Tower(ABC):
             interventions: applied in order at each of their places.
             taps: 0-based blocks whose output is returned as well.
             global_row: also return the last block's attention row of the global token.
+            global_only: let the last block compute the global token alone where nothing needs the others; the
+                returned sequence then holds one token. About a twelfth of the tower's work saved at 12 blocks.
         """
         acts, wanted, tapped = tuple(interventions), frozenset(taps), {}
         sequence = self.embed(inputs)
@@ -228,26 +242,45 @@ class Tower(ABC):
             if sequence.keep is not masked.keep or sequence.tokens.shape != masked.tokens.shape:
                 mask, masked = self.attention_mask(sequence), sequence
             before = sequence
-            if global_row and index == self.depth - 1:
+            if index < self.depth - 1 or not (global_row or global_only):
+                sequence = before.with_tokens(self.run_block(index, before.tokens, mask))
+            elif global_row:
                 tokens, row = self._block_with_row(index, before, mask)
+                sequence = before.with_tokens(tokens)
+            elif self._needs_all(acts) or index in wanted:
+                sequence = before.with_tokens(self.run_block(index, before.tokens, mask))
             else:
-                tokens = self.run_block(index, before.tokens, mask)
-            sequence = before.with_tokens(tokens)
+                sequence = TokenSequence(self.run_last_block_for(before, mask), None, pooled_at=0)
+                before = TokenSequence(self.pool(before)[:, None], None, pooled_at=0)
             for act in acts:
                 sequence = act.after_block(index, before, sequence, self)
             if index in wanted:
                 tapped[index] = self.tap(sequence)
         return TowerOutput(sequence.with_tokens(self.final_norm(sequence.tokens)), tapped, row)
 
+    @staticmethod
+    def _needs_all(acts: tuple[Intervention, ...]) -> bool:
+        return any(act.mixes_tokens and type(act).after_block is not Intervention.after_block for act in acts)
+
     def pool(self, sequence: TokenSequence) -> Tensor:
-        """Return the global token ``[B, D]``."""
+        """Return the global token ``[B, D]``, as it is."""
         if isinstance(sequence.pooled_at, Tensor):
             return sequence.tokens[torch.arange(len(sequence.tokens)), sequence.pooled_at]
         return sequence.tokens[:, sequence.pooled_at]
 
-    def features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
-        """Return pooled, projected features ``[B, E]``, not normalised: what open_clip's encode functions return."""
-        return self.project(self.pool(self.forward(inputs, interventions=interventions).sequence))
+    def features(
+        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = True
+    ) -> Tensor:
+        """Return pooled, projected features ``[B, E]``, not normalised: what open_clip's encode functions return.
+
+        With ``exact=False`` the last block computes the global token alone: cheaper, equal up to rounding.
+        """
+        output = self.forward(inputs, interventions=interventions, global_only=not exact)
+        return self.project(self.head_norm(self.pool(output.sequence)))
+
+    def head_norm(self, pooled: Tensor) -> Tensor:
+        """Return what the library does between pooling and projection (nothing, for most)."""
+        return pooled
 
     def attach(self, index: int, site: str, delta: nn.Module) -> Delta:
         """Add ``delta(x)`` to the output of the frozen linear map ``site`` of block ``index``.

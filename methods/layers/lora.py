@@ -91,8 +91,25 @@ class LoRA(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the update of ``inputs``."""
-        inputs = functional.dropout(inputs, self.dropout, self.training)
+        inputs = dropout(inputs, self.dropout) if self.training else inputs
         return self.scale * functional.linear(functional.linear(inputs, self.A), self.B)
+
+
+def dropout(inputs: Tensor, probability: float) -> Tensor:
+    """Return ``inputs`` with each value dropped independently and the rest scaled up.
+
+    On a CPU, torch draws one random number per value, a seventh of a LoRA step on the embedded backbone; here four
+    values share one 64-bit draw, 16 bits each, so that the probability is met to 1 in 65,536.
+    """
+    if probability == 0.0:
+        return inputs
+    if inputs.device.type != "cpu":
+        return functional.dropout(inputs, probability)
+    count = inputs.numel()
+    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    threshold = round(probability * 2**16) - 2**15
+    keep = draws.view(torch.int16)[:count].view(inputs.shape) >= threshold
+    return inputs * (keep.to(inputs.dtype) * (1 / (1 - probability)))
 
 
 def blocks_at(position: str, depth: int) -> range:

@@ -78,7 +78,7 @@ def test_watching_changes_no_bit(case: tuple[Backbone, Tower, Tensor]) -> None:
     backbone, tower, inputs = case
     recorder = Recorder()
     output = tower.forward(inputs, interventions=(recorder,), taps=range(tower.depth), global_row=False)
-    assert torch.equal(tower.project(tower.pool(output.sequence)), library(backbone, tower, inputs))
+    assert torch.equal(tower.project(tower.head_norm(tower.pool(output.sequence))), library(backbone, tower, inputs))
     assert len(recorder.before) == len(recorder.after) == tower.depth == len(output.taps)
     assert recorder.embedded is not None
     assert recorder.embedded.shape == (*recorder.before[0].shape[:2], tower.width)
@@ -127,7 +127,7 @@ def test_global_row_is_the_attention_of_the_global_token(case: tuple[Backbone, T
     backbone, tower, inputs = case
     output = tower.forward(inputs, global_row=True)
     torch.testing.assert_close(
-        tower.project(tower.pool(output.sequence)), library(backbone, tower, inputs), atol=1e-5, rtol=1e-5
+        tower.project(tower.head_norm(tower.pool(output.sequence))), library(backbone, tower, inputs), atol=1e-5, rtol=1e-5
     )
     row = output.global_row
     assert row is not None and row.shape == output.sequence.tokens.shape[:2]
@@ -284,3 +284,53 @@ def test_sequence_edits() -> None:
     end = sequence.append(vectors)
     assert end.pooled_at.tolist() == [2] and end.content_at == 1 and torch.equal(end.tokens[0, 4:], vectors)
     assert torch.equal(end.overwrite(torch.zeros(2, 3), at=-2).tokens[0, 4:], torch.zeros(2, 3))
+
+
+class Shift(Intervention):
+    """Add half the input to the output of every block, token by token."""
+
+    mixes_tokens = False
+
+    def after_block(
+        self, index: int, before: TokenSequence, after: TokenSequence, tower: Tower
+    ) -> TokenSequence:
+        return after.with_tokens(after.tokens + 0.5 * before.tokens)
+
+
+class Mix(Shift):
+    """The same, but entitled to see all tokens."""
+
+    mixes_tokens = True
+
+
+@pytest.mark.parametrize("acts", [(), (Shift(),), (Mix(),)], ids=["plain", "per-token", "mixing"])
+@pytest.mark.parametrize("adapted", [False, True], ids=["frozen", "deltas"])
+def test_the_global_token_alone_gives_the_same_features_and_gradients(
+    case: tuple[Backbone, Tower, Tensor], acts: tuple[Intervention, ...], adapted: bool
+) -> None:
+    backbone, tower, inputs = case
+    torch.manual_seed(0)
+    deltas = [Gain(*tower.site_shape(index, site)) for index in range(tower.depth) for site in SITES]
+    if adapted:
+        for number, delta in enumerate(deltas):
+            tower.attach(number // len(SITES), SITES[number % len(SITES)], delta)
+    results = []
+    for exact in (True, False):
+        backbone.model.zero_grad(set_to_none=True)
+        features = tower.features(inputs, interventions=acts, exact=exact)
+        features.square().sum().backward()
+        gradients = {n: p.grad.clone() for n, p in backbone.model.named_parameters() if p.grad is not None}
+        results.append((features.detach(), gradients))
+    (whole, all_gradients), (short, few_gradients) = results
+    torch.testing.assert_close(short, whole, atol=2e-5, rtol=1e-4)
+    assert all_gradients.keys() == few_gradients.keys()
+    for name, gradient in all_gradients.items():
+        assert (few_gradients[name] - gradient).norm() <= 1e-4 * gradient.norm().clamp(min=0.1), name
+
+
+def test_the_last_block_computes_one_token_unless_all_are_needed(case: tuple[Backbone, Tower, Tensor]) -> None:
+    _, tower, inputs = case
+    with torch.no_grad():
+        assert tower.forward(inputs, global_only=True).sequence.tokens.shape[1] == 1
+        for needs in ({"interventions": (Mix(),)}, {"taps": (tower.depth - 1,)}, {"global_row": True}):
+            assert tower.forward(inputs, global_only=True, **needs).sequence.tokens.shape[1] > 1

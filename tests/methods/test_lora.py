@@ -1,0 +1,111 @@
+"""LoRA: scale, initialisation, placement, gradients, dropout."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import methods
+from benchmark.errors import ConfigError
+from methods.layers.lora import LoRA, LoRAOptions, blocks_at, dropout
+from tests.parity.ace_reference import golden_backbone
+
+
+def test_scale_is_alpha_over_root_r() -> None:
+    assert LoRAOptions(r=4, lora_alpha=1).scale == 0.5
+    assert LoRAOptions(r=2, lora_alpha=1).scale == pytest.approx(0.7071, abs=1e-4)
+    assert LoRAOptions(r=4, lora_alpha=1, scaling="linear").scale == 0.25
+
+
+def test_update_and_input_gradient_are_those_of_a_changed_weight() -> None:
+    torch.manual_seed(0)
+    lora, base = LoRA(6, 5, r=2, scale=0.5, dropout=0.0), nn.Linear(6, 5)
+    nn.init.normal_(lora.B)
+    x = torch.randn(3, 6, requires_grad=True)
+    (base(x) + lora(x)).square().sum().backward()
+    y = x.detach().clone().requires_grad_()
+    weight = base.weight + 0.5 * lora.B @ lora.A
+    (y @ weight.T + base.bias).square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_start_is_zero_with_bounded_independent_a() -> None:
+    torch.manual_seed(0)
+    method = methods.build("clip_lora", golden_backbone())
+    adapters = method.adapters
+    values = [adapters[t][b][p] for t in ("text", "image") for b in "012" for p in "qkv"]
+    assert all(bool((lora.B == 0).all()) for lora in values)
+    assert all(lora.A.abs().max() <= 1 / math.sqrt(64) for lora in values)
+    assert all(not torch.equal(values[0].A, other.A) for other in values[1:])
+
+
+def test_first_step_moves_b_and_then_a() -> None:
+    torch.manual_seed(0)
+    lora = LoRA(6, 5, r=2, scale=0.5, dropout=0.0)
+    x = torch.randn(3, 6)
+    (lora(x) - 1).square().sum().backward()
+    assert (lora.A.grad == 0).all() and (lora.B.grad != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("position", "blocks"),
+    [
+        ("all", range(12)),
+        ("bottom", range(4)),
+        ("mid", range(4, 8)),
+        ("up", range(8, 12)),
+        ("half-bottom", range(6)),
+        ("half-up", range(6, 12)),
+        ("top3", range(9, 12)),
+    ],
+)
+def test_positions_at_depth_twelve(position: str, blocks: range) -> None:
+    assert blocks_at(position, 12) == blocks
+
+
+def test_every_block_has_one_third() -> None:
+    for depth in range(1, 13):
+        thirds = [index for name in ("bottom", "mid", "up") for index in blocks_at(name, depth)]
+        assert thirds == list(range(depth))
+
+
+def test_placement_options() -> None:
+    method = methods.build("clip_lora", golden_backbone(), params=("v", "o", "up"), position="top3", encoder="text")
+    assert list(method.adapters) == ["text"]
+    assert set(method.adapters["text"]["0"]) == {"v", "o", "up"}
+    counted = sum(p.numel() for n, p in method.trainable_parameters().items() if n != "logit_scale.value")
+    assert counted == method.expected_parameters() == 3 * 4 * (128 + 128 + 64 + 256)
+
+
+def test_dropout_meets_its_probability_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(1000, 401)
+    dropped = dropout(values, 0.1)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.1, abs=2e-3)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=3e-3)
+    lanes = [(dropped.flatten()[lane::4] == 0).float().mean().item() for lane in range(4)]
+    assert lanes == pytest.approx([0.1] * 4, abs=4e-3)
+    assert not torch.equal(dropout(values, 0.1), dropped)
+    assert dropout(values, 0.0) is values
+
+
+def test_dropout_acts_in_training_only_and_not_while_b_is_zero() -> None:
+    torch.manual_seed(0)
+    lora, x = LoRA(64, 64, r=4, scale=0.5, dropout=0.5), torch.randn(8, 64)
+    assert (lora.train()(x) == 0).all()
+    nn.init.normal_(lora.B)
+    assert not torch.equal(lora(x), lora(x))
+    assert torch.equal(lora.eval()(x), lora(x))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"r": 0}, {"r": 2.5}, {"lora_alpha": -1}, {"lora_dropout": 1.0}, {"params": ()}, {"params": ("z",)},
+     {"position": "top"}, {"encoder": "image"}, {"scaling": "none"}],
+)  # fmt: skip
+def test_impossible_options_are_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        LoRAOptions(**wrong)
