@@ -20,6 +20,7 @@ from benchmark.data.features import FrozenFeatures
 from benchmark.data.load import data_entries, load_dataset
 from benchmark.data.samples import PairData, pairs
 from benchmark.efficiency import measure_method, peak_memory, step_times
+from benchmark.errors import ConfigError
 from benchmark.plan import CellSpec, task_done
 from benchmark.registry import TASKS
 from benchmark.store import CellFolder
@@ -100,7 +101,9 @@ class _Cell:
         self.folder.remove("checkpoint")
 
     def train(self, batches: PairBatches, checkpoint: Checkpoint) -> Adaptation:
-        entry = self.spec.suite["validation"]
+        entry = self.spec.suite.get("validation") or {}
+        if lacking := {"task", "metric"} - set(entry):
+            raise ConfigError(f"suite '{self.spec.suite_name}': validation needs the keys {', '.join(sorted(lacking))}")
         task: Task = TASKS.get(entry["task"])()
         return Trainer(
             self.method,

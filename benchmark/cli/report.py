@@ -1,0 +1,55 @@
+"""Write tables, figures and the page of an output folder again, from its results alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmark.cli._parser import ArgumentParser
+from benchmark.console import Console
+from benchmark.errors import ConfigError, StoreError, unknown
+from benchmark.settings import words
+from benchmark.store import Store
+
+FORMATS = ("md", "tex", "csv", "html")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("--output-dir", default="results", help="folder of the results (default: results)")
+    parser.add_argument("--suite", help="only this suite (default: all)")
+    parser.add_list("--tables", "tables to write (default: 1)")
+    parser.add_list("--formats", f"formats to write: {', '.join(FORMATS)} (default: all)")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    """Write the report.
+
+    Returns:
+        0, or 2 when a result file could not be read (the report holds the others).
+
+    Raises:
+        ConfigError: unknown format or key=value words.
+        StoreError: there are no results.
+    """
+    formats = tuple(words(args.formats)) if args.formats else FORMATS
+    problems = [unknown("format", name, FORMATS) for name in formats if name not in FORMATS]
+    problems += [f"report takes no '{word}', only flags" for word in args.overrides]
+    if problems:
+        raise ConfigError(problems)
+    output_dir = Path(args.output_dir).expanduser()
+    store = Store(output_dir)
+    if next(store.cells(), None) is None:
+        raise StoreError(f"--output-dir: no results in '{output_dir}'. Run the benchmark first")
+    store.check_writable()
+    unreadable = store.rebuild_results_csv()
+    for problem in unreadable:
+        console.error(problem)
+    from benchmark.report import console_table, write_report
+
+    tables = tuple(words(args.tables)) if args.tables else ("1",)
+    written = write_report(output_dir, suite=args.suite, tables=tables, formats=formats)
+    console.table(console_table(output_dir, suite=args.suite))
+    for path in written:
+        console.line(str(path))
+    return 2 if unreadable else 0

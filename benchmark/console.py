@@ -1,0 +1,277 @@
+"""Output for people: rich progress with ETA on a terminal, plain lines otherwise.
+
+Information goes to standard output, warnings and errors to standard error. rich honours ``NO_COLOR``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import rich.console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL = 20.0
+"""Seconds between two progress lines of one cell when the output is not a terminal."""
+
+SEND_INTERVAL = 0.2
+"""Seconds between two progress messages of a worker process to its parent."""
+
+
+class Reporter(Protocol):
+    """What long work calls to say how far it is."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Begin a stage of ``total`` steps."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Say that ``n`` more steps of the stage are done; ``note`` holds for example the loss."""
+
+    def log(self, line: str) -> None:
+        """Say one line; the last one of a cell is shown as its outcome."""
+
+
+class NullReporter:
+    """Reports to nobody."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Do nothing."""
+
+    def log(self, line: str) -> None:
+        """Do nothing."""
+
+
+class QueueReporter:
+    """Passes reports on as ``(kind, *values)`` tuples, from worker to parent; progress is thinned out.
+
+    Args:
+        send: takes one message.
+    """
+
+    def __init__(self, send: Callable[[tuple[Any, ...]], None]) -> None:
+        self._send = send
+        self._steps = 0
+        self._sent_at = 0.0
+
+    def start(self, stage: str, total: int) -> None:
+        """Send the beginning of a stage."""
+        self._steps = 0
+        self._sent_at = 0.0
+        self._send(("start", stage, total))
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Send the steps since the last message, a few times a second."""
+        self._steps += n
+        now = time.monotonic()
+        if now - self._sent_at >= SEND_INTERVAL:
+            self._send(("advance", self._steps, note))
+            self._steps, self._sent_at = 0, now
+
+    def log(self, line: str) -> None:
+        """Send one line."""
+        self._send(("log", line))
+
+
+@dataclass
+class _Stage:
+    """How far one cell is."""
+
+    label: str
+    stage: str = ""
+    total: int = 0
+    steps: int = 0
+    note: str = ""
+    began: float = 0.0
+    stage_began: float = 0.0
+    shown: float = 0.0
+    log: str = ""
+
+
+class Board:
+    """The state of a running grid, one slot per worker; `PlainBoard` and `RichBoard` show it."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console, self.total, self.finished = console, total, 0
+        self.slots: dict[int, _Stage] = {}
+
+    def cell_started(self, slot: int, label: str) -> None:
+        """Say that a slot begins a cell."""
+        self.slots[slot] = _Stage(label, began=time.monotonic(), shown=time.monotonic())
+
+    def cell_finished(self, slot: int, outcome: str, detail: str = "") -> None:
+        """Say how the cell of a slot ended, in a few words; without ``detail`` its last log line is shown."""
+        cell = self.slots.pop(slot)
+        self.finished += 1
+        detail = detail or cell.log
+        seconds = duration(time.monotonic() - cell.began)
+        text = f"[{self.finished}/{self.total}] {cell.label} {outcome} in {seconds}"
+        self.console.line(f"{text}: {' '.join(detail.split())}" if detail else text)
+
+    def preparation_started(self, slot: int, label: str) -> None:
+        """Say that work for all cells begins."""
+        self.slots[slot] = _Stage(label, began=time.monotonic(), shown=time.monotonic())
+
+    def preparation_finished(self, slot: int) -> None:
+        """Say that the work for all cells is done."""
+        cell = self.slots.pop(slot)
+        self.console.line(f"{cell.label} ready in {duration(time.monotonic() - cell.began)}")
+
+    def event(self, slot: int, message: tuple[Any, ...]) -> None:
+        """Take one message of `QueueReporter`."""
+        cell = self.slots.get(slot)
+        if cell is None:
+            return
+        kind, *values = message
+        if kind == "start":
+            cell.stage, cell.total, cell.steps, cell.note = values[0], values[1], 0, ""
+            cell.stage_began = time.monotonic()
+        elif kind == "advance":
+            cell.steps, cell.note = cell.steps + values[0], values[1] or cell.note
+        else:
+            cell.log = values[0]
+        self.show(slot, cell)
+
+    def reporter(self, slot: int) -> Reporter:
+        """Return a reporter for work done in this process."""
+        return QueueReporter(lambda message: self.event(slot, message))
+
+    def show(self, slot: int, cell: _Stage) -> None:
+        """Show the progress of one slot."""
+
+    def close(self) -> None:
+        """End the display."""
+
+
+class PlainBoard(Board):
+    """Lines for logs and pipes: one when a cell starts and ends, and now and then one in between."""
+
+    def cell_started(self, slot: int, label: str) -> None:
+        """Print the start of a cell."""
+        super().cell_started(slot, label)
+        self.console.line(f"[{self.finished}/{self.total}] {label} started")
+
+    def show(self, slot: int, cell: _Stage) -> None:
+        """Print how far a cell is, at most every `PLAIN_INTERVAL` seconds."""
+        now = time.monotonic()
+        if now - cell.shown < PLAIN_INTERVAL or not cell.stage:
+            return
+        cell.shown = now
+        rate = cell.steps / max(now - cell.stage_began, 1e-9)
+        left = f", {duration((cell.total - cell.steps) / rate)} left" if cell.steps else ""
+        note = f" {cell.note}" if cell.note else ""
+        self.console.line(f"  {cell.label}: {cell.stage} {cell.steps}/{cell.total}{note}{left}")
+
+
+class RichBoard(Board):
+    """Live bars: all cells, and below it one bar per worker with its stage, note and time left."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        super().__init__(console, total)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            console=console.out, transient=True, speed_estimate_period=3600.0,
+        )  # fmt: skip
+        self._all = self._progress.add_task("cells", total=total, note="")
+        self._bars: dict[int, TaskID] = {}
+        self._progress.start()
+
+    def cell_started(self, slot: int, label: str) -> None:
+        """Add the bar of a cell."""
+        super().cell_started(slot, label)
+        self._bars[slot] = self._progress.add_task(escape(label), total=None, note="")
+
+    def cell_finished(self, slot: int, outcome: str, detail: str = "") -> None:
+        """Remove the bar of a cell and print its outcome above the bars."""
+        self._progress.remove_task(self._bars.pop(slot))
+        super().cell_finished(slot, outcome, detail)
+        self._progress.update(self._all, completed=self.finished)
+
+    def preparation_started(self, slot: int, label: str) -> None:
+        """Add the bar of work for all cells."""
+        super().preparation_started(slot, label)
+        self._bars[slot] = self._progress.add_task(escape(label), total=None, note="")
+
+    def preparation_finished(self, slot: int) -> None:
+        """Remove the bar of work for all cells."""
+        self._progress.remove_task(self._bars.pop(slot))
+        super().preparation_finished(slot)
+
+    def show(self, slot: int, cell: _Stage) -> None:
+        """Move the bar of a cell."""
+        bar, name, note = self._bars[slot], escape(f"{cell.label} {cell.stage}"), escape(cell.note)
+        if cell.steps == 0:  # a new stage: its time left is its own
+            self._progress.reset(bar, total=cell.total or None)
+        self._progress.update(bar, description=name, completed=cell.steps, note=note)
+
+    def close(self) -> None:
+        """Remove all bars."""
+        self._progress.stop()
+
+
+class Console:
+    """Where every verb prints.
+
+    Args:
+        force_terminal: None asks the stream; tests say so.
+    """
+
+    def __init__(self, *, force_terminal: bool | None = None) -> None:
+        self.out = rich.console.Console(force_terminal=force_terminal, highlight=False, soft_wrap=True)
+        if not self.live:  # a pipe has no width; tables take what they need
+            self.out.width = 200
+        self.err = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @property
+    def live(self) -> bool:
+        """Whether bars can be drawn."""
+        return self.out.is_terminal and not self.out.is_dumb_terminal
+
+    def line(self, text: str) -> None:
+        """Print one line as it is."""
+        self.out.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Print one warning line."""
+        self.err.print(f"warning: {_one_line(text)}", markup=False, style="yellow")
+
+    def error(self, text: str) -> None:
+        """Print one error line."""
+        self.err.print(f"error: {_one_line(text)}", markup=False, style="red")
+
+    def table(self, content: Any) -> None:
+        """Print a rich table, or a text as it is."""
+        if isinstance(content, str):
+            self.line(content)
+        else:
+            self.out.print(content, soft_wrap=False)
+
+    @contextmanager
+    def board(self, total: int) -> Iterator[Board]:
+        """Show the progress of ``total`` cells while the block runs."""
+        board = RichBoard(self, total) if self.live else PlainBoard(self, total)
+        try:
+            yield board
+        finally:
+            board.close()
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people: ``8.5 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""Data: prepared folders, what training sees of them, and the datasets themselves."""

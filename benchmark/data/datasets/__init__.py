@@ -1,0 +1,1 @@
+"""Dataset plugins: a file here is found by being here."""

@@ -1,0 +1,1 @@
+"""The embedded suite: a deterministic generator of chest phantoms, and the making of its backbone."""

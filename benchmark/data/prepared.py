@@ -1,0 +1,265 @@
+"""Prepared datasets: the one folder layout every loader reads, whatever the source was.
+
+A prepared folder holds ``manifest.csv`` (row i describes image i), ``pixels.npy`` (uint8 [N, H, W] or [N, H,
+W, 3], memory mapped), optionally ``masks.npy`` (bool [N, H, W]), and ``prepare_report.json``: how it was
+made, counts, and the size and sha256 of each file. A folder appears whole or not at all, so several processes
+may prepare the same one at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from benchmark.errors import DataError
+
+FORMAT_VERSION = 1
+MANIFEST, PIXELS, MASKS, REPORT = "manifest.csv", "pixels.npy", "masks.npy", "prepare_report.json"
+LABEL_PREFIX = "label_"
+_NUMBERS = ("original_width", "original_height")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset, ready to be read.
+
+    Attributes:
+        name: dataset and part, for messages.
+        folder: where it lies.
+        pixels: [N, H, W] or [N, H, W, 3] uint8, memory mapped.
+        manifest: N rows. Text columns are strings (empty when missing); ``label_<Name>`` columns are float64
+            with 1, 0,
+            -1 (uncertain) and NaN (blank); ``boxes`` is JSON ``[[x1, y1, x2, y2], ...]``, original pixels.
+        masks: [N, H, W] bool, memory mapped, or None.
+        info: how the data were made, as given when the folder was written.
+        digests: file name -> its sha256.
+    """
+
+    name: str
+    folder: Path
+    pixels: npt.NDArray[np.uint8]
+    manifest: pd.DataFrame
+    masks: npt.NDArray[np.bool_] | None
+    info: dict[str, Any]
+    digests: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def labels(self) -> list[str]:
+        """Return the label names, without their prefix, in the order of the columns."""
+        names = [str(column) for column in self.manifest.columns]
+        return [name.removeprefix(LABEL_PREFIX) for name in names if name.startswith(LABEL_PREFIX)]
+
+
+def write_prepared(
+    folder: Path,
+    *,
+    name: str,
+    pixels: npt.NDArray[np.uint8],
+    manifest: pd.DataFrame,
+    masks: npt.NDArray[np.bool_] | None = None,
+    info: Mapping[str, Any],
+) -> Prepared:
+    """Write a prepared folder beside its place, then rename it into place.
+
+    When another process has put the same folder there meanwhile, that one is kept and returned.
+
+    Args:
+        folder: must not exist yet, or is what another process made.
+        name: dataset and part.
+        pixels: [N, H, W] or [N, H, W, 3] uint8.
+        manifest: N rows.
+        masks: [N, H, W] bool.
+        info: how the data were made; JSON.
+
+    Returns:
+        The dataset, read back from disk.
+
+    Raises:
+        DataError: arrays and manifest do not fit together, or the folder cannot be written.
+    """
+    _check_fit(name, pixels, manifest, masks)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error}); choose another --data-root") from error
+    try:
+        _write_files(beside, name, pixels, manifest, masks, info)
+        _move_into_place(beside, folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error}); free space or choose another --data-root"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return load_prepared(folder)
+
+
+def _check_fit(
+    name: str, pixels: npt.NDArray[Any], manifest: pd.DataFrame, masks: npt.NDArray[Any] | None
+) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3):
+        raise DataError(
+            f"{name}: pixels: expected uint8 [N, H, W] or [N, H, W, 3], got {pixels.dtype} {pixels.shape}"
+        )
+    if len(manifest) != len(pixels):
+        raise DataError(
+            f"{name}: {len(pixels)} images but {len(manifest)} manifest rows; they must be as many"
+        )
+    if "image_id" not in manifest.columns or manifest["image_id"].duplicated().any():
+        raise DataError(f"{name}: manifest: expected a column image_id without duplicates")
+    if masks is not None and (masks.dtype != np.bool_ or masks.shape != pixels.shape[:3]):
+        raise DataError(f"{name}: masks: expected bool {pixels.shape[:3]}, got {masks.dtype} {masks.shape}")
+
+
+def _write_files(
+    folder: Path,
+    name: str,
+    pixels: npt.NDArray[Any],
+    manifest: pd.DataFrame,
+    masks: npt.NDArray[Any] | None,
+    info: Mapping[str, Any],
+) -> None:
+    os.chmod(folder, 0o755)  # noqa: S103  mkdtemp makes it private, but a shared data root is meant to be read
+    np.save(folder / PIXELS, pixels)
+    manifest.to_csv(folder / MANIFEST, index=False, lineterminator="\n")
+    if masks is not None:
+        np.save(folder / MASKS, masks)
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+    report = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "images": len(pixels),
+        "info": dict(info),
+        "files": files,
+    }
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _move_into_place(beside: Path, folder: Path) -> None:
+    try:
+        os.rename(beside, folder)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was first, and its folder is as good as ours
+            raise
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def load_prepared(folder: Path, *, verify: bool = False) -> Prepared:
+    """Open a prepared folder.
+
+    Args:
+        folder: what :func:`write_prepared` wrote.
+        verify: also compare the sha256 of every file; sizes are compared always.
+
+    Returns:
+        The dataset; pixels and masks stay on disk until they are read.
+
+    Raises:
+        DataError: something is missing, truncated, altered, or written by a newer version.
+    """
+    report = _read_report(folder)
+    for file, expected in report["files"].items():
+        _check_file(folder / file, expected, verify)
+    pixels = _open_array(folder / PIXELS)
+    masks = _open_array(folder / MASKS) if MASKS in report["files"] else None
+    manifest = read_manifest(folder / MANIFEST)
+    _check_fit(str(folder), pixels, manifest, masks)
+    digests = {file: str(facts.get("sha256")) for file, facts in report["files"].items()}
+    return Prepared(str(report["name"]), folder, pixels, manifest, masks, dict(report["info"]), digests)
+
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    path = folder / REPORT
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{folder}: not a prepared dataset ({REPORT} cannot be read); prepare it again"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); delete {folder} and prepare it again") from error
+    version = report.get("format_version") if isinstance(report, dict) else None
+    if not isinstance(version, int) or not isinstance(report.get("files"), dict):
+        raise DataError(f"{path}: not a prepare report; delete {folder} and prepare it again")
+    if version > FORMAT_VERSION:
+        raise DataError(
+            f"{path}: format {version} was written by a newer version; update, or use another --data-root"
+        )
+    return {"name": folder.name, "info": {}, **report}
+
+
+def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:
+    cure = f"delete {path.parent} and prepare it again"
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: missing; {cure}") from error
+    if size != expected.get("bytes"):
+        raise DataError(
+            f"{path}: expected {expected.get('bytes')} bytes, got {size} (truncated copy?); {cure}"
+        )
+    if verify and _sha256(path) != expected.get("sha256"):
+        raise DataError(f"{path}: contents differ from the sha256 in {REPORT}; {cure}")
+
+
+def _open_array(path: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: not a NumPy array ({error}); delete {path.parent} and prepare it again"
+        ) from error
+    return array
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read a manifest: text columns stay text (empty when missing), label and size columns become numbers.
+
+    Raises:
+        DataError: not a CSV file, or a label that is none of 1, 0, -1 and empty.
+    """
+    try:
+        manifest = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error}); prepare the dataset again") from error
+    for column in manifest.columns:
+        if column.startswith(LABEL_PREFIX) or column in _NUMBERS:
+            manifest[column] = _numbers(path, column, manifest[column])
+    return manifest
+
+
+def _numbers(path: Path, column: str, values: pd.Series[str]) -> pd.Series[Any]:
+    numbers = pd.to_numeric(values.replace("", None), errors="coerce").astype(float)
+    wrong = numbers.isna() & (values != "")
+    if column.startswith(LABEL_PREFIX):
+        wrong |= ~(numbers.isna() | numbers.isin([1, 0, -1]))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        expected = "1, 0, -1 or empty" if column.startswith(LABEL_PREFIX) else "a number or empty"
+        raise DataError(f"{path}: row {row + 2}, {column}: expected {expected}, got '{values.iloc[row]}'")
+    whole = column in _NUMBERS and not numbers.isna().any()
+    return numbers.astype(int) if whole else numbers

@@ -1,0 +1,286 @@
+"""The plan of a run: one cell per method and seed, and which of them are already finished in the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import rich.table
+
+from benchmark.config import Recipe, RunConfig
+from benchmark.errors import StoreError
+from benchmark.provenance import scrub
+from benchmark.registry import METHODS
+from benchmark.store import CellFolder, Store, UnreadableError
+
+State = Literal["todo", "partial", "done"]
+# Parts of a suite that the adapted weights do not depend on, or that are resolved elsewhere in the cell.
+_NOT_ADAPTATION = {
+    "name",
+    "title",
+    "description",
+    "backbone",
+    "pretrained",
+    "tasks",
+    "recipe",
+    "methods",
+    "paper",
+}
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """Everything one cell needs, and nothing that changes while it runs.
+
+    Attributes:
+        suite: the suite as read; its data entries say what to adapt and validate on.
+        options: all options of the method, as JSON types.
+        tasks: task name -> its options and datasets.
+    """
+
+    suite_name: str
+    suite: Mapping[str, Any]
+    backbone: str
+    pretrained: str | None
+    method: str
+    options: Mapping[str, Any]
+    seed: int
+    recipe: Recipe
+    tasks: Mapping[str, Mapping[str, Any]]
+    data_root: Path
+    device: str = "cpu"
+    num_workers: int = 0
+    limit: int | None = None
+    plugins: tuple[str, ...] = ()
+    eval_only: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name of the cell for people."""
+        return f"{self.method} seed {self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Folder of the cell relative to the output folder, for example ``runs/phantom/tiny/coop/seed-0``."""
+        names = (_safe(name) for name in (self.suite_name, self.backbone, self.method))
+        return "/".join(("runs", *names, f"seed-{self.seed}"))
+
+    @property
+    def adapt_hash(self) -> str:
+        """Hash of all settings that the adapted weights depend on."""
+        return _hash(adapt_settings(self.public()))
+
+    def task_hash(self, task: str) -> str:
+        """Hash of all settings that the results of a task depend on."""
+        return _hash([self.adapt_hash, task, scrub(self.tasks[task])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cell as JSON types; `from_dict` reads it back."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values["recipe"] = dataclasses.asdict(self.recipe) | {"betas": list(self.recipe.betas)}
+        return values | {"data_root": str(self.data_root), "plugins": list(self.plugins)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CellSpec:
+        """Build a cell from `to_dict`'s result."""
+        recipe = dict(values["recipe"])
+        made: dict[str, Any] = {"recipe": Recipe(**recipe | {"betas": tuple(recipe["betas"])})}
+        made |= {"data_root": Path(values["data_root"]), "plugins": tuple(values["plugins"])}
+        return cls(**{**values, **made})
+
+    def public(self) -> dict[str, Any]:
+        """Return the resolved settings for config.yaml: without folders of this machine."""
+        hidden = ("data_root", "eval_only")
+        shown = scrub({key: value for key, value in self.to_dict().items() if key not in hidden})
+        return {key: shown[key] for key in shown}
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One cell of a plan.
+
+    Attributes:
+        state: "done" is reused, "partial" has its adapter but lacks the tasks in ``missing``.
+        cost: the method's hint of how long it takes compared with others.
+    """
+
+    spec: CellSpec
+    state: State
+    missing: tuple[str, ...]
+    cost: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a request, in its order."""
+
+    cells: tuple[PlannedCell, ...]
+    overwrite: bool = False
+
+    @property
+    def open(self) -> list[PlannedCell]:
+        """Cells that have to run."""
+        return [cell for cell in self.cells if cell.state != "done"]
+
+
+def make_plan(config: RunConfig, store: Store) -> Plan:
+    """Return the cells of a configuration with the state that the store gives them.
+
+    Raises:
+        StoreError: finished cells were made with other settings, or by a newer version, or --eval-only
+            finds no adapter.
+    """
+    cells = []
+    conflicts: dict[str, list[str]] = {}
+    for spec in _specs(config):
+        folder = store.cell(spec.folder)
+        state: State = "todo"
+        missing = tuple(spec.tasks)
+        if not config.overwrite:
+            if differing := differing_settings(spec, folder):
+                conflicts[spec.folder] = differing
+            state, missing = cell_state(spec, folder)
+        if config.eval_only and not folder.exists("adapter.safetensors"):
+            raise StoreError(f"--eval-only: no adapter in {folder.path}. Run without --eval-only first")
+        cells.append(
+            PlannedCell(spec, state, missing, float(getattr(METHODS.get(spec.method), "cost_hint", 1.0)))
+        )
+    if conflicts:
+        raise StoreError(_conflict_message(conflicts, store))
+    return Plan(tuple(cells), config.overwrite)
+
+
+def cell_state(spec: CellSpec, folder: CellFolder) -> tuple[State, tuple[str, ...]]:
+    """Return the state of a cell and the tasks it lacks, from the files in its folder.
+
+    Raises:
+        StoreError: a file was written by a newer version.
+    """
+    if stored_hash(folder) != spec.adapt_hash:
+        return "todo", tuple(spec.tasks)
+    missing = [task for task in spec.tasks if spec.eval_only or not task_done(spec, task, folder)]
+    if not missing:
+        return "done", ()
+    return ("partial" if folder.exists("adapter.safetensors") else "todo"), tuple(missing)
+
+
+def task_done(spec: CellSpec, task: str, folder: CellFolder) -> bool:
+    """Return whether a task has been finished with these settings."""
+    result = _read_result(folder, task)
+    return result.get("status") == "success" and result.get("task_hash") == spec.task_hash(task)
+
+
+def stored_hash(folder: CellFolder) -> str | None:
+    """Return the adaptation hash of what lies in a cell folder; None when it is empty or damaged."""
+    config = _read_config(folder)
+    return str(config["adapt_hash"]) if "adapt_hash" in config else None
+
+
+def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
+    """Return "key: old there, new now" lines for a folder with finished results of other settings."""
+    stored = _read_config(folder)
+    finished = [task for task in folder.results() if _read_result(folder, task).get("status") == "success"]
+    if not stored or not finished:
+        return []
+    if stored.get("adapt_hash") != spec.adapt_hash:
+        return _differences(adapt_settings(stored), adapt_settings(spec.public())) or ["settings"]
+    lines: list[str] = []
+    for task in spec.tasks if not spec.eval_only else ():
+        if task in finished and not task_done(spec, task, folder):
+            old, new = (stored.get("tasks") or {}).get(task, {}), scrub(spec.tasks[task])
+            lines += _differences({"tasks": {task: old}}, {"tasks": {task: new}}) or [f"tasks.{task}"]
+    return lines
+
+
+def adapt_settings(public: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a cell's public settings that its adapted weights depend on."""
+    unimportant = {item.name for item in dataclasses.fields(Recipe) if not item.metadata["hashed"]}
+    suite, recipe = public.get("suite") or {}, public.get("recipe") or {}
+    keys = ("backbone", "pretrained", "method", "options", "seed", "limit")
+    return {key: public.get(key) for key in keys} | {
+        "recipe": {key: value for key, value in recipe.items() if key not in unimportant},
+        "suite": {key: value for key, value in suite.items() if key not in _NOT_ADAPTATION},
+    }
+
+
+def plan_table(plan: Plan) -> rich.table.Table:
+    """Return the plan for people: what runs and what is reused."""
+    words = {"todo": "run", "partial": "evaluate", "done": "reuse"}
+    table = rich.table.Table(title=f"plan: {len(plan.open)} of {len(plan.cells)} cells to run")
+    for column in ("method", "seed", "backbone", "suite", "tasks", "recipe", "state"):
+        table.add_column(column)
+    for cell in plan.cells:
+        spec, recipe = cell.spec, cell.spec.recipe
+        length = f"{recipe.max_steps} steps" if recipe.max_steps else f"{recipe.epochs} epochs"
+        table.add_row(
+            spec.method, str(spec.seed), spec.backbone, spec.suite_name, " ".join(cell.missing or spec.tasks),
+            f"{length}, batch {recipe.batch_size}, lr {recipe.lr:g}", words[cell.state],
+        )  # fmt: skip
+    return table
+
+
+def _specs(config: RunConfig) -> Iterator[CellSpec]:
+    for method in config.methods:
+        one = bool(getattr(METHODS.get(method), "deterministic", False))
+        for seed in config.seeds[:1] if one else config.seeds:
+            yield CellSpec(
+                suite_name=config.suite_name, suite=config.suite, backbone=config.backbone,
+                pretrained=config.pretrained, method=method, options=config.options[method], seed=seed,
+                recipe=config.recipes[method], tasks=config.task_options, data_root=config.data_root,
+                device=config.device, num_workers=config.num_workers, limit=config.limit,
+                plugins=config.plugins, eval_only=config.eval_only,
+            )  # fmt: skip
+
+
+def _read_config(folder: CellFolder) -> dict[str, Any]:
+    try:
+        return folder.read_config()
+    except UnreadableError:
+        return {}
+
+
+def _read_result(folder: CellFolder, task: str) -> dict[str, Any]:
+    try:
+        return folder.read_json(f"{task}.json")
+    except UnreadableError:
+        return {}
+
+
+def _conflict_message(conflicts: Mapping[str, list[str]], store: Store) -> str:
+    folder, differing = next(iter(conflicts.items()))
+    others = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
+    listed = "; ".join(differing[:4]) + ("; ..." if len(differing) > 4 else "")
+    return (
+        f"{store.output_dir / folder}{others} finished with other settings ({listed}). "
+        "Choose another --output-dir, or --overwrite to replace them"
+    )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = dict(_flat(old)), dict(_flat(new))
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key, 'absent')} there, {after.get(key, 'absent')} now" for key in keys]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _safe(name: str) -> str:
+    """Return a name as one folder name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed"

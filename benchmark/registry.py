@@ -1,0 +1,353 @@
+"""Registries of methods, tasks, datasets and backbones: a plugin is found by its file being there.
+
+Listing parses the sources for ``register_<kind>("name", ...)`` and imports nothing, so it needs no torch; a
+module is imported when one of its names is asked for. Names and aliases in that call must be literals.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from benchmark.errors import BenchmarkError, PluginError, unknown
+from benchmark.paths import ROOT, shown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One plugin name, known from its source, its entry point or its decorator.
+
+    Attributes:
+        name: canonical name.
+        aliases: other spellings, for example the paper's.
+        in_all: whether ``all`` includes it.
+        origin: ``file:line`` of the registration, or the entry point's value.
+        summary: first line of the module docstring.
+        load: imports the module or entry point; may return the object itself.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    in_all: bool
+    origin: str
+    summary: str
+    load: Callable[[], Any]
+
+
+class Registry:
+    """Names of one kind of plugin and the objects behind them."""
+
+    def __init__(self, kind: str, folder: str, *, not_plugins: Iterable[str] | None = None) -> None:
+        """Create the registry of ``kind``.
+
+        Args:
+            kind: "method", "task", "dataset" or "backbone".
+            folder: folder of its modules, relative to the checkout; its dotted form is the package.
+            not_plugins: stems of infrastructure files; every other file is a plugin even if it registers
+                nothing that can be seen (it then carries its file name). None: only files with a
+                registration are plugins.
+        """
+        self.kind = kind
+        self.folder = ROOT / folder
+        self.package = folder.replace("/", ".")
+        self.not_plugins = None if not_plugins is None else frozenset(not_plugins)
+        self.broken: dict[str, str] = {}
+        self._entries: dict[str, Entry] = {}
+        self._objects: dict[str, Any] = {}
+        self._origins: dict[str, str] = {}
+        self._scanned = False
+
+    def register(self, name: str, aliases: Sequence[str], in_all: bool, origin: str, target: Any) -> None:
+        """Keep ``target`` under ``name``; raise PluginError when another place registered that name."""
+        known = self._origins.get(name) or (self._entries[name].origin if name in self._entries else origin)
+        if known != origin and not known.startswith("entry point"):
+            raise PluginError(
+                f"{self.kind} '{name}' is registered twice: {known} and {origin}. Rename one of them"
+            )
+        self._origins[name] = origin
+        self._objects[name] = target
+        if name not in self._entries:
+            self._entries[name] = Entry(
+                name, tuple(aliases), in_all, origin, _first_line(target), lambda: target
+            )
+
+    def add_file(self, path: Path, load: Callable[[], Any]) -> None:
+        """Make the names that a source file registers known, without importing it."""
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        except (SyntaxError, ValueError, OSError) as error:
+            self._add_unreadable(path, load, error)
+            return
+        summary = (ast.get_docstring(tree) or "").split("\n")[0]
+        found = _registrations(tree, f"register_{self.kind}")
+        if not found and self.not_plugins is not None and path.parent == self.folder:
+            found = [(1, path.stem, (), True)]
+        for line, name, aliases, in_all in found:
+            self._add(Entry(name, aliases, in_all, f"{shown(path)}:{line}", summary, load))
+
+    def names(self, extras: bool = True) -> list[str]:
+        """Return the known names, sorted; with ``extras=False`` only those that ``all`` stands for."""
+        return sorted(name for name, entry in self._known().items() if extras or entry.in_all)
+
+    def entry(self, name: str) -> Entry:
+        """Return what is known about a name without importing it.
+
+        Raises:
+            PluginError: the name is unknown.
+        """
+        return self._known()[self.resolve(name).split(":", 1)[0]]
+
+    def resolve(self, name: str) -> str:
+        """Return the canonical name for any spelling; ``prefix:rest`` resolves by its prefix, rest is kept.
+
+        Raises:
+            PluginError: the name is unknown; the message names the nearest one.
+        """
+        head, colon, rest = str(name).partition(":")
+        spellings = {_plain(entry): entry for entry in self._known()}
+        for entry in self._known().values():
+            for alias in entry.aliases:
+                spellings.setdefault(_plain(alias), entry.name)
+        if _plain(head) not in spellings:
+            raise PluginError(self._unknown(str(name)))
+        return spellings[_plain(head)] + colon + rest
+
+    def expand(self, wanted: Iterable[str]) -> list[str]:
+        """Return canonical names for ``all``, globs and names, in the order given and without repeats.
+
+        Raises:
+            PluginError: a name is unknown or a glob matches nothing.
+        """
+        chosen: list[str] = []
+        for item in wanted:
+            if item == "all":
+                chosen += self.names(extras=False)
+            elif any(sign in item for sign in "*?["):
+                matches = fnmatch.filter(self.names(), item)
+                if not matches:
+                    raise PluginError(f"no {self.kind} matches '{item}'. Known: {', '.join(self.names())}")
+                chosen += matches
+            else:
+                chosen.append(self.resolve(item))
+        return list(dict.fromkeys(chosen))
+
+    def get(self, name: str) -> Any:
+        """Return the registered object, importing its module when needed.
+
+        Raises:
+            PluginError: unknown name, or the module cannot be imported or registers something else.
+        """
+        key = self.resolve(name).split(":", 1)[0]
+        if key not in self._objects:
+            self._import(self._entries[key])
+        return self._objects[key]
+
+    def _import(self, entry: Entry) -> None:
+        try:
+            loaded = entry.load()
+        except Exception as error:  # a plugin may raise anything; the others must go on
+            reason = _reason(error)
+            self.broken[entry.name] = reason
+            message = f"{self.kind} '{entry.name}' ({entry.origin}) could not be imported: {reason}"
+            raise PluginError(message) from error
+        if entry.name in self._objects:
+            return
+        if loaded is None or isinstance(loaded, ModuleType):
+            self.broken[entry.name] = f"registers no {self.kind} '{entry.name}'"
+            raise PluginError(
+                f"{entry.origin} registers no {self.kind} '{entry.name}': "
+                f'decorate it with @register_{self.kind}("{entry.name}")'
+            )
+        self._objects[entry.name] = loaded
+
+    def _known(self) -> dict[str, Entry]:
+        if not self._scanned:
+            self._scanned = True
+            for path in sorted(self.folder.glob("*.py")):
+                if not path.name.startswith("_") and path.stem not in (self.not_plugins or ()):
+                    self.add_file(path, _module_loader(f"{self.package}.{path.stem}"))
+            for point in importlib.metadata.entry_points(group=f"medpeft_bench.{self.kind}s"):
+                self._add(Entry(point.name, (), True, f"entry point {point.value}", point.value, point.load))
+        return self._entries
+
+    def _add(self, entry: Entry) -> None:
+        known = self._entries.get(entry.name)
+        if known is None or known.origin == entry.origin:
+            self._entries[entry.name] = replace(entry, summary=entry.summary or entry.name)
+        elif self._origins.get(entry.name) != entry.origin:
+            places = f"{known.origin} and {entry.origin}"
+            raise PluginError(f"{self.kind} '{entry.name}' is registered twice: {places}. Rename one of them")
+
+    def _add_unreadable(self, path: Path, load: Callable[[], Any], error: Exception) -> None:
+        """List a file of our folder that does not parse under its file name: reported, not lost."""
+        if path.parent == self.folder and self.not_plugins is not None:
+            self.broken[path.stem] = _reason(error)
+            self._add(Entry(path.stem, (), True, f"{shown(path)}:1", f"broken: {_reason(error)}", load))
+
+    def _unknown(self, name: str) -> str:
+        spellings = [*self.names(), *(alias for entry in self._entries.values() for alias in entry.aliases)]
+        nearest = unknown(self.kind, name, spellings).partition(" Known:")[0]
+        return f"{nearest} Known: {', '.join(self.names()) or 'none'}"
+
+
+METHODS = Registry("method", "methods", not_plugins=("base",))
+TASKS = Registry("task", "tasks", not_plugins=("base", "prompts"))
+DATASETS = Registry("dataset", "benchmark/data/datasets")
+BACKBONES = Registry("backbone", "benchmark/backbones")
+REGISTRIES = {"methods": METHODS, "tasks": TASKS, "datasets": DATASETS, "backbones": BACKBONES}
+
+
+def register_method(name: str, *, aliases: Sequence[str] = (), in_all: bool = True) -> Callable[[T], T]:
+    """Return a decorator that registers a method class; ``aliases`` are for example the paper's spelling."""
+    return _decorator(METHODS, name, aliases, in_all)
+
+
+def register_task(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:
+    """Return a decorator that registers a task class."""
+    return _decorator(TASKS, name, aliases, True)
+
+
+def register_dataset(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:
+    """Return a decorator that registers a function that loads a prepared dataset."""
+    return _decorator(DATASETS, name, aliases, True)
+
+
+def register_backbone(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:
+    """Return a decorator that registers a function that loads a backbone."""
+    return _decorator(BACKBONES, name, aliases, True)
+
+
+def scan_plugins(plugins: Iterable[str]) -> list[str]:
+    """Make the names in plugin files or modules known without importing them; return what cannot be found."""
+    problems: list[str] = []
+    for plugin in plugins:
+        try:
+            path, load = _locate(plugin)
+            for registry in REGISTRIES.values():
+                registry.add_file(path, load)
+        except PluginError as error:
+            problems.append(str(error))
+    return problems
+
+
+def load_plugins(plugins: Iterable[str]) -> list[str]:
+    """Import plugin files or modules.
+
+    Args:
+        plugins: paths of Python files, or names of importable modules.
+
+    Returns:
+        One line for each plugin that raised on import; the others are loaded.
+
+    Raises:
+        PluginError: a file or module does not exist.
+    """
+    wanted = list(plugins)
+    if missing := scan_plugins(wanted):
+        raise PluginError("; ".join(missing))
+    problems: list[str] = []
+    for plugin in wanted:
+        try:
+            _locate(plugin)[1]()
+        except Exception as error:  # a plugin may raise anything; the others must go on
+            problems.append(f"plugin '{Path(plugin).name}' could not be imported: {_reason(error)}")
+    return problems
+
+
+def _decorator(registry: Registry, name: str, aliases: Sequence[str], in_all: bool) -> Callable[[T], T]:
+    caller = sys._getframe(2)
+    origin = f"{shown(Path(caller.f_code.co_filename).resolve())}:{caller.f_lineno}"
+
+    def register(target: T) -> T:
+        registry.register(name, aliases, in_all, origin, target)
+        return target
+
+    return register
+
+
+def _locate(plugin: str) -> tuple[Path, Callable[[], Any]]:
+    """Return the source file of a plugin and a function that imports it."""
+    if plugin.endswith(".py") or "/" in plugin:
+        path = Path(plugin).expanduser().resolve()
+        if not path.is_file():
+            raise PluginError(
+                f"--plugins: file '{plugin}' does not exist. Give the path of a Python file or a module"
+            )
+        return path, lambda: _import_file(path)
+    try:
+        spec = importlib.util.find_spec(plugin)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise PluginError(
+            f"--plugins: no module '{plugin}' is installed. Give the path of a Python file or a module"
+        )
+    return Path(spec.origin).resolve(), _module_loader(plugin)
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = "medpeft_plugin_" + re.sub(r"\W", "_", str(path))
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin file '{path}' is not a Python source file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _module_loader(module: str) -> Callable[[], Any]:
+    return lambda: importlib.import_module(module)
+
+
+def _registrations(tree: ast.Module, function: str) -> list[tuple[int, str, tuple[str, ...], bool]]:
+    """Return (line, name, aliases, in_all) of each ``function("name", ...)`` call in a source file."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args or _called(node) != function:
+            continue
+        try:
+            name = ast.literal_eval(node.args[0])
+            options = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
+        except ValueError:
+            continue
+        found.append(
+            (node.lineno, str(name), tuple(options.get("aliases", ())), bool(options.get("in_all", True)))
+        )
+    return found
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def _plain(name: str) -> str:
+    """Return a spelling without case, dashes, underscores and blanks: CLIP-Adapter and clip_adapter agree."""
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def _first_line(target: Any) -> str:
+    return (getattr(target, "__doc__", None) or "").strip().split("\n")[0]
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,0 +1,338 @@
+"""The result store: one folder per cell, every file written whole or not at all, plus the tidy results.csv.
+
+``<output-dir>/runs/<suite>/<backbone>/<method>/seed-<n>/`` holds config.yaml, adapter.safetensors,
+adapt.json, history.jsonl, provenance.json, efficiency.json, status.json, one ``<task>.json`` per task and
+``predictions/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from benchmark.errors import StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+SCHEMA_VERSION = 1
+RESULT_COLUMNS = (
+    "suite", "backbone", "method", "seed", "task", "dataset", "metric",
+    "value", "ci_low", "ci_high", "n", "status", "config_hash",
+)  # fmt: skip
+_OWN_JSON = frozenset({"adapt.json", "efficiency.json", "provenance.json", "status.json"})
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class UnreadableError(StoreError):
+    """A result file that is damaged: it can be made again."""
+
+
+class CellFolder:
+    """The folder of one cell; all names are relative to it and cannot leave it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def inside(self, name: str) -> Path:
+        """Return the path of a file or folder in the cell; raise StoreError when the name leads out of it."""
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts:
+            raise StoreError(f"'{name}' is not a name inside a result folder")
+        return self.path / name
+
+    def exists(self, name: str) -> bool:
+        """Return whether the cell has this file."""
+        return self.inside(name).exists()
+
+    def write_json(self, name: str, obj: Mapping[str, Any]) -> None:
+        """Write a JSON object with ``schema_version``; numbers that are not finite become null."""
+        content = {"schema_version": SCHEMA_VERSION, **_jsonable(obj)}
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        write_whole(self.inside(name), lambda path: path.write_text(text, encoding="utf-8"))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return a JSON object.
+
+        Raises:
+            UnreadableError: the file is missing or damaged.
+            StoreError: a newer version wrote it.
+        """
+        path = self.inside(name)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "damaged"
+            raise UnreadableError(f"{path}: {reason}. Delete it and run the same command again") from None
+        if not isinstance(content, dict):
+            raise UnreadableError(f"{path}: damaged. Delete it and run the same command again")
+        check_schema(path, content)
+        return content
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors as safetensors."""
+        from safetensors.torch import save_file
+
+        ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        write_whole(self.inside(name), lambda path: save_file(ready, str(path)))
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of a safetensors file, on the CPU.
+
+        Raises:
+            UnreadableError: the file is missing or damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.inside(name)
+        try:
+            tensors: dict[str, Tensor] = load_file(str(path))
+        except (OSError, SafetensorError):
+            raise UnreadableError(
+                f"{path}: missing or damaged. Delete it and run the command again"
+            ) from None
+        return tensors
+
+    def write_npz(self, name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Write arrays as a compressed npz file, without pickles."""
+        import numpy as np
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez_compressed(
+                    file, allow_pickle=False, **{key: np.asarray(x) for key, x in arrays.items()}
+                )
+
+        write_whole(self.inside(name), write)
+
+    def read_npz(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the arrays of an npz file; raise UnreadableError when it is missing or damaged."""
+        import zipfile
+
+        import numpy as np
+
+        path = self.inside(name)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+        except (OSError, ValueError, zipfile.BadZipFile):
+            raise UnreadableError(
+                f"{path}: missing or damaged. Delete it and run the command again"
+            ) from None
+
+    def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write history.jsonl, one JSON object per row."""
+        text = "".join(json.dumps(_jsonable(row), allow_nan=False) + "\n" for row in rows)
+        write_whole(self.inside("history.jsonl"), lambda path: path.write_text(text, encoding="utf-8"))
+
+    def append_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows to history.jsonl; the file stays whole at any moment."""
+        self.write_history([*self.read_history(), *rows])
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """Return the rows of history.jsonl; none when there is no such file."""
+        path = self.inside("history.jsonl")
+        if not path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError:
+            raise UnreadableError(f"{path}: damaged. Delete it and run the command again") from None
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml, the resolved settings of the cell."""
+        content = {"schema_version": SCHEMA_VERSION, **_jsonable(config)}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=False, width=110)
+        write_whole(self.inside("config.yaml"), lambda path: path.write_text(text, encoding="utf-8"))
+
+    def read_config(self) -> dict[str, Any]:
+        """Return config.yaml; raise UnreadableError when damaged, StoreError when it is newer than us."""
+        path = self.inside("config.yaml")
+        try:
+            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506
+        except (OSError, ValueError, yaml.YAMLError):
+            content = None
+        if not isinstance(content, dict):
+            raise UnreadableError(f"{path}: missing or damaged. Delete it and run the same command again")
+        check_schema(path, content)
+        return content
+
+    def results(self) -> dict[str, Path]:
+        """Return task name -> its result file."""
+        files = sorted(self.path.glob("*.json"))
+        return {path.stem: path for path in files if path.name not in _OWN_JSON and path.name[0] != "."}
+
+    def remove(self, name: str) -> None:
+        """Delete a file or folder of the cell, if there is one."""
+        path = self.inside(name)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete everything in the cell except its lock."""
+        for path in list(self.path.iterdir()) if self.path.exists() else []:
+            if path.name != ".lock":
+                self.remove(path.name)
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Hold the cell while the block runs; yields False, at once, when another process holds it."""
+        with file_lock(self.path / ".lock", wait=False) as held:
+            yield held
+
+
+class Store:
+    """All cells below one output folder."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+
+    def cell(self, folder: str) -> CellFolder:
+        """Return the cell folder of a plan's relative name, for example ``runs/phantom/tiny/coop/seed-0``."""
+        return CellFolder(self.output_dir / folder)
+
+    def cells(self) -> Iterator[CellFolder]:
+        """Yield the folders of all cells that have been started, in a fixed order."""
+        for path in sorted(self.output_dir.glob("runs/*/*/*/seed-*")):
+            if (path / "config.yaml").is_file():
+                yield CellFolder(path)
+
+    def check_writable(self) -> None:
+        """Create the output folder; raise StoreError when nothing can be written there."""
+        try:
+            (self.output_dir / "runs").mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.output_dir / "runs"):
+                pass
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise StoreError(
+                f"--output-dir: '{self.output_dir}' cannot be written ({reason}). Choose another folder"
+            ) from None
+
+    def rebuild_results_csv(self) -> list[str]:
+        """Write results.csv from all cells.
+
+        Returns:
+            One line for each result file that was left out: damaged, or written by a newer version.
+        """
+        problems: list[str] = []
+        # Under a lock, so that of two processes the later one also sees the cells of the earlier one.
+        with file_lock(self.output_dir / "runs" / ".lock", wait=True):
+            rows = [row for cell in self.cells() for row in _cell_rows(cell, problems)]
+            rows.sort(key=lambda row: tuple(map(_sort_key, row[:7])))
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([RESULT_COLUMNS, *rows])
+            target = self.output_dir / "results.csv"
+            write_whole(target, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
+        return problems
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name beside it, then rename: readers never see half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold an advisory lock; the system frees it when the process ends in any way, so no lock goes stale.
+
+    Args:
+        path: the lock file (it stays behind, empty).
+        wait: wait for the lock; otherwise yield False when another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def check_schema(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise StoreError when a newer version of this program wrote the file."""
+    version = content.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: written by a newer version (schema {version}, this one reads up to {SCHEMA_VERSION}). "
+            "Update medpeft-bench or choose another --output-dir"
+        )
+
+
+def _cell_rows(cell: CellFolder, problems: list[str]) -> list[Sequence[Any]]:
+    rows: list[Sequence[Any]] = []
+    try:
+        config = cell.read_config()
+    except StoreError as error:
+        problems.append(str(error))
+        return rows
+    identity = [config.get(key, "") for key in ("suite_name", "backbone", "method", "seed")]
+    for task in cell.results():
+        try:
+            rows += [[*identity, *row] for row in _task_rows(task, cell.read_json(f"{task}.json"))]
+        except StoreError as error:
+            problems.append(str(error))
+        except (AttributeError, TypeError):
+            problems.append(
+                f"{cell.inside(task + '.json')}: not a result file. Delete it and run the command again"
+            )
+    return rows
+
+
+def _task_rows(task: str, result: Mapping[str, Any]) -> Iterator[list[Any]]:
+    for dataset, scores in (result.get("datasets") or {}).items():
+        for metric, score in (scores.get("metrics") or {}).items():
+            numbers = [_number(score.get(key)) for key in ("value", "ci_low", "ci_high", "n")]
+            yield [task, dataset, metric, *numbers, result.get("status", ""), result.get("task_hash", "")]
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else repr(value)
+
+
+def _sort_key(value: Any) -> tuple[int, int, str]:
+    return (0, value, "") if isinstance(value, int) else (1, 0, str(value))
+
+
+def _jsonable(value: Any) -> Any:
+    """Return a value as JSON types: NumPy and torch scalars become numbers, not-finite ones None."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(item) for item in value]
+    if value is None or isinstance(value, str | bool):
+        return value
+    if hasattr(value, "tolist"):
+        return _jsonable(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) else str(value)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,191 @@
+"""The command line: verbs, flags, exit codes, and one clear line for a wrong request."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmark.cli import main
+from benchmark.cli import run as run_verb
+from benchmark.cli._parser import ArgumentParser, normalised, verbs
+from benchmark.paths import ROOT
+
+
+@pytest.fixture
+def words(flags):
+    """Flags that select the fakes, as words."""
+    return [
+        "--suite", flags["suite"], "--plugins", *flags["plugins"], "--methods", "fake_*",
+        "--output_dir", flags["output_dir"], "--device", "cpu", "--jobs", "1",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def fakes(monkeypatch, world):
+    """Let the run verb use the stand-in cells."""
+    monkeypatch.setattr(run_verb, "PREPARE_SUITE", "fake_cells:prepare")
+    monkeypatch.setattr(run_verb, "signal", argparse.Namespace(signal=lambda *_: None, SIGTERM=15))
+    original = run_verb.main
+    monkeypatch.setattr(
+        run_verb, "main", lambda args, console: original(args, console, run_cell="fake_cells:run_cell")
+    )
+
+
+def refused(capsys, *argv):
+    assert main(argv) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    return error.splitlines()
+
+
+def test_dashes_and_underscores_are_the_same_flag():
+    assert normalised(["--batch_size=3", "--output_dir", "a_b", "x_y=1"]) == [
+        "--batch-size=3", "--output-dir", "a_b", "x_y=1",
+    ]  # fmt: skip
+
+
+def test_lists_take_commas_or_blanks_and_leave_key_value_words():
+    parser = ArgumentParser("run", "")
+    run_verb.add_arguments(parser)
+    args = parser.read(["--methods", "a,b", "c", "recipe.lr=1", "--seeds", "0", "1", "loss=clip"])
+    assert args.methods == ["a,b", "c"]
+    assert args.seeds == ["0", "1"]
+    assert sorted(args.overrides) == ["loss=clip", "recipe.lr=1"]
+
+
+def test_verbs_are_the_files_of_the_folder():
+    assert {"list", "report", "run"} <= set(verbs())
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["lst"], "unknown command 'lst'. Did you mean 'list'?"),
+        (["--metods", "all"], "unknown flag '--metods'. Did you mean '--methods'?"),
+        (["--methods"], "--methods: expected at least one argument"),
+        (["--methods", "copo"], "--methods: unknown method 'copo'. Did you mean 'coop'?"),
+        (["--tasks", "zeroshoot"], "--tasks: unknown task 'zeroshoot'. Did you mean 'zeroshot'?"),
+        (["--suite", "phantm"], "--suite: unknown suite 'phantm'. Did you mean 'phantom'?"),
+        (["--batch-size", "-4"], "--batch-size: expected a value of at least 1, got '-4'"),
+        (["--plugins", "gone.py"], "--plugins: file 'gone.py' does not exist"),
+        (["recipe.lrr=1"], "recipe.lrr: unknown recipe key 'lrr'. Did you mean 'lr'?"),
+        (["list", "metods"], "unknown list 'metods'. Did you mean 'methods'?"),
+        (["report", "--formats", "pfd"], "unknown format 'pfd'"),
+        (["report", "--output-dir", "nowhere"], "--output-dir: no results in 'nowhere'"),
+    ],
+)
+def test_wrong_requests_are_one_line_and_exit_code_2(capsys, world, argv, line):
+    lines = refused(capsys, *argv)
+    assert len(lines) == 1
+    assert line in lines[0]
+
+
+def test_unwritable_output_folder_is_refused_before_anything_runs(capsys, fakes, words, world):
+    (world / "file").write_text("")
+    lines = refused(capsys, *words, "--output-dir", str(world / "file" / "out"))
+    assert len(lines) == 1
+    assert "cannot be written" in lines[0]
+
+
+def test_run_then_reuse(capsys, fakes, words, world):
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "2 cells: 2 done, 0 reused" in out
+    assert (world / "out" / "results.csv").read_text().count("\n") == 3
+    assert main(["run", *words]) == 0
+    assert "2 cells: 0 done, 2 reused" in capsys.readouterr().out
+
+
+def test_dry_run_writes_nothing(capsys, fakes, words, world):
+    assert main([*words, "--dry-run"]) == 0
+    assert "fake_one" in capsys.readouterr().out
+    assert not (world / "out").exists()
+
+
+def test_failed_cell_gives_exit_code_1_and_is_named(capsys, fakes, words, monkeypatch):
+    monkeypatch.setenv("TROUBLE_fake_one", "raise")
+    assert main(words) == 1
+    caught = capsys.readouterr()
+    assert "error: runs/fakes/tiny/fake_one/seed-0: RuntimeError: boom" in caught.err
+    assert "1 done, 0 reused, 1 failed" in caught.out
+    assert "Traceback" not in caught.out
+    assert main([*words, "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().out
+
+
+def test_broken_plugin_is_one_line_while_others_run(capsys, fakes, words, write):
+    bad = write("bad.py", "raise RuntimeError('no luck')\n")
+    index = words.index("--plugins") + 2
+    assert main([*words[:index], str(bad), *words[index:]]) == 2
+    caught = capsys.readouterr()
+    assert "error: plugin 'bad.py' could not be imported: RuntimeError: no luck" in caught.err
+    assert "2 cells: 2 done" in caught.out
+
+
+def test_result_of_a_newer_version_is_refused(capsys, fakes, words, world):
+    assert main(words) == 0
+    path = world / "out/runs/fakes/tiny/fake_one/seed-0/fake_task.json"
+    path.write_text(json.dumps({"schema_version": 99}))
+    capsys.readouterr()
+    assert len(lines := refused(capsys, *words)) == 1
+    assert "fake_task.json: written by a newer version" in lines[0]
+
+
+def test_failing_report_does_not_lose_the_run(capsys, fakes, words, monkeypatch):
+    import benchmark.report
+
+    def broken(*_, **__):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(benchmark.report, "write_report", broken)
+    assert main(words) == 0
+    assert "warning: no report (RuntimeError: no ink)" in capsys.readouterr().err
+
+
+def test_interrupt_names_the_way_on(capsys, fakes, words, monkeypatch):
+    monkeypatch.setenv("TROUBLE_fake_two", "interrupt")
+    assert main(words) == 130
+    assert "The same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["methods", "tasks", "suites", "datasets", "backbones", "tables"])
+def test_lists_are_json_on_request(capsys, what):
+    assert main(["list", what, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert all(row["name"] for row in rows)
+    assert main(["list", what]) == 0
+    assert rows[0]["name"] in capsys.readouterr().out
+
+
+def test_help_lists_the_verbs(capsys):
+    assert main(["--help"]) == 0
+    assert "report" in capsys.readouterr().out
+
+
+def test_listing_and_wrong_flags_start_without_torch(tmp_path):
+    code = (
+        "import sys; from benchmark.cli import main; "
+        "a = main(['list', 'methods']); b = main(['--methods', 'copo']); "
+        "print(a, b, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip().endswith("0 2 False"), done.stderr
+
+
+def test_script_runs_from_any_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_benchmark.py"), "--batch-size", "-1"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: --batch-size: expected a value of at least 1, got '-1'\n"

@@ -1,0 +1,147 @@
+"""Fixtures of the harness tests: a small world of plugins without torch; registries are put back."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from benchmark import registry
+
+PLUGIN = '''
+"""Methods and a task for tests of the harness."""
+from dataclasses import dataclass
+from benchmark.registry import register_method, register_task
+
+
+@dataclass(frozen=True)
+class Knobs:
+    depth: int = 2
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@register_method("fake_one", aliases=("Fake-One+",), in_all=False)
+class FakeOne:
+    Options = Knobs
+    cost_hint = 2.0
+
+
+@register_method("fake_two", in_all=False)
+class FakeTwo:
+    """Draws nothing at random."""
+    deterministic = True
+
+
+@register_task("fake_task")
+class FakeTask:
+    Options = Knobs
+'''
+
+SUITE = """
+name: fakes
+backbone: tiny
+templates: ["a picture of {}."]
+corpus: {dataset: phantom, part: mimic, n: 32}
+validation: {task: fake_task, dataset: phantom, part: nih, kind: multilabel, metric: auroc, classes: [Edema]}
+tasks:
+  fake_task:
+    datasets:
+      rsna: {dataset: phantom, part: rsna, kind: binary, classes: [Normal, Edema], positive: Edema}
+recipe: {epochs: 3, batch_size: 16}
+methods: {fake_one: {recipe: {lr: 5.0e-4}, options: {depth: 3}}}
+"""
+
+CELLS = '''
+"""Stand-ins for benchmark.cell.run_cell; a file named by the cell decides what happens."""
+import os
+import time
+
+
+def prepare(suite, data_root, reporter):
+    reporter.start("draw", 1)
+
+
+def run_cell(spec, folder, reporter):
+    reporter.start("adapt", 2)
+    reporter.advance(1, "loss 1.0")
+    trouble = os.environ.get("TROUBLE_" + spec.method, "") if spec.seed == 0 else ""
+    if trouble == "exit":
+        os._exit(7)
+    if trouble == "raise":
+        raise RuntimeError("boom in /home/someone/secret/file.py")
+    if trouble == "interrupt":
+        raise KeyboardInterrupt
+    if trouble == "nothing":
+        return
+    folder.write_json("adapt.json", {"adapt_hash": spec.adapt_hash})
+    (folder.path / "adapter.safetensors").write_bytes(b"")
+    for task in spec.tasks:
+        metrics = {"acc": {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 10}}
+        result = {"task": task, "status": "success", "task_hash": spec.task_hash(task)}
+        result["datasets"] = {"rsna": {"n": 10, "kind": "binary", "metrics": metrics}}
+        folder.write_json(f"{task}.json", result)
+    with open(folder.path / "ran.txt", "a") as file:
+        file.write(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {spec.device}\\n")
+    reporter.log("rsna acc 50.0")
+'''
+
+
+@pytest.fixture(autouse=True)
+def _registries_put_back():
+    kept = {name: copy.copy(vars(item)) for name, item in registry.REGISTRIES.items()}
+    for item in registry.REGISTRIES.values():
+        for name, value in vars(item).items():
+            if isinstance(value, dict):
+                setattr(item, name, dict(value))
+    yield
+    for name, item in registry.REGISTRIES.items():
+        # a module of the project is imported, and so registers itself, only once per process
+        own = {key: value for key, value in item._objects.items() if _is_ours(value)}
+        vars(item).update(kept[name])
+        item._objects |= own
+
+
+def _is_ours(plugin: object) -> bool:
+    return str(getattr(plugin, "__module__", "")).startswith(("methods.", "tasks.", "benchmark."))
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A folder with plugin.py, suite.yaml and the module fake_cells; the working folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in ("fake_cells", "plugin"):  # those of another test lie in another folder
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    (tmp_path / "fake_cells.py").write_text(CELLS)
+    return tmp_path
+
+
+@pytest.fixture
+def flags(world):
+    """Flags that select the fakes."""
+    return {
+        "suite": str(world / "suite.yaml"),
+        "plugins": [str(world / "plugin.py")],
+        "methods": ["fake_*"],
+        "output_dir": str(world / "out"),
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a text file and returns its path."""
+
+    def write_file(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write_file

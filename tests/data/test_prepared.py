@@ -1,0 +1,124 @@
+"""The prepared folder: round trip, refusals, and damage told in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmark.data.prepared import load_prepared, write_prepared
+from benchmark.errors import DataError
+
+
+def _write(folder: Path, **changes: object):
+    content = {
+        "name": "toy/part",
+        "pixels": np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5),
+        "manifest": pd.DataFrame(
+            {
+                "image_id": ["a", "b", "c"],
+                "text": ["one, two", "", "NA"],
+                "label_Edema": pd.array([1, None, -1], dtype="Int8"),
+                "original_width": [5, 5, 5],
+            }
+        ),
+        "masks": np.ones((3, 4, 5), bool),
+        "info": {"seed": 3},
+    }
+    return write_prepared(folder, **{**content, **changes})
+
+
+def test_round_trip(tmp_path):
+    _write(tmp_path / "deep" / "toy")
+    read = load_prepared(tmp_path / "deep" / "toy", verify=True)
+    assert read.name == "toy/part"
+    assert read.info == {"seed": 3}
+    assert read.pixels.dtype == np.uint8
+    assert (read.pixels == np.arange(60).reshape(3, 4, 5)).all()
+    assert read.masks is not None
+    assert read.masks.all()
+    assert list(read.manifest["text"]) == ["one, two", "", "NA"]
+    assert read.labels() == ["Edema"]
+    assert np.array_equal(read.manifest["label_Edema"], [1, np.nan, -1], equal_nan=True)
+    assert isinstance(read.pixels, np.memmap)
+
+
+def test_nothing_else_is_left_beside(tmp_path):
+    _write(tmp_path / "toy")
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+def test_the_folder_of_another_process_is_kept(tmp_path):
+    first = _write(tmp_path / "toy")
+    second = _write(tmp_path / "toy", info={"seed": 4})
+    assert second.info == first.info
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pixels": np.zeros((2, 4, 5), np.uint8)},
+        {"pixels": np.zeros((3, 4, 5), np.float32)},
+        {"pixels": np.zeros((3, 4, 5, 2), np.uint8)},
+        {"masks": np.zeros((3, 4, 4), bool)},
+        {"manifest": pd.DataFrame({"image_id": ["a", "a", "b"]})},
+        {"manifest": pd.DataFrame({"text": ["a", "a", "b"]})},
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path, changes):
+    with pytest.raises(DataError):
+        _write(tmp_path / "toy", **changes)
+    assert not (tmp_path / "toy").exists()
+
+
+def test_truncated_pixels_are_named_with_the_cure(tmp_path):
+    _write(tmp_path / "toy")
+    file = tmp_path / "toy" / "pixels.npy"
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(DataError, match=r"pixels\.npy: expected \d+ bytes.*prepare it again"):
+        load_prepared(tmp_path / "toy")
+
+
+def test_altered_bytes_are_found_when_verifying(tmp_path):
+    _write(tmp_path / "toy")
+    file = tmp_path / "toy" / "pixels.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    load_prepared(tmp_path / "toy")
+    with pytest.raises(DataError, match=r"pixels\.npy: contents differ"):
+        load_prepared(tmp_path / "toy", verify=True)
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "manifest.csv", "masks.npy", "prepare_report.json"])
+def test_a_missing_file_is_named(tmp_path, name):
+    _write(tmp_path / "toy")
+    (tmp_path / "toy" / name).unlink()
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        load_prepared(tmp_path / "toy")
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "not a prepare report")])
+def test_a_broken_report_is_named(tmp_path, text, message):
+    _write(tmp_path / "toy")
+    (tmp_path / "toy" / "prepare_report.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_prepared(tmp_path / "toy")
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    _write(tmp_path / "toy")
+    file = tmp_path / "toy" / "prepare_report.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 99}))
+    with pytest.raises(DataError, match="newer version"):
+        load_prepared(tmp_path / "toy")
+
+
+def test_a_strange_label_is_named_with_row_and_column(tmp_path):
+    manifest = pd.DataFrame({"image_id": ["a", "b", "c"], "label_Edema": ["1", "yes", "0"]})
+    with pytest.raises(DataError, match=r"row 3, label_Edema: expected 1, 0, -1 or empty, got 'yes'"):
+        _write(tmp_path / "toy", manifest=manifest)

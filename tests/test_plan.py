@@ -1,0 +1,124 @@
+"""The plan reuses finished cells, and refuses to mix results of different settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from benchmark.config import load_config
+from benchmark.errors import StoreError
+from benchmark.plan import CellSpec, make_plan, plan_table
+from benchmark.runner import execute_cell
+from benchmark.store import Store
+
+
+@pytest.fixture
+def finished(flags, world):
+    """The store after all cells of the fakes have run."""
+    store = Store(world / "out")
+    for cell in make_plan(load_config(flags), store).cells:
+        execute_cell(cell.spec, store, _Silent(), "fake_cells:run_cell")
+    return store
+
+
+class _Silent:
+    def start(self, stage, total): ...
+    def advance(self, n=1, note=""): ...
+    def log(self, line): ...
+
+
+def plan(flags, store, *overrides, **more):
+    return make_plan(load_config(flags | more, overrides), store)
+
+
+def test_one_cell_per_method_and_seed_but_one_for_deterministic_methods(flags, world):
+    cells = plan(flags, Store(world / "out"), seeds="0,1,2").cells
+    assert [cell.spec.folder for cell in cells] == [
+        "runs/fakes/tiny/fake_one/seed-0",
+        "runs/fakes/tiny/fake_one/seed-1",
+        "runs/fakes/tiny/fake_one/seed-2",
+        "runs/fakes/tiny/fake_two/seed-0",
+    ]
+    assert {cell.state for cell in cells} == {"todo"}
+    assert cells[0].cost == 2.0
+
+
+def test_spec_survives_json(flags, world):
+    spec = plan(flags, Store(world)).cells[0].spec
+    again = CellSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec
+    assert again.adapt_hash == spec.adapt_hash
+
+
+def test_finished_cells_are_reused(flags, finished):
+    assert [cell.state for cell in plan(flags, finished).cells] == ["done", "done"]
+    assert plan(flags, finished).open == []
+
+
+def test_settings_that_change_no_result_do_not_matter(flags, finished):
+    same = plan(
+        flags, finished, "log_every=3", "micro_batch=8", num_workers="2", device="cpu", data_root="/x"
+    )
+    assert same.open == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"lr": "7e-3"}, "recipe.lr"),
+        ({"limit": "4"}, "limit: None there, 4 now"),
+        ({"overrides": "methods.fake_one.depth=9"}, "options.depth: 3 there, 9 now"),
+        ({"overrides": "corpus.n=16"}, "suite.corpus.n: 32 there, 16 now"),
+        ({"overrides": "tasks.fake_task.depth=9"}, "tasks.fake_task.depth: 2 there, 9 now"),
+    ],
+)
+def test_other_settings_are_refused_by_key(flags, finished, change, named):
+    overrides = [change.pop("overrides")] if "overrides" in change else []
+    with pytest.raises(StoreError, match="other settings") as caught:
+        plan(flags, finished, *overrides, **change)
+    assert named in str(caught.value)
+    assert all(
+        cell.state == "todo" for cell in plan(flags, finished, *overrides, overwrite=True, **change).cells
+    )
+
+
+def test_a_missing_task_leaves_the_adapter(flags, finished):
+    finished.cell("runs/fakes/tiny/fake_one/seed-0").remove("fake_task.json")
+    first = plan(flags, finished).cells[0]
+    assert (first.state, first.missing) == ("partial", ("fake_task",))
+
+
+def test_a_damaged_result_is_made_again(flags, finished):
+    finished.cell("runs/fakes/tiny/fake_one/seed-0").inside("fake_task.json").write_text("{")
+    assert plan(flags, finished).cells[0].state == "partial"
+
+
+def test_a_newer_result_is_refused(flags, finished):
+    cell = finished.cell("runs/fakes/tiny/fake_one/seed-0")
+    cell.write_json("fake_task.json", {"schema_version": 2})
+    with pytest.raises(StoreError, match="newer version"):
+        plan(flags, finished)
+
+
+def test_eval_only_needs_an_adapter(flags, finished, world):
+    assert all(cell.state == "partial" for cell in plan(flags, finished, eval_only=True).cells)
+    with pytest.raises(StoreError, match="--eval-only: no adapter"):
+        plan(flags, Store(world / "empty"), eval_only=True)
+
+
+def test_config_in_the_store_names_no_folder_of_this_machine(flags, finished, world):
+    folder = finished.cell("runs/fakes/tiny/fake_one/seed-0")
+    for name in ("config.yaml", "provenance.json"):
+        assert str(world) not in folder.inside(name).read_text()
+    assert folder.read_config()["plugins"] == ["plugin.py"]
+
+
+def test_unsafe_names_become_one_folder(flags, world):
+    spec = dataclasses.replace(plan(flags, Store(world)).cells[0].spec, method="peft:dora", backbone="../a/b")
+    assert spec.folder == "runs/fakes/a-b/peft-dora/seed-0"
+
+
+def test_plan_table_has_a_row_per_cell(flags, finished):
+    assert plan_table(plan(flags, finished)).row_count == 2
