@@ -160,6 +160,7 @@ class _Loader:
         suite = self._suite()
         known_tasks = list(self._section(suite, "tasks", self.suite))
         tasks = self._select(TASKS, "tasks", [name for name in known_tasks if _knows(TASKS, name)])
+        adapt_only = not tasks
         for task in tasks if known_tasks else []:
             if task not in [_canonical(TASKS, name) for name in known_tasks]:
                 have = ", ".join(known_tasks)
@@ -176,7 +177,7 @@ class _Loader:
         broken += more + lost
         self._check_data_keys()
         self._raise()
-        if not methods or not tasks:
+        if not methods or not (tasks or adapt_only):
             raise PluginError("; ".join(broken) or "nothing to run: no method or no task is selected")
         return RunConfig(
             **settings, methods=tuple(methods), tasks=tuple(tasks), recipes=recipes, options=options,
@@ -250,6 +251,8 @@ class _Loader:
         """Return the canonical names that the last ``methods`` or ``tasks`` selection stands for."""
         source = next((x for x in reversed([self.defaults, *self.user]) if f"only_{key}" in x.values), None)
         wanted = words(source.values[f"only_{key}"]) if source else ["all"]
+        if key == "tasks" and wanted == ["none"]:  # adapt only: the test sets stay unopened
+            return []
         chosen: list[str] = []
         for item in wanted:
             try:

@@ -25,7 +25,7 @@ PREPARE_SUITE = "benchmark.cell:prepare_suite"
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags; their values are checked with the YAML layers, so all problems are reported at once."""
     parser.add_list("--methods", "all, names or globs (default: all)")
-    parser.add_list("--tasks", "all or names (default: all of the suite)")
+    parser.add_list("--tasks", "all, names, or none to adapt only (default: all of the suite)")
     parser.add_list("--seeds", "random seeds (default: 0)")
     parser.add_list("--plugins", "Python files or modules with more methods, tasks, datasets or backbones")
     for flag, meaning in (
