@@ -40,7 +40,9 @@ def run_cell(spec: CellSpec, folder: CellFolder, reporter: Reporter) -> None:
     """Bring one cell to its end; what an earlier, interrupted run finished is kept.
 
     Args:
-        spec: what to run. folder: where everything goes. reporter: told about progress.
+        spec: what to run.
+        folder: where everything goes.
+        reporter: told about progress.
 
     Raises:
         BenchmarkError: whatever the user can mend.
@@ -97,13 +99,17 @@ class _Cell:
         adapter = self.folder.inside("adapter.safetensors").stat().st_size
         self.folder.write_json("efficiency.json", {**cost, "adapter_bytes": adapter})
         best = None if outcome is None else outcome.best
-        self.folder.write_json("adapt.json", {"adapt_hash": spec.adapt_hash, "pairs": len(corpus), "best": best})
+        self.folder.write_json(
+            "adapt.json", {"adapt_hash": spec.adapt_hash, "pairs": len(corpus), "best": best}
+        )
         self.folder.remove("checkpoint")
 
     def train(self, batches: PairBatches, checkpoint: Checkpoint) -> Adaptation:
         entry = self.spec.suite.get("validation") or {}
         if lacking := {"task", "metric"} - set(entry):
-            raise ConfigError(f"suite '{self.spec.suite_name}': validation needs the keys {', '.join(sorted(lacking))}")
+            raise ConfigError(
+                f"suite '{self.spec.suite_name}': validation needs the keys {', '.join(sorted(lacking))}"
+            )
         task: Task = TASKS.get(entry["task"])()
         return Trainer(
             self.method,
@@ -200,4 +206,3 @@ def _headline(task: Task, results: Mapping[str, DatasetResult]) -> str:
         ]
         words.append(" ".join([dataset, *numbers]))
     return ", ".join(words)
-

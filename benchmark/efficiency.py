@@ -133,7 +133,7 @@ def _step_flops(method: Measurable, batch: Any, *, trains: bool) -> tuple[int, i
         forward = int(counter.get_total_flops())
         if not trains:
             return forward, None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     return forward, int(counter.get_total_flops())
 
 

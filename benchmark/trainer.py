@@ -197,7 +197,9 @@ class Trainer:
         loss = self._backward(batch)
         if self._recipe.grad_clip is not None:
             self._scaler.unscale_(self._optimiser)
-            torch.nn.utils.clip_grad_norm_(self._method.trainable_parameters().values(), self._recipe.grad_clip)
+            torch.nn.utils.clip_grad_norm_(
+                self._method.trainable_parameters().values(), self._recipe.grad_clip
+            )
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._method.logit_scale.clamp()

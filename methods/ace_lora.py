@@ -134,7 +134,9 @@ class AceLoRA(Method):
         """Return the refined unit-norm global feature ``[B, E]``."""
         keep = graph.keep if self.options.text_graph == "masked" else None
         network: Any = self.graphs[kind]
-        with torch.autocast(graph.tokens.device.type, enabled=False):  # a rounded cosine picks another neighbour
+        with torch.autocast(
+            graph.tokens.device.type, enabled=False
+        ):  # a rounded cosine picks another neighbour
             output = refine(network, graph.tokens, graph.row, topk=self.options.topk, keep=keep)
         return functional.normalize(output, dim=-1)
 
@@ -189,6 +191,8 @@ def load_official(method: AceLoRA, state: Mapping[str, Any]) -> None:
                     copy_into(target, flat, official, who="ACE-LoRA")
     left = sorted(set(flat) - used - {"logit_scale"})
     if left:
-        raise StoreError(f"official checkpoint of ACE-LoRA: {len(left)} tensors have no place, first '{left[0]}'")
+        raise StoreError(
+            f"official checkpoint of ACE-LoRA: {len(left)} tensors have no place, first '{left[0]}'"
+        )
     if "logit_scale" in flat:
         method.logit_scale.set(float(flat["logit_scale"]))

@@ -291,7 +291,8 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     """
     fields = {field.name for field in dataclasses.fields(method.Options)}
     problems = [
-        f"{method.card.title}: unknown option '{key}'.{suggest(key, fields)} Known: {', '.join(sorted(fields)) or 'none'}"
+        f"{method.card.title}: unknown option '{key}'.{suggest(key, fields)} "
+        f"Known: {', '.join(sorted(fields)) or 'none'}"
         for key in values
         if key not in fields
     ]
@@ -325,7 +326,9 @@ def choice(name: str, value: Any, known: Iterable[Any]) -> None:
     known = list(known)
     if value not in known:
         expected = ", ".join(str(item) for item in known)
-        raise ConfigError(f"{name}: expected one of {expected}, got '{value}'.{suggest(str(value), map(str, known))}")
+        raise ConfigError(
+            f"{name}: expected one of {expected}, got '{value}'.{suggest(str(value), map(str, known))}"
+        )
 
 
 def positive(name: str, value: Any, *, allow_zero: bool = False) -> None:
@@ -336,4 +339,6 @@ def positive(name: str, value: Any, *, allow_zero: bool = False) -> None:
     """
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not good or value < 0 or (value == 0 and not allow_zero):
-        raise ConfigError(f"{name}: expected a {'non-negative' if allow_zero else 'positive'} number, got {value!r}")
+        raise ConfigError(
+            f"{name}: expected a {'non-negative' if allow_zero else 'positive'} number, got {value!r}"
+        )

@@ -76,7 +76,9 @@ class ClipAdapter(Method):
         width = self.backbone.embed_dim
         hidden = width // self.options.reduction
         if hidden < 1:
-            raise ConfigError(f"reduction: expected at most the embedding width {width}, got {self.options.reduction}")
+            raise ConfigError(
+                f"reduction: expected at most the embedding width {width}, got {self.options.reduction}"
+            )
         self.adapters = nn.ModuleDict({side: Adapter(width, hidden) for side in SIDES[self.options.apply_to]})
 
     def image_head(self, features: Tensor) -> Tensor:
@@ -106,7 +108,9 @@ def load_official(method: ClipAdapter, state: Mapping[str, Any]) -> None:
         StoreError: if a tensor is missing or of another shape, or the method has no image adapter.
     """
     if "image" not in method.adapters:
-        raise ConfigError("official checkpoint of CLIP-Adapter: it adapts images; build with apply_to=vision or both")
+        raise ConfigError(
+            "official checkpoint of CLIP-Adapter: it adapts images; build with apply_to=vision or both"
+        )
     flat = {name.removeprefix("adapter."): value for name, value in flatten(state).items()}
     adapter: Any = method.adapters["image"]
     copy_into(adapter.down.weight, flat, "fc.0.weight", who="CLIP-Adapter")

@@ -56,6 +56,8 @@ def load_official(method: ClipLoRA, state: Mapping[str, Any]) -> None:
         raise StoreError(f"official checkpoint of CLIP-LoRA: tensor {error} is missing") from error
     left = sorted(set(flat) - used - {"logit_scale"})
     if left:
-        raise StoreError(f"official checkpoint of CLIP-LoRA: {len(left)} tensors have no place, first '{left[0]}'")
+        raise StoreError(
+            f"official checkpoint of CLIP-LoRA: {len(left)} tensors have no place, first '{left[0]}'"
+        )
     if "logit_scale" in flat:
         method.logit_scale.set(float(flat["logit_scale"]))

@@ -69,7 +69,9 @@ class CoCoOp(Method):
         width, embed = self.backbone.text.width, self.backbone.embed_dim
         hidden = embed // 16
         if hidden < 1:
-            raise ConfigError(f"cocoop: the embedding width {embed} is below 16: no room for the meta network")
+            raise ConfigError(
+                f"cocoop: the embedding width {embed} is below 16: no room for the meta network"
+            )
         context = initial_context(self.backbone, self.options.n_ctx, self.options.ctx_init)
         self.text = nn.ParameterDict({"ctx": nn.Parameter(context)})
         self.meta_net = nn.Sequential(nn.Linear(embed, hidden), nn.ReLU(), nn.Linear(hidden, width))
@@ -131,7 +133,10 @@ class CoCoOp(Method):
         column = torch.empty_like(row).masked_scatter(others, logits[size:])
         column = torch.where(others, column, row)
         if keep is not None:
-            row, column = row.masked_fill(~keep[anchor], -torch.inf), column.masked_fill(~keep[:, anchor], -torch.inf)
+            row, column = (
+                row.masked_fill(~keep[anchor], -torch.inf),
+                column.masked_fill(~keep[:, anchor], -torch.inf),
+            )
         return (functional.cross_entropy(row, anchor) + functional.cross_entropy(column, anchor)) / 2
 
     def class_features(self, token_ids: Tensor) -> Tensor:

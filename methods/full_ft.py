@@ -6,7 +6,14 @@ from benchmark.registry import register_method
 from methods.base import Method, MethodCard
 
 # weight decay would shrink exactly the rows that get no gradient (unused words and positions)
-_TABLES = ("embeddings", "token_embedding", "positional_embedding", "pos_embed", "cls_token", "class_embedding")
+_TABLES = (
+    "embeddings",
+    "token_embedding",
+    "positional_embedding",
+    "pos_embed",
+    "cls_token",
+    "class_embedding",
+)
 
 
 @register_method("full_ft")

@@ -80,7 +80,9 @@ class MaPLe(Method):
         shallower = min(image.depth, text.depth)
         self.depth = self.options.prompt_depth or max(1, 3 * shallower // 4)
         if self.depth > shallower:
-            raise ConfigError(f"prompt_depth: expected at most {shallower} (the shallower tower), got {self.depth}")
+            raise ConfigError(
+                f"prompt_depth: expected at most {shallower} (the shallower tower), got {self.depth}"
+            )
         count = self.options.n_ctx
         first = initial_context(self.backbone, count, self.options.ctx_init, cut=True)
         deeper = [torch.randn(count, text.width) * 0.02 for _ in range(self.depth - 1)]

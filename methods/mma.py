@@ -127,7 +127,9 @@ class MMA(Method):
         start = self.options.adapter_start or shallower // 3 + 1
         end = self.options.adapter_end or shallower
         if not start <= end <= shallower:
-            raise ConfigError(f"adapter_start, adapter_end: expected 1 <= start <= end <= {shallower}, got {start}, {end}")
+            raise ConfigError(
+                f"adapter_start, adapter_end: expected 1 <= start <= end <= {shallower}, got {start}, {end}"
+            )
         self.layers = range(start, end + 1)
         self.image = nn.ModuleDict({str(layer): Branch(image.width, dim) for layer in self.layers})
         self.text = nn.ModuleDict({str(layer): Branch(text.width, dim) for layer in self.layers})

@@ -91,7 +91,9 @@ class MMRL(Method):
         """Return block index -> aligned tokens ``[K, width]``."""
         offset = tower.depth - min(self.backbone.image.depth, self.backbone.text.depth) - 1
         aligners: Any = self.aligners[tower.kind]
-        return {layer + offset: align(self.tokens) for layer, align in zip(self.layers, aligners, strict=True)}
+        return {
+            layer + offset: align(self.tokens) for layer, align in zip(self.layers, aligners, strict=True)
+        }
 
     def image_interventions(self) -> Iterable[Intervention]:
         """Insert the image tokens at the first layer, replace them at the others."""
@@ -117,20 +119,28 @@ class MMRL(Method):
             "image": plain,
             "representation": representation,
             "text": self.encode_text(batch.token_ids),
-            "frozen_image": self._frozen(self.backbone.image, batch.images, getattr(batch, "frozen_image", None)),
-            "frozen_text": self._frozen(self.backbone.text, batch.token_ids, getattr(batch, "frozen_text", None)),
+            "frozen_image": self._frozen(
+                self.backbone.image, batch.images, getattr(batch, "frozen_image", None)
+            ),
+            "frozen_text": self._frozen(
+                self.backbone.text, batch.token_ids, getattr(batch, "frozen_text", None)
+            ),
         }
 
     @torch.no_grad()
     def _frozen(self, tower: Tower, inputs: Tensor, features: Tensor | None) -> Tensor:
-        return functional.normalize(at_least_fp32(tower.features(inputs) if features is None else features), dim=-1)
+        return functional.normalize(
+            at_least_fp32(tower.features(inputs) if features is None else features), dim=-1
+        )
 
     def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
         """Return the card's loss."""
         alpha, weight, text = self.options.alpha, self.options.reg_weight, embeddings["text"]
         scale = self.logit_scale()
         contrastive = alpha * self.objective(scale * embeddings["image"] @ text.T, labels)
-        contrastive = contrastive + (1 - alpha) * self.objective(scale * embeddings["representation"] @ text.T, labels)
+        contrastive = contrastive + (1 - alpha) * self.objective(
+            scale * embeddings["representation"] @ text.T, labels
+        )
         moved = (1 - (embeddings["image"] * embeddings["frozen_image"]).sum(dim=-1)).mean()
         moved = moved + (1 - (text * embeddings["frozen_text"]).sum(dim=-1)).mean()
         return contrastive + weight * moved

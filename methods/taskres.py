@@ -91,7 +91,9 @@ def load_official(method: TaskRes, state: Mapping[str, Any]) -> None:
         StoreError: if it is missing, or holds one row per class: those are meaningless for other classes.
     """
     if "text" not in method.residuals:
-        raise ConfigError("official checkpoint of TaskRes: it holds a text residual; build with apply_to=text or both")
+        raise ConfigError(
+            "official checkpoint of TaskRes: it holds a text residual; build with apply_to=text or both"
+        )
     flat = {name.removeprefix("prompt_learner."): value for name, value in flatten(state).items()}
     name = "shared_row" if "shared_row" in flat else "text_feature_residuals"
     copy_into(method.residuals["text"], flat, name, who="TaskRes")

@@ -78,7 +78,9 @@ class Task(ABC):
         self.options = options if options is not None else self.Options()
 
     @abstractmethod
-    def evaluate(self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext) -> DatasetResult:
+    def evaluate(
+        self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
+    ) -> DatasetResult:
         """Evaluate an adapted method on the dataset of one entry of the suite.
 
         Args:
@@ -88,7 +90,9 @@ class Task(ABC):
             context: surroundings.
         """
 
-    def validator(self, entry: Mapping[str, Any], context: TaskContext) -> Callable[[Method], dict[str, float]]:
+    def validator(
+        self, entry: Mapping[str, Any], context: TaskContext
+    ) -> Callable[[Method], dict[str, float]]:
         """Return a function that scores a method on the validation entry during adaptation.
 
         Raises:

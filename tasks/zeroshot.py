@@ -56,7 +56,9 @@ class ZeroShotTask(Task):
     Options = ZeroShotOptions
     headline = ("acc", "auroc")
 
-    def evaluate(self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext) -> DatasetResult:
+    def evaluate(
+        self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
+    ) -> DatasetResult:
         """Score every image against every class."""
         data = _read(entry, name, context)
         similarity = similarities(method, data, context, f"zero-shot {data.title}")
@@ -89,14 +91,18 @@ class ZeroShotTask(Task):
             },
         )
 
-    def validator(self, entry: Mapping[str, Any], context: TaskContext) -> Callable[[Method], dict[str, float]]:
+    def validator(
+        self, entry: Mapping[str, Any], context: TaskContext
+    ) -> Callable[[Method], dict[str, float]]:
         """Return the macro AUROC of a multilabel set, over classes with enough positives."""
         if entry["kind"] != "multilabel":
             raise ConfigError(f"suite:validation.kind: expected multilabel, got '{entry['kind']}'")
         data = _read(entry, "validation", context)
         least = int(entry.get("min_positives", 1))
         if not (data.targets.sum(axis=0) >= least).any():
-            raise ConfigError(f"suite:validation: no class has {least} positives; lower min_positives or raise --limit")
+            raise ConfigError(
+                f"suite:validation: no class has {least} positives; lower min_positives or raise --limit"
+            )
 
         def validate(method: Method) -> dict[str, float]:
             similarity = similarities(method, data, context, "validate")

@@ -23,7 +23,9 @@ def test_clip_loss_by_hand() -> None:
 
 def test_masked_loss_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0, 1.0], [1.0, 3.0, 0.5], [0.0, 0.0, 1.0]])
-    labels = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # 0 and 1 show the same: that pair is left out
+    labels = torch.tensor(
+        [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    )  # 0 and 1 show the same: that pair is left out
     keep = [[0, 2], [1, 2], [0, 1, 2]]
     rows = [math.log(sum(math.exp(logits[i, j]) for j in keep[i])) - logits[i, i].item() for i in range(3)]
     columns = [math.log(sum(math.exp(logits[i, j]) for i in keep[j])) - logits[j, j].item() for j in range(3)]
@@ -40,23 +42,30 @@ def test_uncertain_and_missing_count_as_negative() -> None:
 def test_a_sample_without_labels_is_never_left_out() -> None:
     labels = torch.tensor([[NAN, NAN], [NAN, NAN], [0.0, 0.0], [0.0, NAN]])
     mask = label_mask(labels)
-    assert mask[0].all() and mask[1].all()
-    assert not mask[2, 3] and not mask[3, 2]
+    assert mask[0].all()
+    assert mask[1].all()
+    assert not mask[2, 3]
+    assert not mask[3, 2]
 
 
 def test_shared_positive_rule() -> None:
     labels = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     mask = label_mask(labels, "shared_positive")
-    assert not mask[0, 1] and mask[2, 3] and mask[0, 2]
+    assert not mask[0, 1]
+    assert mask[2, 3]
+    assert mask[0, 2]
 
 
 @given(st.integers(2, 9), st.integers(1, 4), st.integers(0, 10_000))
-def test_mask_is_symmetric_keeps_the_diagonal_and_the_loss_ignores_order(size: int, width: int, seed: int) -> None:
+def test_mask_is_symmetric_keeps_the_diagonal_and_the_loss_ignores_order(
+    size: int, width: int, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(-1, 2, (size, width), generator=generator).float()
     logits = torch.randn(size, size, generator=generator)
     mask = label_mask(labels)
-    assert torch.equal(mask, mask.T) and mask.diagonal().all()
+    assert torch.equal(mask, mask.T)
+    assert mask.diagonal().all()
     order = torch.randperm(size, generator=generator)
     permuted = Objective()(logits[order][:, order], labels[order])
     assert permuted.item() == pytest.approx(Objective()(logits, labels).item(), abs=1e-5)

@@ -75,7 +75,9 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if image.embed_dim != text.embed_dim:
-            raise BenchmarkError(f"towers of '{name}' end in {image.embed_dim} and {text.embed_dim} dimensions")
+            raise BenchmarkError(
+                f"towers of '{name}' end in {image.embed_dim} and {text.embed_dim} dimensions"
+            )
         self.model = model
         self.image, self.text = image, text
         self.embed_dim = image.embed_dim
@@ -94,7 +96,9 @@ class Backbone(nn.Module):
             BenchmarkError: if this backbone came without a tokenizer.
         """
         if self.tokenizer is None:
-            raise BenchmarkError(f"backbone '{self.name}' has no tokenizer: give one to from_open_clip(model, tokenizer)")
+            raise BenchmarkError(
+                f"backbone '{self.name}' has no tokenizer: give one to from_open_clip(model, tokenizer)"
+            )
         return self.tokenizer(list(texts))
 
     def trim(self, token_ids: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ class _ResidualBlocks(Tower):
     _capture: list[tuple[Tensor, Tensor]] | None = None
 
     def _set_blocks(self, transformer: Any) -> None:
-        if not all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in transformer.resblocks):
+        if not all(
+            isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in transformer.resblocks
+        ):
             raise ValueError("open_clip blocks with custom attention are not supported")
         self._transformer = transformer
         self.blocks = transformer.resblocks
@@ -77,7 +79,8 @@ class _ResidualBlocks(Tower):
 
     def block_norm(self, index: int, tokens: Tensor) -> Tensor:
         """Apply the block's first LayerNorm."""
-        return self.blocks[index].ln_1(tokens)  # type: ignore[operator]
+        block: Any = self.blocks[index]
+        return block.ln_1(tokens)
 
     def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
         """Return the module of a site; q, k and v are the thirds of the attention's fused projection."""
@@ -119,7 +122,9 @@ class ClipVitTower(_ResidualBlocks, ImageTower):
         super().__init__()
         vit: Any = visual
         if vit.attn_pool is not None or vit.pool_type != "tok":
-            raise ValueError(f"open_clip image tower with pooling '{vit.pool_type}' is not supported: expected 'tok'")
+            raise ValueError(
+                f"open_clip image tower with pooling '{vit.pool_type}' is not supported: expected 'tok'"
+            )
         self._vit = vit
         self._set_blocks(vit.transformer)
         self.grid = tuple(vit.grid_size)
@@ -168,9 +173,13 @@ class ClipTextTower(_ResidualBlocks, TextTower):
         text: Any = owner
         pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
         if pool not in ("argmax", "eos") or getattr(text, "cls_emb", None) is not None:
-            raise ValueError(f"open_clip text tower with pooling '{pool}' is not supported: expected argmax or eos")
+            raise ValueError(
+                f"open_clip text tower with pooling '{pool}' is not supported: expected argmax or eos"
+            )
         self._text = text
-        self._eos_id = getattr(text, "text_eos_id" if hasattr(text, "text_pool_type") else "eos_id", None)
+        self._eos_id: Any = getattr(
+            text, "text_eos_id" if hasattr(text, "text_pool_type") else "eos_id", None
+        )
         self._by_argmax = pool == "argmax"
         self._set_blocks(text.transformer)
         self.context_length = int(text.positional_embedding.shape[0])
@@ -190,7 +199,7 @@ class ClipTextTower(_ResidualBlocks, TextTower):
     def _end(self, token_ids: Tensor) -> Tensor:
         if self._by_argmax:
             return token_ids.argmax(dim=-1)
-        return (token_ids == self._eos_id).int().argmax(dim=-1)
+        return token_ids.eq(self._eos_id).int().argmax(dim=-1)
 
     def lengths(self, token_ids: Tensor) -> Tensor:
         """Return the position of the end token plus one."""

@@ -31,7 +31,8 @@ class HFBertTower(TextTower):
             raise ValueError(f"text tower {type(bert).__name__} is not a BERT")
         if pooler != "ClsLastHiddenStatePooler":
             raise ValueError(f"text pooling {pooler} is not supported: expected cls_last_hidden_state_pooler")
-        self._bert, self._proj = bert, text.proj
+        self._bert = bert
+        self._proj: Any = text.proj
         self.blocks = bert.encoder.layer
         self.width = int(bert.config.hidden_size)
         self.num_heads = int(bert.config.num_attention_heads)

@@ -27,7 +27,8 @@ class TimmVitTower(ImageTower):
         if not hasattr(trunk, "blocks") or getattr(trunk, "global_pool", None) != "token":
             kind, pool = type(trunk).__name__, getattr(trunk, "global_pool", None)
             raise ValueError(f"timm image tower {kind} (pooling '{pool}') is not a ViT with a class token")
-        self._trunk, self._head = trunk, visual.head
+        self._trunk = trunk
+        self._head: Any = visual.head
         self.blocks = trunk.blocks
         self.width = int(trunk.embed_dim)
         self.num_heads = int(trunk.blocks[0].attn.num_heads)
@@ -85,7 +86,8 @@ class TimmVitTower(ImageTower):
 
     def block_norm(self, index: int, tokens: Tensor) -> Tensor:
         """Apply the block's first LayerNorm."""
-        return self.blocks[index].norm1(tokens)  # type: ignore[operator]
+        block: Any = self.blocks[index]
+        return block.norm1(tokens)
 
     def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
         """Return the Linear of a site; q, k and v are the thirds of one fused Linear."""

@@ -403,11 +403,12 @@ class ImageTower(Tower):
     """What image towers share: a patch grid.
 
     Attributes:
-        grid: patches (h, w).
+        grid: patches (h, w). image_size: pixels the tower expects.
     """
 
     kind = "image"
     grid: tuple[int, int]
+    image_size: tuple[int, ...]
 
     def tap(self, sequence: TokenSequence) -> Tensor:
         """Return the patch tokens as a map ``[B, D, h, w]``, without class token and inserted tokens."""

@@ -12,7 +12,19 @@ from benchmark.errors import ConfigError
 from benchmark.registry import DATASETS
 
 VIEW_KEYS = frozenset(
-    "dataset title kind classes positive prompts metric min_positives templates task limit".split()
+    [
+        "dataset",
+        "title",
+        "kind",
+        "classes",
+        "positive",
+        "prompts",
+        "metric",
+        "min_positives",
+        "templates",
+        "task",
+        "limit",
+    ]
 )
 """Keys of a data entry that say how a dataset is read; all others are the dataset plugin's own."""
 

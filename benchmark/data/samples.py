@@ -48,7 +48,9 @@ class Batch:
         """Return parts of at most ``size`` samples, in order."""
         count = self.size
         return [
-            Batch(**{name: None if value is None else value[i : i + size] for name, value in vars(self).items()})
+            Batch(
+                **{name: None if value is None else value[i : i + size] for name, value in vars(self).items()}
+            )
             for i in range(0, count, size)
         ]
 
@@ -113,11 +115,15 @@ def pairs(name: str, data: Prepared, *, limit: int | None = None) -> PairData:
     """
     frame = data.manifest if limit is None else data.manifest.iloc[:limit]
     if "text" not in frame:
-        raise DataError(f"{data.folder}/manifest.csv: column 'text' is missing, so '{name}' cannot be a corpus")
+        raise DataError(
+            f"{data.folder}/manifest.csv: column 'text' is missing, so '{name}' cannot be a corpus"
+        )
     texts = frame["text"].fillna("").astype(str).tolist()
     empty = [str(row) for row, text in zip(frame["image_id"], texts, strict=True) if not text.strip()]
     if empty:
-        raise DataError(f"{data.folder}/manifest.csv: {len(empty)} empty reports, first '{empty[0]}': remove the rows")
+        raise DataError(
+            f"{data.folder}/manifest.csv: {len(empty)} empty reports, first '{empty[0]}': remove the rows"
+        )
     columns = [column for column in frame.columns if column.startswith("label_")]
     labels = frame[columns].to_numpy(dtype=np.float32) if columns else None
     names = tuple(column.removeprefix("label_") for column in columns)

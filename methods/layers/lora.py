@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -141,7 +141,7 @@ def place_lora(backbone: Backbone, options: LoRAOptions) -> nn.ModuleDict:
     """
     adapters = nn.ModuleDict()
     for kind, tower in towers_of(backbone, options.encoder).items():
-        adapters[kind] = nn.ModuleDict()
+        blocks = nn.ModuleDict()
         for index in blocks_at(options.position, tower.depth):
             placed = nn.ModuleDict()
             for part in options.params:
@@ -150,7 +150,8 @@ def place_lora(backbone: Backbone, options: LoRAOptions) -> nn.ModuleDict:
                     num_inputs, num_outputs, r=options.r, scale=options.scale, dropout=options.lora_dropout
                 )
                 tower.attach(index, part, placed[part])
-            adapters[kind][str(index)] = placed
+            blocks[str(index)] = placed
+        adapters[kind] = blocks
     return adapters
 
 
@@ -176,8 +177,9 @@ def load_official_lora(adapters: nn.ModuleDict, state: Mapping[str, Tensor]) -> 
     """
     used: set[str] = set()
     number = 0
-    for tower in adapters.values():
-        for block in tower.values():  # type: ignore[operator, union-attr]
+    towers: Any = adapters.values()
+    for tower in towers:
+        for block in tower.values():
             for part, lora in block.items():
                 for letter in ("A", "B"):
                     name = f"layer_{number}.{_OFFICIAL_PARTS.get(part, part)}.w_lora_{letter}"

@@ -36,7 +36,9 @@ def copy_into(target: nn.Parameter, state: Mapping[str, Tensor], name: str, *, w
         StoreError: if it is missing or of another shape.
     """
     if name not in state:
-        raise StoreError(f"official checkpoint of {who}: tensor '{name}' is missing; it holds {', '.join(state) or 'none'}")
+        raise StoreError(
+            f"official checkpoint of {who}: tensor '{name}' is missing; it holds {', '.join(state) or 'none'}"
+        )
     value = state[name]
     if value.squeeze().shape != target.squeeze().shape:
         raise StoreError(

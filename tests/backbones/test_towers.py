@@ -78,7 +78,9 @@ def test_watching_changes_no_bit(case: tuple[Backbone, Tower, Tensor]) -> None:
     backbone, tower, inputs = case
     recorder = Recorder()
     output = tower.forward(inputs, interventions=(recorder,), taps=range(tower.depth), global_row=False)
-    assert torch.equal(tower.project(tower.head_norm(tower.pool(output.sequence))), library(backbone, tower, inputs))
+    assert torch.equal(
+        tower.project(tower.head_norm(tower.pool(output.sequence))), library(backbone, tower, inputs)
+    )
     assert len(recorder.before) == len(recorder.after) == tower.depth == len(output.taps)
     assert recorder.embedded is not None
     assert recorder.embedded.shape == (*recorder.before[0].shape[:2], tower.width)
@@ -93,7 +95,9 @@ def test_hidden_states_are_the_authors() -> None:
     ):
         recorder = Recorder()
         tower.forward(inputs, interventions=(recorder,))
-        torch.testing.assert_close(torch.stack([h[0] for h in recorder.after]), stored[name], atol=5e-5, rtol=0)
+        torch.testing.assert_close(
+            torch.stack([h[0] for h in recorder.after]), stored[name], atol=5e-5, rtol=0
+        )
 
 
 @torch.no_grad()
@@ -127,14 +131,19 @@ def test_global_row_is_the_attention_of_the_global_token(case: tuple[Backbone, T
     backbone, tower, inputs = case
     output = tower.forward(inputs, global_row=True)
     torch.testing.assert_close(
-        tower.project(tower.head_norm(tower.pool(output.sequence))), library(backbone, tower, inputs), atol=1e-5, rtol=1e-5
+        tower.project(tower.head_norm(tower.pool(output.sequence))),
+        library(backbone, tower, inputs),
+        atol=1e-5,
+        rtol=1e-5,
     )
     row = output.global_row
-    assert row is not None and row.shape == output.sequence.tokens.shape[:2]
+    assert row is not None
+    assert row.shape == output.sequence.tokens.shape[:2]
     if tower.kind == "text":
         keep = output.sequence.keep
         torch.testing.assert_close(row.sum(dim=1), torch.ones(len(row)))
-        assert (row[~keep] == 0).all() and (row[keep] > 0).all()
+        assert (row[~keep] == 0).all()
+        assert (row[keep] > 0).all()
     else:
         assert (row < 0).any()  # scores before softmax, not probabilities
 
@@ -149,7 +158,9 @@ def test_scores_of_the_row_by_hand() -> None:
     hidden = block.ln_1(recorder.before[-1])
     width, heads = tower.width, tower.num_heads
     query = (hidden @ block.attn.in_proj_weight[:width].T + block.attn.in_proj_bias[:width])[:, 0]
-    keys = hidden @ block.attn.in_proj_weight[width : 2 * width].T + block.attn.in_proj_bias[width : 2 * width]
+    keys = (
+        hidden @ block.attn.in_proj_weight[width : 2 * width].T + block.attn.in_proj_bias[width : 2 * width]
+    )
     by_head = (query[:, None] * keys).unflatten(-1, (heads, -1)).sum(-1) / (width / heads) ** 0.5
     torch.testing.assert_close(row, by_head.mean(-1), atol=1e-5, rtol=1e-4)
 
@@ -266,7 +277,8 @@ def test_make_room_keeps_the_end_token(count: int) -> None:
     ids[1, :5] = torch.tensor([2, 50, 51, 52, 3])
     short = tower.make_room(ids, count)
     assert short.shape[1] == 16 - count
-    assert short[0, -1] == 3 and tower.lengths(short)[0] == 16 - count
+    assert short[0, -1] == 3
+    assert tower.lengths(short)[0] == 16 - count
     assert torch.equal(short[0, :-1], ids[0, : 15 - count])
     assert torch.equal(short[1], ids[1, : 16 - count])
 
@@ -276,13 +288,18 @@ def test_sequence_edits() -> None:
     sequence = TokenSequence(tokens, torch.tensor([[True, True, True, False]]), pooled_at=torch.tensor([2]))
     vectors = -torch.ones(2, 3)
     longer = sequence.insert(vectors, at=1)
-    assert longer.tokens.shape == (1, 6, 3) and longer.pooled_at.tolist() == [4] and longer.content_at == 3
+    assert longer.tokens.shape == (1, 6, 3)
+    assert longer.pooled_at.tolist() == [4]
+    assert longer.content_at == 3
     assert longer.keep.tolist() == [[True, True, True, True, True, False]]
     assert torch.equal(longer.tokens[0, 1:3], vectors)
     back = longer.overwrite(torch.zeros(2, 3), at=1)
-    assert torch.equal(back.tokens[0, 1:3], torch.zeros(2, 3)) and torch.equal(back.tokens[:, 3:], longer.tokens[:, 3:])
+    assert torch.equal(back.tokens[0, 1:3], torch.zeros(2, 3))
+    assert torch.equal(back.tokens[:, 3:], longer.tokens[:, 3:])
     end = sequence.append(vectors)
-    assert end.pooled_at.tolist() == [2] and end.content_at == 1 and torch.equal(end.tokens[0, 4:], vectors)
+    assert end.pooled_at.tolist() == [2]
+    assert end.content_at == 1
+    assert torch.equal(end.tokens[0, 4:], vectors)
     assert torch.equal(end.overwrite(torch.zeros(2, 3), at=-2).tokens[0, 4:], torch.zeros(2, 3))
 
 
@@ -328,7 +345,9 @@ def test_the_global_token_alone_gives_the_same_features_and_gradients(
         assert (few_gradients[name] - gradient).norm() <= 1e-4 * gradient.norm().clamp(min=0.1), name
 
 
-def test_the_last_block_computes_one_token_unless_all_are_needed(case: tuple[Backbone, Tower, Tensor]) -> None:
+def test_the_last_block_computes_one_token_unless_all_are_needed(
+    case: tuple[Backbone, Tower, Tensor],
+) -> None:
     _, tower, inputs = case
     with torch.no_grad():
         assert tower.forward(inputs, global_only=True).sequence.tokens.shape[1] == 1

@@ -32,7 +32,8 @@ def backbone() -> Backbone:
 def test_the_backbone_has_biomedclips_size(backbone: Backbone) -> None:
     assert sum(p.numel() for p in backbone.parameters()) == 195_902_721
     assert len(backbone.model.state_dict()) == 351
-    assert backbone.embed_dim == 512 and backbone.text.context_length == 256
+    assert backbone.embed_dim == 512
+    assert backbone.text.context_length == 256
     assert (backbone.image.width, backbone.image.depth, backbone.image.grid) == (768, 12, (14, 14))
     assert float(backbone.logit_scale) == pytest.approx(1 / 0.07, rel=1e-4)
 

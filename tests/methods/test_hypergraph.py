@@ -14,7 +14,9 @@ from torch.nn import functional
 from methods.layers.hypergraph import HypergraphNetwork, incidence, refine, refine_all
 
 
-def sample(count: int, seed: int = 0, batch: int = 2, width: int = 8) -> tuple[Tensor, Tensor, HypergraphNetwork]:
+def sample(
+    count: int, seed: int = 0, batch: int = 2, width: int = 8
+) -> tuple[Tensor, Tensor, HypergraphNetwork]:
     """Return unit tokens, a row of scores and a network in float64."""
     torch.manual_seed(seed)
     tokens = functional.normalize(torch.randn(batch, count, width, dtype=torch.float64), dim=-1)
@@ -27,9 +29,7 @@ def test_incidence_by_hand() -> None:
     row = torch.tensor([[0.1, 0.7, 0.3]], dtype=torch.float64)
     matrix = incidence(tokens, row, topk=1)[0]
     # k = 1: token 0 takes token 2 (score 0.7); 1 takes 2 (angle 0.5 away), 2 takes 1, 3 takes 2; weights are 1
-    expected = torch.tensor(
-        [[1, 0, 1, 0], [0, 1, 1, 0], [1, 1, 1, 0], [0, 0, 1, 1]], dtype=torch.float64
-    )
+    expected = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 0], [1, 1, 1, 0], [0, 0, 1, 1]], dtype=torch.float64)
     assert torch.equal(matrix, expected)
 
 
@@ -53,7 +53,8 @@ def test_invariants(count: int, topk: int, seed: int) -> None:
     assert torch.allclose(sums[:, 0], 2 * ones[:, 0])
     assert torch.allclose(sums[:, 1:], 2 + matrix[:, 0, 1:])
     off = (matrix != 0).sum(dim=2) - 1
-    assert (off[:, 0] == k).all() and (off[:, 1:] == k + (matrix[:, 0, 1:] != 0).long()).all()
+    assert (off[:, 0] == k).all()
+    assert (off[:, 1:] == k + (matrix[:, 0, 1:] != 0).long()).all()
 
     full = refine_all(network, tokens, row, topk=topk)[:, 0]
     assert torch.allclose(refine(network, tokens, row, topk=topk), full, atol=1e-9)

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from open_clip.model import CustomTextCLIP
 from safetensors.torch import load_file
 from timm.models import register_model

@@ -37,7 +37,9 @@ def classified(method: Method, token_ids: Tensor) -> Tensor:
     return method.logit_scale() * method.classify(batch, method.prepare_classes(token_ids[:, None]))
 
 
-def check_gradients(method: Method, loss: Tensor, expected: Callable[[str], Tensor], names: dict[str, str]) -> None:
+def check_gradients(
+    method: Method, loss: Tensor, expected: Callable[[str], Tensor], names: dict[str, str]
+) -> None:
     """Compare gradients with the stored ones, tensor by tensor."""
     parameters = method.trainable_parameters()
     gradients = torch.autograd.grad(loss, [parameters[name] for name in names])
@@ -56,7 +58,9 @@ def test_prompt_ensemble_and_zero_shot_logits() -> None:
     torch.testing.assert_close(
         method.class_features(ids("taskres_ens.ids")), tensors()["base.ensemble_text_features"], **UNIT
     )
-    torch.testing.assert_close(classified(method, ids("base.ids")), tensors()["base.logits"], atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        classified(method, ids("base.ids")), tensors()["base.logits"], atol=2e-4, rtol=0
+    )
 
 
 def test_coop() -> None:
@@ -107,7 +111,9 @@ def test_clip_adapter() -> None:
     raw = method.backbone.image.features(stored["images"])
     torch.testing.assert_close(method.adapters["image"](raw), stored["clip_adapter.adapter_out"], **RAW)
     torch.testing.assert_close(method.image_head(raw), stored["clip_adapter.image_features_blend"], **RAW)
-    torch.testing.assert_close(method.encode_image(stored["images"]), stored["clip_adapter.image_features"], **UNIT)
+    torch.testing.assert_close(
+        method.encode_image(stored["images"]), stored["clip_adapter.image_features"], **UNIT
+    )
     logits = method.similarity(stored["images"], ids("clip_adapter.ids"))
     torch.testing.assert_close(logits, stored["clip_adapter.logits"], atol=2e-4, rtol=0)
     loss = cross_entropy(logits)
@@ -189,7 +195,10 @@ def test_mmrl() -> None:
         ("frozen_text", "text_features_zero_shot"),
     ):
         torch.testing.assert_close(parts[ours], stored[f"mmrl.{theirs}"], **UNIT)
-    plain, representation = 100 * parts["image"] @ parts["text"].T, 100 * parts["representation"] @ parts["text"].T
+    plain, representation = (
+        100 * parts["image"] @ parts["text"].T,
+        100 * parts["representation"] @ parts["text"].T,
+    )
     torch.testing.assert_close(plain, stored["mmrl.logits"], atol=5e-4, rtol=0)
     torch.testing.assert_close(representation, stored["mmrl.logits_rep"], atol=5e-4, rtol=0)
     torch.testing.assert_close(
@@ -211,7 +220,9 @@ def test_clip_lora() -> None:
     method = build("clip_lora", r=2, lora_dropout=0.0)
     stored, token_ids = tensors(), ids("clip_lora.ids")
     method.logit_scale.set(100.0)
-    torch.testing.assert_close(method.encode_image(stored["images"]), stored["clip_lora.train.image_features"], **UNIT)
+    torch.testing.assert_close(
+        method.encode_image(stored["images"]), stored["clip_lora.train.image_features"], **UNIT
+    )
     torch.testing.assert_close(method.encode_text(token_ids), stored["clip_lora.train.text_features"], **UNIT)
     logits = method.similarity(stored["images"], token_ids)
     torch.testing.assert_close(logits, stored["clip_lora.eval.logits"], atol=5e-4, rtol=0)

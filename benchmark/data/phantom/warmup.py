@@ -135,7 +135,7 @@ def warm_up(
         losses = heads.losses(trunk.forward_features(batch.images), batch)  # type: ignore[operator]
         total = torch.stack([_LOSS_WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
         optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
