@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from benchmark import registry
+# One thread per test process, before torch is imported: two that share two cores only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from benchmark import registry  # noqa: E402
 
 PLUGIN = '''
 """Methods and a task for tests of the harness."""
