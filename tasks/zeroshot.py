@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmark.data.load import load_dataset
 from benchmark.data.samples import Batch, LabelledImages, labelled_images
 from benchmark.errors import ConfigError
-from benchmark.metrics import auroc_multilabel
+from benchmark.metrics import auroc_multilabel, log_odds
 from benchmark.registry import register_task
 from benchmark.statistics import zero_shot_report
 from benchmark.trainer import autocast
@@ -94,19 +94,28 @@ class ZeroShotTask(Task):
     def validator(
         self, entry: Mapping[str, Any], context: TaskContext
     ) -> Callable[[Method], dict[str, float]]:
-        """Return the macro AUROC of a multilabel set, over classes with enough positives."""
-        if entry["kind"] != "multilabel":
-            raise ConfigError(f"suite:validation.kind: expected multilabel, got '{entry['kind']}'")
+        """Return the macro AUROC over classes with enough positives, scored as the test sets of its kind are.
+
+        Multiclass: one-vs-rest on softmax probabilities at the method's own scale; multilabel: on plain cosines.
+        """
+        if entry["kind"] not in ("multiclass", "multilabel"):
+            raise ConfigError(
+                f"suite:validation.kind: expected multiclass or multilabel, got '{entry['kind']}'"
+            )
         data = _read(entry, "validation", context)
+        multilabel = data.kind == "multilabel"
+        targets = data.targets if multilabel else np.eye(len(data.classes), dtype=np.int64)[data.targets]
         least = int(entry.get("min_positives", 1))
-        if not (data.targets.sum(axis=0) >= least).any():
+        if not (targets.sum(axis=0) >= least).any():
             raise ConfigError(
                 f"suite:validation: no class has {least} positives; lower min_positives or raise --limit"
             )
 
         def validate(method: Method) -> dict[str, float]:
-            similarity = similarities(method, data, context, "validate")
-            return {"auroc": float(auroc_multilabel(similarity, data.targets, min_positives=least))}
+            scores = similarities(method, data, context, "validate")
+            if not multilabel:
+                scores = log_odds(float(method.logit_scale().detach()) * scores)
+            return {"auroc": float(auroc_multilabel(scores, targets, min_positives=least))}
 
         return validate
 

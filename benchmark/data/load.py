@@ -11,21 +11,8 @@ from benchmark.data.prepared import Prepared
 from benchmark.errors import ConfigError
 from benchmark.registry import DATASETS
 
-VIEW_KEYS = frozenset(
-    [
-        "dataset",
-        "title",
-        "kind",
-        "classes",
-        "positive",
-        "prompts",
-        "metric",
-        "min_positives",
-        "templates",
-        "task",
-        "limit",
-    ]
-)
+_VIEW = "dataset title kind classes positive prompts metric min_positives templates task limit exclusive"
+VIEW_KEYS = frozenset(_VIEW.split(" "))
 """Keys of a data entry that say how a dataset is read; all others are the dataset plugin's own."""
 
 

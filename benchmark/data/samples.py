@@ -140,7 +140,8 @@ def labelled_images(
         name: its name in results.
         data: the prepared dataset.
         spec: of the suite: ``kind``, ``classes`` (label names), ``positive`` for binary sets, optional ``prompts``
-            (label name -> text in the template), optional ``title``.
+            (label name -> text in the template), optional ``title``; ``exclusive`` keeps only the images of a
+            multiclass set that show one of its classes and nothing else ("No Finding": nothing at all).
         limit: keep only the first rows.
 
     Raises:
@@ -148,6 +149,8 @@ def labelled_images(
     """
     frame = data.manifest if limit is None else data.manifest.iloc[:limit]
     kind, names = spec["kind"], list(spec["classes"])
+    if spec.get("exclusive"):
+        frame = frame[_exclusive(data, frame, names)]
     if kind == "binary":
         targets = (_column(data, frame, spec["positive"]) == 1).astype(np.int64)
         if names.index(spec["positive"]) == 0:
@@ -162,17 +165,31 @@ def labelled_images(
         name=name,
         title=str(spec.get("title", name)),
         kind=kind,
-        pixels=data.pixels[: len(frame)],
+        pixels=data.pixels[frame.index.to_numpy()] if spec.get("exclusive") else data.pixels[: len(frame)],
         targets=targets,
         classes=tuple(str(prompts.get(label, label)) for label in names),
         ids=frame["image_id"].astype(str).tolist(),
         clusters=clusters,
-        digest=_digest(data, len(frame)),
+        digest=_digest(data, len(frame)) + (f":exclusive:{names}" if spec.get("exclusive") else ""),
     )
+
+
+NO_FINDING = "No Finding"
+
+
+def _exclusive(data: Prepared, frame: pd.DataFrame, names: list[str]) -> np.ndarray:
+    """Return which rows show exactly one of ``names`` and nothing else; "No Finding" is a row without any."""
+    findings = [label for label in data.labels() if label != NO_FINDING]
+    shown = np.stack([_column(data, frame, label) == 1 for label in findings], axis=1)
+    wanted = np.array([label in names for label in findings])
+    one = (shown.sum(axis=1) == 1) & shown[:, wanted].any(axis=1)
+    return one | ((NO_FINDING in names) & ~shown.any(axis=1))
 
 
 def _column(data: Prepared, frame: pd.DataFrame, label: str) -> np.ndarray:
     column = f"label_{label}"
+    if column not in frame and label == NO_FINDING:  # label sets that leave it out mean: none of the others
+        return (~(frame.filter(like="label_") == 1).any(axis=1)).to_numpy(dtype=np.float32)
     if column not in frame:
         known = [name.removeprefix("label_") for name in frame.columns if name.startswith("label_")]
         raise DataError(f"{data.folder}/manifest.csv: " + unknown("label", label, known))

@@ -17,6 +17,7 @@ from benchmark.data.phantom import grammar
 from benchmark.data.phantom.shapes import Array
 from benchmark.data.phantom.studies import CHEXPERT_LABELS, FINDINGS, INDEX, OPACITIES, Studies
 
+IMPRESSION = 0.9  # share of reports that end in an impression; it names findings by their plain names
 OMIT = 0.08  # share of the findings, but for the most severe one, that a report does not mention
 DOUBT = 0.05  # share of the mentions that are hedged
 DOUBT_ABSENT = 0.04  # share of the reports that raise the possibility of something absent
@@ -69,7 +70,7 @@ def report(rng: np.random.Generator, studies: Studies, row: int) -> Report:
     sentences += [body[place] for place in rng.permutation(len(body))]
     if rng.random() < 0.2:
         sentences.append(_one(rng, grammar.ASIDES))
-    if rng.random() < 0.6:
+    if rng.random() < IMPRESSION:
         sentences += _impression(rng, studies, row, mentions)
     return Report(". ".join(sentences) + ".", mentions)
 
@@ -138,11 +139,11 @@ def _stray_doubt(rng: np.random.Generator, studies: Studies, row: int, mentions:
 
 
 def _impression(rng: np.random.Generator, studies: Studies, row: int, mentions: dict[str, int]) -> list[str]:
-    """Repeat up to two asserted diseases in other words, or say that nothing was found."""
+    """Name up to three asserted diseases, as an impression does, or say that nothing was found."""
     asserted = [name for name in _diseases(mentions) if mentions[name] == ASSERTED]
     if asserted:
-        chosen = [asserted[place] for place in rng.permutation(len(asserted))[:2]]
-        return ["impression: " + " and ".join(phrase(rng, studies, row, name) for name in chosen)]
+        chosen = [asserted[place] for place in rng.permutation(len(asserted))[:3]]
+        return ["impression: " + " and ".join(grammar.NAMES[name] for name in chosen)]
     return [] if _diseases(mentions) else ["impression: " + _one(rng, grammar.NORMAL)]
 
 
