@@ -23,6 +23,7 @@ FLOPS_CONVENTION = (
     "multiply-add = 2; matrix products, convolutions and attention (plain formula); no element-wise work"
 )
 _TOWERS = ("image", "text", "shared")
+_CHECKPOINT_SCALE = "backbone.model.logit_scale"  # the method's own logit scale stands in its place
 
 
 class Measurable(Protocol):
@@ -30,6 +31,10 @@ class Measurable(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters, of the backbone too."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with their names, each tensor once."""
         ...
 
     def buffers(self) -> Iterator[Tensor]:
@@ -67,7 +72,7 @@ def parameter_counts(method: Measurable) -> dict[str, int]:
     counts = {
         "trainable": trainable,
         "trainable_without_logit_scale": trainable - groups["scale"],
-        "total": sum(parameter.numel() for parameter in method.parameters()),
+        "total": sum(value.numel() for name, value in method.named_parameters() if name != _CHECKPOINT_SCALE),
     }
     return counts | {f"trainable_{tower}": groups[tower] for tower in _TOWERS}
 

@@ -58,7 +58,9 @@ def frozen(backbone: Backbone, folder: Path | None = None) -> FrozenFeatures:
     return FrozenFeatures(backbone, folder, batch_size=16, reporter=NullReporter())
 
 
-def context(backbone: Backbone, data_root: Path, *, batch_size: int = 16, limit: int | None = None) -> TaskContext:
+def context(
+    backbone: Backbone, data_root: Path, *, batch_size: int = 16, limit: int | None = None
+) -> TaskContext:
     """Return the surroundings of an evaluation."""
     return TaskContext(
         templates=("a chest X-ray image of {}.", "Findings suggesting {}."),

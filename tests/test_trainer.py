@@ -70,8 +70,10 @@ def test_loss_falls_and_history_has_a_row_per_epoch(tmp_path: Path) -> None:
     assert [row["epoch"] for row in outcome.history] == [0, 1, 2, 3]
     assert [row["step"] for row in outcome.history] == [0, 2, 4, 6]
     losses = [row["train_loss"] for row in outcome.history[1:]]
-    assert outcome.history[0]["train_loss"] is None and losses[-1] < losses[0]
-    assert len(outcome.step_seconds) == 6 and all(s > 0 for s in outcome.step_seconds)
+    assert outcome.history[0]["train_loss"] is None
+    assert losses[-1] < losses[0]
+    assert len(outcome.step_seconds) == 6
+    assert all(s > 0 for s in outcome.step_seconds)
 
 
 @pytest.mark.parametrize(("select", "kept"), [("best", 2), ("last", 3)])
@@ -110,7 +112,9 @@ def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, name: str) -> N
     for key, value in whole.trainable_state().items():
         assert torch.equal(second.trainable_state()[key], value), key
     for ours, row in zip(outcome.history, expected.history, strict=True):
-        assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in row.items() if k != "seconds"}
+        assert {k: v for k, v in ours.items() if k != "seconds"} == {
+            k: v for k, v in row.items() if k != "seconds"
+        }
 
 
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
@@ -156,7 +160,9 @@ def test_out_of_memory_halves_what_the_towers_take(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("benchmark.trainer.backward", backward)
     trainer(method("taskres"), tmp_path, constant).run()
     assert taken[:4] == [None, 8, 4, 4]
-    monkeypatch.setattr("benchmark.trainer.backward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(
+        "benchmark.trainer.backward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError())
+    )
     with pytest.raises(CellError, match="out of memory with 1 pairs at a time"):
         trainer(method("taskres"), tmp_path / "b", constant).run()
 
@@ -196,7 +202,8 @@ def test_inputs_and_labels_stay_together() -> None:
             source = int(np.flatnonzero((data.pixels == _pixels(wrapped, batch.images[row])).all((1, 2)))[0])
             expected = wrapped.backbone.tokenize([data.texts[source]])[0]
             width = batch.token_ids.shape[1]
-            assert torch.equal(batch.token_ids[row], expected[:width]) and (expected[width:] == 0).all()
+            assert torch.equal(batch.token_ids[row], expected[:width])
+            assert (expected[width:] == 0).all()
             assert torch.equal(batch.labels[row], torch.from_numpy(data.labels[source]))
 
 
@@ -216,7 +223,8 @@ def test_epochs_visit_every_pair_in_an_order_of_seed_and_number() -> None:
     assert sum(len(part) for part in first) == 32
     assert torch.equal(torch.cat(first).sort(0).values, torch.cat(order(1, 5)).sort(0).values)
     assert all(torch.equal(a, b) for a, b in zip(first, order(0, 1), strict=True))
-    assert not torch.equal(first[0], order(0, 2)[0]) and not torch.equal(first[0], order(1, 1)[0])
+    assert not torch.equal(first[0], order(0, 2)[0])
+    assert not torch.equal(first[0], order(1, 1)[0])
 
 
 @pytest.mark.parametrize("name", ["taskres", "clip_adapter", "coop", "mmrl"])

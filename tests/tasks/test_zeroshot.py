@@ -56,7 +56,10 @@ def test_similarities_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", METHODS.names(extras=False))
 def test_batch_size_does_not_matter(tmp_path: Path, name: str) -> None:
     wrapped, data = method(name).eval(), images(count=9)
-    sizes = [similarities(wrapped, data, context(wrapped.backbone, tmp_path, batch_size=s), "t") for s in (1, 4, 64)]
+    sizes = [
+        similarities(wrapped, data, context(wrapped.backbone, tmp_path, batch_size=s), "t")
+        for s in (1, 4, 64)
+    ]
     np.testing.assert_allclose(sizes[1], sizes[0], atol=1e-5)
     np.testing.assert_allclose(sizes[2], sizes[0], atol=1e-5)
 
@@ -75,10 +78,12 @@ def test_result_has_metrics_intervals_and_samples(tmp_path: Path) -> None:
     result = task.evaluate(wrapped, RSNA, "rsna", context(wrapped.backbone, tmp_path))
     assert set(result.metrics) == {"acc", "balanced_acc", "majority_acc", "auroc", "auroc_flat"}
     for metric in result.metrics.values():
-        assert metric["n"] == 40 and metric["ci_low"] <= metric["value"] <= metric["ci_high"]
+        assert metric["n"] == 40
+        assert metric["ci_low"] <= metric["value"] <= metric["ci_high"]
     assert result.metrics["majority_acc"]["value"] == 0.5
     predictions = result.predictions
-    assert predictions["similarity"].shape == (40, 2) and len(set(predictions["image_id"])) == 40
+    assert predictions["similarity"].shape == (40, 2)
+    assert len(set(predictions["image_id"])) == 40
     accuracy = (predictions["similarity"].argmax(1) == predictions["target"]).mean()
     assert result.metrics["acc"]["value"] == pytest.approx(accuracy)
     assert result.info["classes"] == ["No Finding", "Pneumonia"]
@@ -94,14 +99,36 @@ def test_the_positive_class_is_found_wherever_it_is_named(tmp_path: Path) -> Non
 
 def test_validation_scores_classes_with_enough_positives(tmp_path: Path) -> None:
     wrapped = method("zero_shot")
-    entry = {"dataset": "phantom", "part": "nih", "n": 64, "kind": "multilabel", "classes": ["Edema", "Hernia"]}
+    entry = {
+        "dataset": "phantom",
+        "part": "nih",
+        "n": 64,
+        "kind": "multilabel",
+        "classes": ["Edema", "Hernia"],
+    }
     around = context(wrapped.backbone, tmp_path)
     score = ZeroShotTask().validator(entry | {"min_positives": 1}, around)(wrapped)["auroc"]
     assert 0 < score < 1
     with pytest.raises(ConfigError, match="no class has 60 positives"):
         ZeroShotTask().validator(entry | {"min_positives": 60}, around)
-    with pytest.raises(ConfigError, match="expected multilabel"):
+    with pytest.raises(ConfigError, match="expected multiclass or multilabel"):
         ZeroShotTask().validator(entry | {"kind": "binary"}, around)
+
+
+def test_multiclass_validation_is_scored_as_a_test_set_is(tmp_path: Path) -> None:
+    wrapped = method("zero_shot")
+    entry = {
+        "dataset": "phantom",
+        "part": "nih",
+        "n": 160,
+        "kind": "multiclass",
+        "exclusive": True,
+        "classes": ["No Finding", "Edema", "Pneumothorax"],
+    }
+    around = context(wrapped.backbone, tmp_path)
+    task = ZeroShotTask(ZeroShotOptions(bootstrap=5))
+    score = task.validator(entry, around)(wrapped)["auroc"]
+    assert score == pytest.approx(task.evaluate(wrapped, entry, "nih", around).metrics["auroc"]["value"])
 
 
 def test_options_are_checked() -> None:
