@@ -33,13 +33,16 @@ def main(search: Path) -> None:
             }
         )
     for row in rows:
-        rivals = [r["best"] for r in rows if r["method"] == row["method"] and r["backbone"] == row["backbone"]]
+        rivals = [
+            r["best"] for r in rows if r["method"] == row["method"] and r["backbone"] == row["backbone"]
+        ]
         row["chosen"] = int(row["best"] == max(rivals))
     rows.sort(key=lambda row: (row["backbone"], row["method"], row["lr"]))
     writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: f"{value:.4f}" if key.startswith(("best", "epoch")) else value for key, value in row.items()})
+        scores = {key: f"{value:.4f}" for key, value in row.items() if key.startswith(("best", "epoch"))}
+        writer.writerow(row | scores)
 
 
 if __name__ == "__main__":
