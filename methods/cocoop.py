@@ -139,10 +139,6 @@ class CoCoOp(Method):
             )
         return (functional.cross_entropy(row, anchor) + functional.cross_entropy(column, anchor)) / 2
 
-    def class_features(self, token_ids: Tensor) -> Tensor:
-        """Return class features ``[C, E]`` without an image: CoOp's rule with the unshifted context."""
-        return super().class_features(token_ids)
-
     def prepare_classes(self, token_ids: Tensor) -> Tensor:
         """Keep the prompts ``[C, T, L]``: their features depend on the image."""
         return token_ids
