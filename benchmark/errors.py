@@ -39,8 +39,9 @@ class CellError(BenchmarkError):
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string when none is near."""
-    near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    spelt = {str(item).lower(): str(item) for item in known}
+    near = difflib.get_close_matches(str(name).lower(), list(spelt), n=1, cutoff=0.5)
+    return f" Did you mean '{spelt[near[0]]}'?" if near else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

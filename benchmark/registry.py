@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -35,6 +36,8 @@ class Entry:
         in_all: whether ``all`` includes it.
         origin: ``file:line`` of the registration, or the entry point's value.
         summary: first line of the module docstring.
+        family: whether the name stands for a family, whose members are called ``name:member``.
+        names_from: ``package/glob``; the stems of these files of an installed package are further names of the object.
         load: imports the module or entry point; may return the object itself.
     """
 
@@ -44,6 +47,8 @@ class Entry:
     origin: str
     summary: str
     load: Callable[[], Any]
+    family: bool = False
+    names_from: str = ""
 
 
 class Registry:
@@ -69,7 +74,9 @@ class Registry:
         self._origins: dict[str, str] = {}
         self._scanned = False
 
-    def register(self, name: str, aliases: Sequence[str], in_all: bool, origin: str, target: Any) -> None:
+    def register(
+        self, name: str, aliases: Sequence[str], in_all: bool, origin: str, target: Any, family: bool = False
+    ) -> None:
         """Keep ``target`` under ``name``; raise PluginError when another place registered that name."""
         known = self._origins.get(name) or (self._entries[name].origin if name in self._entries else origin)
         if known != origin and not known.startswith("entry point"):
@@ -80,7 +87,7 @@ class Registry:
         self._objects[name] = target
         if name not in self._entries:
             self._entries[name] = Entry(
-                name, tuple(aliases), in_all, origin, _first_line(target), lambda: target
+                name, tuple(aliases), in_all, origin, _first_line(target), lambda: target, family
             )
 
     def add_file(self, path: Path, load: Callable[[], Any]) -> None:
@@ -93,9 +100,20 @@ class Registry:
         summary = (ast.get_docstring(tree) or "").split("\n")[0]
         found = _registrations(tree, f"register_{self.kind}")
         if not found and self.not_plugins is not None and path.parent == self.folder:
-            found = [(1, path.stem, (), True)]
-        for line, name, aliases, in_all in found:
-            self._add(Entry(name, aliases, in_all, f"{shown(path)}:{line}", summary, load))
+            found = [(1, path.stem, {})]
+        for line, name, options in found:
+            self._add(
+                Entry(
+                    name,
+                    tuple(options.get("aliases", ())),
+                    bool(options.get("in_all", True)),
+                    f"{shown(path)}:{line}",
+                    str(options.get("summary", "")) or summary,
+                    load,
+                    bool(options.get("family", False)),
+                    str(options.get("names_from", "")),
+                )
+            )
 
     def names(self, extras: bool = True) -> list[str]:
         """Return the known names, sorted; with ``extras=False`` only those that ``all`` stands for."""
@@ -107,7 +125,17 @@ class Registry:
         Raises:
             PluginError: the name is unknown.
         """
-        return self._known()[self.resolve(name).split(":", 1)[0]]
+        return self._known()[self._key(self.resolve(name))]
+
+    def _key(self, resolved: str) -> str:
+        """Return the entry that a canonical name stands for."""
+        head = resolved.split(":", 1)[0]
+        return self._further().get(head, head)
+
+    def _further(self) -> dict[str, str]:
+        """Return the names that entries take from files of installed packages, with the entry of each."""
+        entries = self._known().values()
+        return {name: entry.name for entry in entries for name in _names_from(entry.names_from)}
 
     def resolve(self, name: str) -> str:
         """Return the canonical name for any spelling; ``prefix:rest`` resolves by its prefix, rest is kept.
@@ -120,12 +148,16 @@ class Registry:
         for entry in self._known().values():
             for alias in entry.aliases:
                 spellings.setdefault(_plain(alias), entry.name)
+        for name_of_file in self._further():
+            spellings.setdefault(_plain(name_of_file), name_of_file)
         if _plain(head) not in spellings:
             raise PluginError(self._unknown(str(name)))
         return spellings[_plain(head)] + colon + rest
 
     def expand(self, wanted: Iterable[str]) -> list[str]:
         """Return canonical names for ``all``, globs and names, in the order given and without repeats.
+
+        A glob stands for plain names, not for the members of a family.
 
         Raises:
             PluginError: a name is unknown or a glob matches nothing.
@@ -135,9 +167,10 @@ class Registry:
             if item == "all":
                 chosen += self.names(extras=False)
             elif any(sign in item for sign in "*?["):
-                matches = fnmatch.filter(self.names(), item)
+                single = [name for name in self.names() if not self._entries[name].family]
+                matches = fnmatch.filter(single, item)
                 if not matches:
-                    raise PluginError(f"no {self.kind} matches '{item}'. Known: {', '.join(self.names())}")
+                    raise PluginError(self._no_match(item))
                 chosen += matches
             else:
                 chosen.append(self.resolve(item))
@@ -146,13 +179,18 @@ class Registry:
     def get(self, name: str) -> Any:
         """Return the registered object, importing its module when needed.
 
+        Of an object that offers ``variant``, what stands behind the colon picks the variant: ``peft:dora`` gives
+        ``variant("dora")``, and the bare name ``variant("")``.
+
         Raises:
-            PluginError: unknown name, or the module cannot be imported or registers something else.
+            PluginError: unknown name or variant, or the module cannot be imported or registers something else.
         """
-        key = self.resolve(name).split(":", 1)[0]
+        resolved = self.resolve(name)
+        key, rest = self._key(resolved), resolved.partition(":")[2]
         if key not in self._objects:
             self._import(self._entries[key])
-        return self._objects[key]
+        found = self._objects[key]
+        return found.variant(rest) if hasattr(found, "variant") else found
 
     def _import(self, entry: Entry) -> None:
         try:
@@ -196,22 +234,41 @@ class Registry:
             self.broken[path.stem] = _reason(error)
             self._add(Entry(path.stem, (), True, f"{shown(path)}:1", f"broken: {_reason(error)}", load))
 
+    def _no_match(self, glob: str) -> str:
+        head = glob.split(":", 1)[0]
+        if ":" in glob and head in self._entries and self._entries[head].family:
+            return (
+                f"'{glob}': globs do not reach behind '{head}:'. Name each {self.kind}, separated by commas"
+            )
+        return f"no {self.kind} matches '{glob}'. Known: {', '.join(self.names())}"
+
     def _unknown(self, name: str) -> str:
+        further = self._further()
         spellings = [*self.names(), *(alias for entry in self._entries.values() for alias in entry.aliases)]
-        nearest = unknown(self.kind, name, spellings).partition(" Known:")[0]
-        return f"{nearest} Known: {', '.join(self.names()) or 'none'}"
+        nearest = unknown(self.kind, name, [*spellings, *further]).partition(" Known:")[0]
+        more = f", and {len(further)} names of {', '.join(sorted(set(further.values())))}" if further else ""
+        return f"{nearest} Known: {', '.join(self.names()) or 'none'}{more}"
 
 
 METHODS = Registry("method", "methods", not_plugins=("base",))
-TASKS = Registry("task", "tasks", not_plugins=("base", "prompts"))
+TASKS = Registry("task", "tasks", not_plugins=("base", "dense", "prompts"))
 DATASETS = Registry("dataset", "benchmark/data/datasets")
 BACKBONES = Registry("backbone", "benchmark/backbones")
 REGISTRIES = {"methods": METHODS, "tasks": TASKS, "datasets": DATASETS, "backbones": BACKBONES}
 
 
-def register_method(name: str, *, aliases: Sequence[str] = (), in_all: bool = True) -> Callable[[T], T]:
-    """Return a decorator that registers a method class; ``aliases`` are for example the paper's spelling."""
-    return _decorator(METHODS, name, aliases, in_all)
+def register_method(
+    name: str, *, aliases: Sequence[str] = (), in_all: bool = True, family: bool = False
+) -> Callable[[T], T]:
+    """Return a decorator that registers a method class.
+
+    Args:
+        name: canonical name.
+        aliases: other spellings, for example the paper's.
+        in_all: whether ``all`` includes it.
+        family: the name stands for a family; the object's ``variant(member)`` returns the class of ``name:member``.
+    """
+    return _decorator(METHODS, name, aliases, in_all, family)
 
 
 def register_task(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:
@@ -224,8 +281,19 @@ def register_dataset(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T],
     return _decorator(DATASETS, name, aliases, True)
 
 
-def register_backbone(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:
-    """Return a decorator that registers a function that loads a backbone."""
+def register_backbone(
+    name: str, *, aliases: Sequence[str] = (), summary: str = "", names_from: str = ""
+) -> Callable[[T], T]:
+    """Return a decorator that registers what loads a backbone.
+
+    Args:
+        name: canonical name.
+        aliases: other spellings.
+        summary: one line for lists; default is the first line of the file.
+        names_from: ``package/glob``: the stems of these files of an installed package are further names, which the
+            object receives as they are.
+    """
+    del summary, names_from  # read off the source, so that listing imports nothing
     return _decorator(BACKBONES, name, aliases, True)
 
 
@@ -266,12 +334,14 @@ def load_plugins(plugins: Iterable[str]) -> list[str]:
     return problems
 
 
-def _decorator(registry: Registry, name: str, aliases: Sequence[str], in_all: bool) -> Callable[[T], T]:
+def _decorator(
+    registry: Registry, name: str, aliases: Sequence[str], in_all: bool, family: bool = False
+) -> Callable[[T], T]:
     caller = sys._getframe(2)
     origin = f"{shown(Path(caller.f_code.co_filename).resolve())}:{caller.f_lineno}"
 
     def register(target: T) -> T:
-        registry.register(name, aliases, in_all, origin, target)
+        registry.register(name, aliases, in_all, origin, target, family)
         return target
 
     return register
@@ -318,21 +388,28 @@ def _module_loader(module: str) -> Callable[[], Any]:
     return lambda: importlib.import_module(module)
 
 
-def _registrations(tree: ast.Module, function: str) -> list[tuple[int, str, tuple[str, ...], bool]]:
-    """Return (line, name, aliases, in_all) of each ``function("name", ...)`` call in a source file."""
+def _registrations(tree: ast.Module, function: str) -> list[tuple[int, str, dict[str, Any]]]:
+    """Return line, name and keywords of each ``function("name", ...)`` call in a source file."""
     found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args or _called(node) != function:
             continue
         try:
             name = ast.literal_eval(node.args[0])
-            options = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
+            options = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
         except ValueError:
             continue
-        found.append(
-            (node.lineno, str(name), tuple(options.get("aliases", ())), bool(options.get("in_all", True)))
-        )
+        found.append((node.lineno, str(name), options))
     return found
+
+
+@functools.cache
+def _names_from(pattern: str) -> tuple[str, ...]:
+    """Return the stems of the files ``package/glob`` of an installed package, without importing it."""
+    package, _, glob = pattern.partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    folders = spec.submodule_search_locations or () if spec else ()
+    return tuple(sorted(path.stem for folder in folders for path in Path(folder).glob(glob)))
 
 
 def _called(node: ast.Call) -> str:

@@ -202,8 +202,8 @@ class Trainer:
             )
         self._scaler.step(self._optimiser)
         self._scaler.update()
-        self._method.logit_scale.clamp()
         self._progress.step += 1
+        self._method.after_step(self._progress.step, self._total)
         return loss
 
     def _backward(self, batch: Batch) -> Tensor:
@@ -256,6 +256,7 @@ class Trainer:
             {
                 "progress": vars(self._progress),
                 "trained": self._method.trainable_state(),
+                "method": self._method.training_state(),
                 "optimiser": self._optimiser.state_dict(),
                 "scaler": self._scaler.state_dict(),
                 "micro_batch": self._micro_batch,
@@ -268,6 +269,7 @@ class Trainer:
             return False
         self._progress = _Progress(**state["progress"])
         self._method.load_trainable_state(state["trained"])
+        self._method.load_training_state(state.get("method", {}))
         self._optimiser.load_state_dict(state["optimiser"])
         self._scaler.load_state_dict(state["scaler"])
         self._micro_batch = state["micro_batch"]

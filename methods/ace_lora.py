@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Tower, at_least_fp32
-from benchmark.errors import StoreError
+from benchmark.backbones import Backbone, Tower, at_least_fp32
+from benchmark.errors import ConfigError, StoreError
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard, choice, positive
-from methods.layers.hypergraph import HypergraphNetwork, refine
-from methods.layers.lora import ENCODERS, LoRAOptions, count_lora, load_official_lora, place_lora
+from methods.base import Method, MethodCard, PeftAdapter, choice, positive
+from methods.layers.hypergraph import HypergraphNetwork, Incidence, refine
+from methods.layers.lora import (
+    ENCODERS,
+    LoRAOptions,
+    count_lora,
+    load_official_lora,
+    place_lora,
+    share_first_a,
+)
 from methods.layers.official import copy_into, flatten
+from methods.layers.peft_layout import lora_as_peft, lora_from_peft, official_lora_options
 
 KINDS: dict[str, tuple[str, ...]] = {"both": ("image", "text"), "vision": ("image",), "text": ("text",)}
 
@@ -26,8 +34,14 @@ class AceLoRAOptions(LoRAOptions):
     """Options in the authors' spelling, on top of LoRA's.
 
     Attributes:
-        topk: neighbours of every token. hidden_features: width of the bottlenecks.
+        topk: neighbours of every token; 1 with incidence=gnn. hidden_features: width of the bottlenecks.
         apply_to: towers that the hypergraph refines; the other uses its plain global feature.
+        incidence: "attention" (the method) or one of the paper's ablation, for which no code is public:
+            "gat" and "gatv2" learn the weights of the kept entries, "gnn" joins every token with one other;
+            "gnn_one_stage" is another reading of that row: hyperedges are not taken back to the vertices.
+        use_lora: whether LoRA is there; without it the hypergraph alone trains.
+        same_A: start from one A for q, one for k and one for v, each the same in all blocks, as the authors' code
+            does (it re-seeds in every block).
         text_graph: "official" lets padding take part (texts padded to the context length, as published); "masked"
             leaves it out, which allows padding to the batch.
         prompt_ensemble: "tokens" averages the templates of a class token by token before the hypergraph, as the
@@ -39,12 +53,15 @@ class AceLoRAOptions(LoRAOptions):
     apply_to: Literal["both", "vision", "text"] = "both"
     text_graph: Literal["official", "masked"] = "official"
     prompt_ensemble: Literal["tokens", "features"] = "tokens"
+    incidence: Incidence = "attention"
+    use_lora: bool = True
+    same_A: bool = False
 
     def __post_init__(self) -> None:
         """Check every value.
 
         Raises:
-            ConfigError: naming the option.
+            ConfigError: naming the option, or options that contradict each other.
         """
         super().__post_init__()
         positive("topk", self.topk)
@@ -52,6 +69,18 @@ class AceLoRAOptions(LoRAOptions):
         choice("apply_to", self.apply_to, ENCODERS)
         choice("text_graph", self.text_graph, ("official", "masked"))
         choice("prompt_ensemble", self.prompt_ensemble, ("tokens", "features"))
+        choice("incidence", self.incidence, get_args(Incidence))
+        if self.incidence == "gnn" and self.topk not in (1, AceLoRAOptions.topk):
+            raise ConfigError(f"topk: incidence=gnn has one neighbour, got topk={self.topk}; leave topk out")
+        lora = ["same_A", *(field.name for field in fields(LoRAOptions))]
+        changed = [name for name in lora if getattr(self, name) != getattr(AceLoRAOptions, name)]
+        if changed and not self.use_lora:
+            raise ConfigError(f"use_lora: without LoRA {', '.join(changed)} means nothing; leave it out")
+
+    @property
+    def neighbours(self) -> int:
+        """Number of neighbours of every token."""
+        return 1 if self.incidence == "gnn" else self.topk
 
 
 @dataclass(frozen=True)
@@ -79,9 +108,10 @@ class AceLoRA(Method):
         repository="icon-lab/ACE-LoRA",
         equation="z = norm(f_n(A^T f_e(A X)))[0], A from the last block's attention (row 0) and token cosines",
         trains="LoRA's A and B; f_e and f_n (down, up, biases) of each refined tower; the logit scale",
-        count="LoRA + 2 (2 E m + m + E) per refined tower: 442,368 + 526,848 at BiomedCLIP's size",
+        count="LoRA + 2 (2 E m + m + E) per refined tower: 442,368 + 526,848 at BiomedCLIP's size; "
+        "incidence=gat adds E m + 2 m per refined tower, gatv2 2 E m + m",
         deviations=(
-            "every A drawn independently (the code re-seeds in every block, so all blocks share one draw)",
+            "every A drawn independently (the code re-seeds in every block, so all blocks share one draw: same_A=true)",
             "networks of a tower that is not refined are not created (the code creates and saves them unused)",
             "frozen towers stay in eval mode (the code leaves BERT's embedding and FFN dropout on)",
             "text row after softmax wherever LoRA sits (the code falls back to raw scores without LoRA on top)",
@@ -94,10 +124,16 @@ class AceLoRA(Method):
 
     def setup(self) -> None:
         """Attach LoRA and create the networks."""
-        self.adapters = place_lora(self.backbone, self.options)
-        width, hidden = self.backbone.embed_dim, self.options.hidden_features
-        kinds = KINDS[self.options.apply_to]
-        self.graphs = nn.ModuleDict({kind: HypergraphNetwork(width, hidden) for kind in kinds})
+        options, width = self.options, self.backbone.embed_dim
+        self.adapters = place_lora(self.backbone, options) if options.use_lora else nn.ModuleDict()
+        if options.same_A:
+            share_first_a(self.adapters)
+        self.graphs = nn.ModuleDict(
+            {
+                kind: HypergraphNetwork(width, options.hidden_features, options.incidence)
+                for kind in KINDS[options.apply_to]
+            }
+        )
 
     @property
     def text_padding(self) -> Literal["longest", "context"]:
@@ -137,7 +173,7 @@ class AceLoRA(Method):
         with torch.autocast(
             graph.tokens.device.type, enabled=False
         ):  # a rounded cosine picks another neighbour
-            output = refine(network, graph.tokens, graph.row, topk=self.options.topk, keep=keep)
+            output = refine(network, graph.tokens, graph.row, topk=self.options.neighbours, keep=keep)
         return functional.normalize(output, dim=-1)
 
     def class_features(self, token_ids: Tensor) -> Tensor:
@@ -155,10 +191,24 @@ class AceLoRA(Method):
         return self.refined("text", Graph(mean, row.mean(dim=1), keep.any(dim=1)))
 
     def expected_parameters(self) -> int:
-        """Return LoRA's count + 2 (2 E m + m + E) per refined tower."""
-        width, hidden = self.backbone.embed_dim, self.options.hidden_features
-        network = 2 * (2 * width * hidden + hidden + width)
-        return count_lora(self.backbone, self.options) + len(self.graphs) * network
+        """Return LoRA's count + that of the network of each refined tower."""
+        options = self.options
+        network = HypergraphNetwork.count(self.backbone.embed_dim, options.hidden_features, options.incidence)
+        lora = count_lora(self.backbone, options) if options.use_lora else 0
+        return lora + len(self.graphs) * network
+
+    def as_peft(self) -> PeftAdapter | None:
+        """Return the LoRA part with its scale, if there is one; the hypergraph has no form in peft."""
+        if not self.options.use_lora:
+            return None
+        return lora_as_peft(self.backbone, self.adapters, self.options, "adapters")
+
+    @classmethod
+    def options_from_peft(
+        cls, config: Mapping[str, Any], tensors: Iterable[str], backbone: Backbone
+    ) -> dict[str, Any]:
+        """Return the LoRA options of a plain LoRA adapter."""
+        return lora_from_peft(config, tensors, backbone)
 
 
 def _front_order(position: Tensor, count: int) -> Tensor:
@@ -168,14 +218,30 @@ def _front_order(position: Tensor, count: int) -> Tensor:
     return torch.where(steps == 0, position[:, None], rest)
 
 
+def official_options(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an authors' checkpoint tells of its options: LoRA's, the neighbours, the bottleneck's width."""
+    options, metadata = official_lora_options(state), state.get("metadata")
+    if isinstance(metadata, Mapping) and "topk" in metadata:
+        options["topk"] = metadata["topk"]
+    down = flatten(state).get("img_edge_adapter.down.weight")
+    if down is not None:
+        options["hidden_features"] = len(down)
+    return options
+
+
 def load_official(method: AceLoRA, state: Mapping[str, Any]) -> None:
     """Load a checkpoint as the authors save it (``ACE_LoRA.pt``: {weights, metadata}), nested or flat.
 
     ``layer_0`` .. are the text blocks, then the image blocks; ``logit_scale`` is stored exponentiated.
 
     Raises:
+        ConfigError: if the method learns more than the authors' does (incidence=gat, gatv2).
         StoreError: if a tensor is missing, misshapen or left over.
     """
+    if method.options.incidence in ("gat", "gatv2"):
+        raise ConfigError(
+            "official checkpoint of ACE-LoRA: it holds no scores of neighbours; build with incidence=attention"
+        )
     flat = flatten(state)
     try:
         used = load_official_lora(method.adapters, flat)

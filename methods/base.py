@@ -50,6 +50,22 @@ class MethodCard:
 
 
 @dataclass(frozen=True)
+class PeftAdapter:
+    """What a method has learnt, as an adapter of Hugging Face peft; plain data.
+
+    Attributes:
+        config: content of ``adapter_config.json``. Module names are those of ``Backbone.model`` after ``split_qkv``.
+        tensors: by the names of ``adapter_model.safetensors``.
+        names: for each of them that is trained, its name in :meth:`Method.trainable_state` (same shape); the others
+            are frozen and follow from the configuration.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """Options of a method that has none."""
 
@@ -95,6 +111,7 @@ class Method(nn.Module):
         adapts: towers whose insides change; the features of the others are constant during training and computed
             once.
         identity_at_init: whether features equal the frozen backbone's before the first step.
+        mergeable: whether what is learnt can be added into the frozen weights, so that it costs nothing when used.
         deterministic: nothing is trained and nothing drawn: one run stands for all seeds.
         splits: whether a batch may pass the towers in parts (:meth:`embed` treats every pair on its own).
         frozen_targets: towers whose frozen features the loss compares with; batches bring them as ``frozen_image``
@@ -106,6 +123,7 @@ class Method(nn.Module):
     Options: ClassVar[type] = NoOptions
     adapts: ClassVar[frozenset[str]] = frozenset()
     identity_at_init: ClassVar[bool] = False
+    mergeable: ClassVar[bool] = False
     deterministic: ClassVar[bool] = False
     splits: ClassVar[bool] = True
     frozen_targets: ClassVar[frozenset[str]] = frozenset()
@@ -216,6 +234,26 @@ class Method(nn.Module):
         """Return the scalar loss of a batch with ``images``, ``token_ids`` and ``labels`` (or None)."""
         return self.loss_of(self.embed(batch), batch.labels)
 
+    def after_step(self, step: int, total: int) -> None:
+        """Do what has to follow an optimiser step; its gradients are still there. The default bounds the logit scale.
+
+        Args:
+            step: steps made so far, this one included.
+            total: steps of the whole run.
+        """
+        self.logit_scale.clamp()
+
+    def training_state(self) -> dict[str, Any]:
+        """Return what else an interrupted adaptation needs to go on as if nothing had happened.
+
+        Beside the trained tensors, the optimiser and the random state, which the trainer keeps: for example running
+        averages of :meth:`after_step`. Tensors and plain values, nested as you like.
+        """
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Load what :meth:`training_state` returned."""
+
     # ------------------------------------------------------------------ evaluation
     def class_features(self, token_ids: Tensor) -> Tensor:
         """Return unit-norm class features ``[C, E]`` of prompts ``[C, T, L]``: normalise, mean, normalise."""
@@ -281,6 +319,27 @@ class Method(nn.Module):
                     f"expected {tuple(parameter.shape)}; was it made with other options?"
                 )
             parameter.copy_(state[name])
+
+    # ------------------------------------------------------------------ exchange with peft
+    def as_peft(self) -> PeftAdapter | None:
+        """Return what is learnt in peft's form, as far as peft has one for it; None where it has none."""
+        return None
+
+    @classmethod
+    def options_from_peft(
+        cls, config: Mapping[str, Any], tensors: Iterable[str], backbone: Backbone
+    ) -> dict[str, Any]:
+        """Return the options with which :meth:`as_peft` has the form of a given adapter.
+
+        Args:
+            config: its ``adapter_config.json``.
+            tensors: names in its ``adapter_model.safetensors``.
+            backbone: what it was made for.
+
+        Raises:
+            StoreError: if no options give that form.
+        """
+        raise StoreError(f"{cls.card.title} has no form in peft's layout")
 
 
 def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from benchmark.backbones import Backbone
 from benchmark.errors import StoreError
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard
+from methods.base import Method, MethodCard, PeftAdapter
 from methods.layers.lora import LoRAOptions, count_lora, load_official_lora, place_lora
 from methods.layers.official import flatten
+from methods.layers.peft_layout import lora_as_peft, lora_from_peft, official_lora_options
+
+official_options = official_lora_options
 
 
 @register_method("clip_lora")
@@ -33,6 +37,7 @@ class ClipLoRA(Method):
     Options = LoRAOptions
     adapts = frozenset({"image", "text"})
     identity_at_init = True
+    mergeable = True
 
     def setup(self) -> None:
         """Attach LoRA to the towers."""
@@ -41,6 +46,17 @@ class ClipLoRA(Method):
     def expected_parameters(self) -> int:
         """Return r (in + out) summed over the adapted maps."""
         return count_lora(self.backbone, self.options)
+
+    def as_peft(self) -> PeftAdapter:
+        """Return a LoRA adapter with the same scale (rank-stabilised where ``scaling`` is sqrt)."""
+        return lora_as_peft(self.backbone, self.adapters, self.options, "adapters")
+
+    @classmethod
+    def options_from_peft(
+        cls, config: Mapping[str, Any], tensors: Iterable[str], backbone: Backbone
+    ) -> dict[str, Any]:
+        """Return the options of a plain LoRA adapter."""
+        return lora_from_peft(config, tensors, backbone)
 
 
 def load_official(method: ClipLoRA, state: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from benchmark.backbones import Intervention
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, positive
-from methods.coop import CoOpOptions
+from methods.coop import ContextOptions
 from methods.layers.official import copy_into, flatten
 from methods.layers.prompts import InsertedPrompt, initial_context
 
@@ -22,8 +22,8 @@ _SEQUENCES = 1024
 
 
 @dataclass(frozen=True)
-class CoCoOpOptions(CoOpOptions):
-    """Options in the authors' spelling, on top of CoOp's.
+class CoCoOpOptions(ContextOptions):
+    """Options in the authors' spelling, on top of the context's.
 
     Attributes:
         anchors: pairs per step whose exact row and column of the logits are computed; the exact B x B matrix would

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from benchmark.backbones import Intervention
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard, positive
+from methods.base import Method, MethodCard, choice, positive
 from methods.layers.official import copy_into, flatten
-from methods.layers.prompts import InsertedPrompt, initial_context
+from methods.layers.prompts import InsertedPrompt, PromptAround, initial_context
 
 
 @dataclass(frozen=True)
-class CoOpOptions:
-    """Options in the authors' spelling.
+class ContextOptions:
+    """Options of a learned context in the authors' spelling.
 
     Attributes:
         n_ctx: number of context vectors. ctx_init: words that they start from; "auto" takes "a photo of a" where the
@@ -34,6 +34,28 @@ class CoOpOptions:
             ConfigError: if it is not positive.
         """
         positive("n_ctx", self.n_ctx)
+
+
+@dataclass(frozen=True)
+class CoOpOptions(ContextOptions):
+    """Options in the authors' spelling, on top of the context's.
+
+    Attributes:
+        class_token_position: where the words of a text stand: at the "end", behind the context; at the "front",
+            before it; in the "middle" of it. The last piece of a text (the full stop of a prompt) and the end token
+            stay last in any case.
+    """
+
+    class_token_position: Literal["end", "middle", "front"] = "end"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        super().__post_init__()
+        choice("class_token_position", self.class_token_position, ("end", "middle", "front"))
 
 
 @register_method("coop")
@@ -64,7 +86,10 @@ class CoOp(Method):
 
     def text_interventions(self) -> Iterable[Intervention]:
         """Insert the context among the word embeddings."""
-        return (InsertedPrompt(self.text["ctx"]),)
+        context, position = self.text["ctx"], self.options.class_token_position
+        if position == "end":
+            return (InsertedPrompt(context),)
+        return (PromptAround(context, before=len(context) // 2 if position == "middle" else 0),)
 
     def text_ids(self, token_ids: Tensor) -> Tensor:
         """Make room for the context."""

@@ -33,6 +33,7 @@ class FullFineTuning(Method):
     )
     adapts = frozenset({"image", "text"})
     identity_at_init = True
+    mergeable = True
     cost_hint = 1.5
 
     def setup(self) -> None:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from benchmark.backbones import at_least_fp32
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, choice, positive
@@ -24,10 +26,15 @@ class TaskResOptions:
     Attributes:
         residual_scale: factor on the residual. apply_to: "text" (the method), "vision" (the authors' commented-out
             image form) or "both".
+        rows: "shared" by all texts, or the authors' "per_class": bound to one list of n_classes classes, so that it
+            has class features alone and cannot embed reports.
+        n_classes: number of these classes.
     """
 
     residual_scale: float = 0.5
     apply_to: Literal["text", "vision", "both"] = "text"
+    rows: Literal["shared", "per_class"] = "shared"
+    n_classes: int | None = None
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -37,11 +44,17 @@ class TaskResOptions:
         """
         positive("residual_scale", self.residual_scale, allow_zero=True)
         choice("apply_to", self.apply_to, SIDES)
+        choice("rows", self.rows, ("shared", "per_class"))
+        if (self.rows == "per_class") != (self.n_classes is not None):
+            raise ConfigError("n_classes: expected together with rows=per_class, and only then")
+        if self.n_classes is not None:
+            positive("n_classes", self.n_classes)
+            choice("apply_to", self.apply_to, ("text",))
 
 
 @register_method("taskres")
 class TaskRes(Method):
-    """One residual shared by all texts, added before normalising."""
+    """One residual shared by all texts, added before normalising; or the authors' one per class."""
 
     card = MethodCard(
         title="TaskRes",
@@ -50,10 +63,11 @@ class TaskRes(Method):
         repository="geekyutao/TaskRes",
         equation="t' = t + residual_scale x, then normalised; t is not normalised before",
         trains="x [E], starting at zero",
-        count="E per side",
+        count="E per side; n_classes E with rows=per_class",
         deviations=(
             "one row shared by all texts instead of one per class: classes are unknown during training",
             "added to each prompt before averaging, so that step 0 equals zero-shot",
+            "rows=per_class is the authors' form: base = mean over templates of raw features, x one row per class",
         ),
     )
     Options = TaskResOptions
@@ -63,15 +77,25 @@ class TaskRes(Method):
     def setup(self) -> None:
         """Create the residuals at zero."""
         width = self.backbone.embed_dim
+        shape = (width,) if self.options.n_classes is None else (self.options.n_classes, width)
         sides = SIDES[self.options.apply_to]
-        self.residuals = nn.ParameterDict({side: nn.Parameter(torch.zeros(width)) for side in sides})
+        self.residuals = nn.ParameterDict({side: nn.Parameter(torch.zeros(shape)) for side in sides})
 
     def image_head(self, features: Tensor) -> Tensor:
         """Add the image residual."""
         return self._add("image", features)
 
     def text_head(self, features: Tensor) -> Tensor:
-        """Add the text residual."""
+        """Add the text residual.
+
+        Raises:
+            ConfigError: with one residual per class: a text that is not one of the classes has none.
+        """
+        if self.options.rows == "per_class":
+            raise ConfigError(
+                "taskres: rows=per_class has a residual for each of its classes and none for other texts, so it "
+                "cannot train on image-text pairs; use class_features, or rows=shared"
+            )
         return self._add("text", features)
 
     def _add(self, side: str, features: Tensor) -> Tensor:
@@ -79,16 +103,34 @@ class TaskRes(Method):
             return features
         return features + self.options.residual_scale * self.residuals[side]
 
+    def class_features(self, token_ids: Tensor) -> Tensor:
+        """Return class features ``[C, E]``; per class: row c is added to the raw mean of the templates of class c.
+
+        Raises:
+            ConfigError: if there are more or fewer classes than rows.
+        """
+        if self.options.rows == "shared":
+            return super().class_features(token_ids)
+        if len(token_ids) != self.options.n_classes:
+            raise ConfigError(
+                f"taskres: rows=per_class is bound to its {self.options.n_classes} classes, got prompts of "
+                f"{len(token_ids)}; rows=shared works for any classes"
+            )
+        raw = at_least_fp32(self.backbone.text.features(token_ids.flatten(0, 1)))
+        return functional.normalize(
+            self._add("text", raw.unflatten(0, token_ids.shape[:2]).mean(dim=1)), dim=-1
+        )
+
     def expected_parameters(self) -> int:
-        """Return E per side."""
-        return len(SIDES[self.options.apply_to]) * self.backbone.embed_dim
+        """Return E per side, times the number of classes where each has its row."""
+        return len(SIDES[self.options.apply_to]) * self.backbone.embed_dim * (self.options.n_classes or 1)
 
 
 def load_official(method: TaskRes, state: Mapping[str, Any]) -> None:
-    """Load a shared row (``shared_row`` or ``text_feature_residuals`` of one row).
+    """Load ``text_feature_residuals``: one row, or with rows=per_class a row for each class (``shared_row``: one row).
 
     Raises:
-        StoreError: if it is missing, or holds one row per class: those are meaningless for other classes.
+        StoreError: if it is missing, or holds another number of rows: those of other classes mean nothing.
     """
     if "text" not in method.residuals:
         raise ConfigError(

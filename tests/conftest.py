@@ -95,6 +95,8 @@ def run_cell(spec, folder, reporter):
 
 @pytest.fixture(autouse=True)
 def _registries_put_back():
+    for item in registry.REGISTRIES.values():
+        item.names()  # files are scanned once per process, not once per test
     kept = {name: copy.copy(vars(item)) for name, item in registry.REGISTRIES.items()}
     for item in registry.REGISTRIES.values():
         for name, value in vars(item).items():

@@ -31,6 +31,32 @@ def test_prefix_resolves_to_the_plugin_and_keeps_the_rest(world):
     assert METHODS.get("fake_two:rest").__name__ == "FakeTwo"
 
 
+def test_a_family_gives_the_member_behind_the_colon(world, write):
+    write(
+        "family.py",
+        """
+        from benchmark.registry import register_method
+
+        @register_method("clan", in_all=False, family=True)
+        class Clan:
+            @classmethod
+            def variant(cls, name):
+                return f"member {name!r}"
+        """,
+    )
+    assert scan_plugins(["family.py"]) == []
+    assert METHODS.entry("clan").family
+    assert METHODS.get("Clan:one") == "member 'one'"
+    assert METHODS.get("clan") == "member ''"
+    assert METHODS.entry("clan").family
+    assert "clan" in METHODS.names()
+    assert "clan" not in METHODS.expand(["all"])
+    assert "clan" not in METHODS.expand(["c*"])
+    assert METHODS.expand(["clan:one", "clan:two"]) == ["clan:one", "clan:two"]
+    with pytest.raises(PluginError, match="'clan:\\*': globs do not reach behind 'clan:'"):
+        METHODS.expand(["clan:*"])
+
+
 def test_all_leaves_out_methods_that_ask_for_it(world):
     load_plugins([str(world / "plugin.py")])
     assert "fake_one" in METHODS.names()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from benchmark.backbones.backbone import Backbone, InputSpec, from_open_clip
@@ -15,6 +17,7 @@ __all__ = [
     "Tower",
     "TowerOutput",
     "at_least_fp32",
+    "check_backbone",
     "from_open_clip",
     "load_backbone",
 ]
@@ -32,9 +35,27 @@ def load_backbone(
 
     Raises:
         PluginError: if no such backbone is registered.
+        BenchmarkError: as the plugin raises it, for example when its files are not here.
     """
     from benchmark.registry import BACKBONES
 
-    backbone: Backbone = BACKBONES.get(name)(name, pretrained=pretrained)
+    backbone: Backbone = BACKBONES.get(name)(BACKBONES.resolve(name), pretrained=pretrained)
     backbone.requires_grad_(False)
     return backbone.eval().to(device)
+
+
+def check_backbone(name: str, *, pretrained: str | None = None) -> Any:
+    """Make sure that a backbone can be loaded, before any work begins and without loading it.
+
+    Returns:
+        What the plugin's ``find(name, pretrained=...)`` returns, with ``lines()`` for people and ``image_size``; None
+        for a plugin that has nothing to find.
+
+    Raises:
+        PluginError, BenchmarkError: as in :func:`load_backbone`.
+    """
+    from benchmark.registry import BACKBONES
+
+    plugin = BACKBONES.get(name)
+    find = getattr(plugin, "find", None)
+    return None if find is None else find(BACKBONES.resolve(name), pretrained=pretrained)

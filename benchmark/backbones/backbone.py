@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from benchmark.backbones.clip_native import ClipTextTower, ClipVitTower
 from benchmark.backbones.hf_bert import HFBertTower
+from benchmark.backbones.resnet import ResNetTower, is_resnet
+from benchmark.backbones.split import PARTS
 from benchmark.backbones.timm_vit import TimmVitTower
 from benchmark.backbones.towers import ImageTower, TextTower
 from benchmark.errors import BenchmarkError
@@ -61,6 +63,7 @@ class Backbone(nn.Module):
         image, text: towers over ``model``'s encoders.
         embed_dim: width E of the shared space.
         input_spec: what the image tower expects.
+        origin: where the weights come from (repository, file, sha256), as JSON types; empty when they were handed in.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Backbone(nn.Module):
         self.image, self.text = image, text
         self.embed_dim = image.embed_dim
         self.tokenizer, self.input_spec, self.name = tokenizer, input_spec, name
+        self.origin: dict[str, Any] = {}
 
     @property
     def logit_scale(self) -> Tensor:
@@ -111,6 +115,35 @@ class Backbone(nn.Module):
         if parameter_name in ("logit_scale", "logit_bias"):
             return "scale"
         return "image" if parameter_name.startswith("visual.") else "text"
+
+    def split_qkv(self) -> None:
+        """Give q, k and v of every block of both towers a Linear each; outputs stay the same.
+
+        Names in ``model`` change where the library keeps them in one fused map (``attn.qkv`` becomes ``attn.qkv.q``
+        and so on). A second call does nothing.
+
+        Raises:
+            BenchmarkError: if a tower's form of attention cannot be split.
+        """
+        try:
+            self.image.split_qkv()
+            self.text.split_qkv()
+        except ValueError as error:
+            raise BenchmarkError(f"backbone '{self.name}': {error}") from error
+
+    def linear_name(self, kind: str, index: int, site: str) -> str:
+        """Return the name that the Linear of one site has in ``model`` once q, k and v are split.
+
+        Args:
+            kind: "image" or "text".
+            index: 0-based block.
+            site: one of ``towers.SITES``.
+        """
+        tower = self.image if kind == "image" else self.text
+        linear = tower.linear_at(index, site)
+        name = next(name for name, module in self.model.named_modules() if module is linear)
+        fused = site in PARTS and linear is tower.linear_at(index, "v" if site == "q" else "q")
+        return f"{name}.{site}" if fused else name
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all weights (names, shapes, values): the key of everything computed from them."""
@@ -145,7 +178,13 @@ def from_open_clip(
     visual, custom = clip.visual, hasattr(clip, "text")
     length = context_length or getattr(tokenizer, "context_length", None)
     try:
-        image: ImageTower = TimmVitTower(visual) if hasattr(visual, "trunk") else ClipVitTower(visual)
+        image: ImageTower
+        if is_resnet(visual):
+            image = ResNetTower(visual)
+        elif not hasattr(visual, "trunk") and not hasattr(visual, "transformer"):
+            raise ValueError(f"image tower {type(visual).__name__} is neither a ViT nor a ResNet")
+        else:
+            image = TimmVitTower(visual) if hasattr(visual, "trunk") else ClipVitTower(visual)
         text: TextTower
         if custom and hasattr(clip.text, "pooler"):
             text = HFBertTower(clip.text, length)

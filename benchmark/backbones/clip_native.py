@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.backbones.split import PARTS, SplitAttention, size_of
 from benchmark.backbones.towers import ImageTower, TextTower, TokenSequence, Tower
 
 
@@ -16,14 +17,16 @@ class _ResidualBlocks(Tower):
     """What both open_clip towers share: pre-norm blocks around ``nn.MultiheadAttention``.
 
     MultiheadAttention keeps q, k and v as one bare parameter that no hook can reach. A block that carries deltas on
-    its attention, or whose scores are wanted, is therefore run by :meth:`_open_block`; any other by the library.
+    its attention, or whose scores are wanted, is therefore run by :meth:`_open_block`; any other by the library, also
+    when :meth:`split_qkv` has put our attention in the place of its own.
     """
 
     _capture: list[tuple[Tensor, Tensor]] | None = None
 
     def _set_blocks(self, transformer: Any) -> None:
         if not all(
-            isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in transformer.resblocks
+            isinstance(getattr(block, "attn", None), nn.MultiheadAttention | SplitAttention)
+            for block in transformer.resblocks
         ):
             raise ValueError("open_clip blocks with custom attention are not supported")
         self._transformer = transformer
@@ -64,7 +67,10 @@ class _ResidualBlocks(Tower):
         mask: Tensor | None,
         only: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        fused = functional.linear(inputs, attn.in_proj_weight, attn.in_proj_bias)
+        if isinstance(attn, SplitAttention):
+            fused = torch.cat([attn.q(inputs), attn.k(inputs), attn.v(inputs)], dim=-1)
+        else:
+            fused = functional.linear(inputs, attn.in_proj_weight, attn.in_proj_bias)
         fused = self.add_deltas(index, "qkv", inputs, fused)
         queries, keys, values = fused.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if self._capture is not None:
@@ -83,15 +89,27 @@ class _ResidualBlocks(Tower):
         return block.ln_1(tokens)
 
     def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
-        """Return the module of a site; q, k and v are the thirds of the attention's fused projection."""
+        """Return the module of a site; q, k and v are the thirds of the attention's projection, split or not."""
         block: Any = self.blocks[index]
-        if site in ("q", "k", "v"):
-            start = self.width * ("q", "k", "v").index(site)
+        if site in PARTS:
+            start = self.width * PARTS.index(site)
             return block.attn, "qkv", start, start + self.width
-        if site == "o":
-            return block.attn.out_proj, "o", 0, self.width
-        linear = {"up": block.mlp.c_fc, "down": block.mlp.c_proj}[site]
-        return linear, site, 0, linear.out_features
+        linear = self.linear_at(index, site)
+        return linear, site, 0, size_of(linear)[1]
+
+    def linear_at(self, index: int, site: str) -> nn.Module:
+        """Return the Linear of a site; for q, k and v the attention itself until they are split."""
+        block: Any = self.blocks[index]
+        if site in PARTS:
+            return getattr(block.attn, site) if isinstance(block.attn, SplitAttention) else block.attn
+        return {"o": block.attn.out_proj, "up": block.mlp.c_fc, "down": block.mlp.c_proj}[site]
+
+    def split_qkv(self) -> None:
+        """Put attention with Linears q, k, v and out_proj in the place of every block's own."""
+        blocks: Any = self.blocks
+        for block in blocks:
+            if not isinstance(block.attn, SplitAttention):
+                block.attn = SplitAttention(block.attn).train(block.attn.training)
 
     def _on_first_delta(self, index: int, site: str) -> None:
         if site in ("up", "down"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.backbones.split import size_of
 from benchmark.backbones.towers import TextTower, TokenSequence
 
 
@@ -107,9 +108,14 @@ class HFBertTower(TextTower):
 
     def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
         """Return the Linear of a site."""
+        linear = self.linear_at(index, site)
+        return linear, site, 0, size_of(linear)[1]
+
+    def linear_at(self, index: int, site: str) -> nn.Module:
+        """Return the Linear of a site."""
         layer: Any = self.blocks[index]
         attention = layer.attention.self
-        linear = {
+        return {
             "q": attention.query,
             "k": attention.key,
             "v": attention.value,
@@ -117,7 +123,6 @@ class HFBertTower(TextTower):
             "up": layer.intermediate.dense,
             "down": layer.output.dense,
         }[site]
-        return linear, site, 0, linear.out_features
 
     def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Read q and k off their projections while the last layer runs."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.backbones.split import PARTS, SplitLinear, size_of
 from benchmark.backbones.towers import ImageTower, TokenSequence
 
 
@@ -27,6 +29,11 @@ class TimmVitTower(ImageTower):
         if not hasattr(trunk, "blocks") or getattr(trunk, "global_pool", None) != "token":
             kind, pool = type(trunk).__name__, getattr(trunk, "global_pool", None)
             raise ValueError(f"timm image tower {kind} (pooling '{pool}') is not a ViT with a class token")
+        if not isinstance(visual.trunk, VisionTransformer) or not isinstance(trunk.head, nn.Identity):
+            # relatives pass more than tokens from block to block, and a head of the trunk's own would be left out
+            raise ValueError(
+                f"timm image tower {type(trunk).__name__} with its own way to blocks or head is not supported"
+            )
         self._trunk = trunk
         self._head: Any = visual.head
         self.blocks = trunk.blocks
@@ -90,14 +97,35 @@ class TimmVitTower(ImageTower):
         return block.norm1(tokens)
 
     def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
-        """Return the Linear of a site; q, k and v are the thirds of one fused Linear."""
+        """Return the Linear of a site; q, k and v are the thirds of one fused map, split or not."""
         block: Any = self.blocks[index]
-        if site in ("q", "k", "v"):
-            third = block.attn.qkv.out_features // 3
-            start = third * ("q", "k", "v").index(site)
+        if site in PARTS:
+            third = size_of(block.attn.qkv)[1] // 3
+            start = third * PARTS.index(site)
             return block.attn.qkv, "qkv", start, start + third
-        linear = {"o": block.attn.proj, "up": block.mlp.fc1, "down": block.mlp.fc2}[site]
-        return linear, site, 0, linear.out_features
+        linear = self.linear_at(index, site)
+        return linear, site, 0, size_of(linear)[1]
+
+    def linear_at(self, index: int, site: str) -> nn.Module:
+        """Return the Linear of a site; for q, k and v the fused one until they are split."""
+        block: Any = self.blocks[index]
+        if site in PARTS:
+            fused = block.attn.qkv
+            return getattr(fused, site) if isinstance(fused, SplitLinear) else fused
+        return {"o": block.attn.proj, "up": block.mlp.fc1, "down": block.mlp.fc2}[site]
+
+    def split_qkv(self) -> None:
+        """Put a module with Linears q, k and v in the place of every block's fused one."""
+        blocks: Any = self.blocks
+        for index, block in enumerate(blocks):
+            fused = block.attn.qkv
+            if isinstance(fused, SplitLinear):
+                continue
+            if not isinstance(fused, nn.Linear):
+                raise ValueError(f"timm attention with {type(fused).__name__} as qkv cannot be split")
+            block.attn.qkv = SplitLinear(fused.weight, fused.bias).train(fused.training)
+            if (index, "qkv") in self._deltas:
+                self._on_first_delta(index, "q")
 
     def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Read q and k off the fused projection while the last block runs."""

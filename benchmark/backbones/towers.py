@@ -23,6 +23,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from benchmark.backbones.split import PARTS, size_of
+
 SITES = ("q", "k", "v", "o", "up", "down")
 """The linear maps of a block that take deltas: attention's query, key, value and output, the MLP's two layers."""
 
@@ -198,12 +200,25 @@ class Tower(ABC):
         """Return module, its name, and the output columns [start, stop) that serve ``site`` in block ``index``."""
 
     @abstractmethod
+    def linear_at(self, index: int, site: str) -> nn.Module:
+        """Return the Linear that serves ``site`` alone; a fused map as a whole until :meth:`split_qkv`."""
+
+    @abstractmethod
     def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Call ``run`` (the last block) and return its output with its queries and keys ``[B, H, N, D/H]``."""
 
     @abstractmethod
     def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
         """Turn the global token's scaled scores ``[B, H, N]`` into the row ``[B, N]`` of :class:`TowerOutput`."""
+
+    def split_qkv(self) -> None:  # noqa: B027  (nothing to do is the usual case)
+        """Give q, k and v a Linear each where the library has one fused map; outputs stay the same.
+
+        What is attached stays attached, and a second call does nothing. Towers without fused maps have nothing to do.
+
+        Raises:
+            ValueError: if this form of attention cannot be split.
+        """
 
     def tap(self, sequence: TokenSequence) -> Tensor:
         """Return the feature of a tapped block."""
@@ -305,7 +320,7 @@ class Tower(ABC):
     def site_shape(self, index: int, site: str) -> tuple[int, int]:
         """Return (inputs, outputs) of a site."""
         module, _, start, stop = self.linear_of(index, site)
-        return int(getattr(module, "in_features", self.width)), stop - start
+        return self.width if site in PARTS else size_of(module)[0], stop - start
 
     # ------------------------------------------------------------------ internals
     def _on_first_delta(self, index: int, site: str) -> None:

@@ -1,19 +1,33 @@
-"""Hold a method to what every method must keep: one line per check and tower family."""
+"""Hold a method to what every method must keep: one line per check and tower family.
+
+The method is a registered name (peft:dora too) or a Python file; key=value words set its options.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError
 from benchmark.paths import shown
 from benchmark.registry import METHODS, load_plugins
+from benchmark.settings import Given, check, words
+
+COMMON = ("logit_scale", "loss", "label_match")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("method", nargs="?", help="registered name, or a Python file that registers methods")
+    parser.add_list("--only", "checks whose name holds one of these words (default: all)")
+    parser.add_list("--plugins", "Python files or modules with more methods")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -23,23 +37,27 @@ def main(args: argparse.Namespace, console: Console) -> int:
         0 when every check holds, 1 otherwise.
 
     Raises:
-        ConfigError: no method is named.
+        ConfigError: no method is named, a word of ``--only`` is in no check, or an option is wrong.
         PluginError: the method or file does not exist or cannot be imported.
     """
     if not args.method:
         raise ConfigError("say which method to check: a registered name or FILE.py")
+    _load(args.plugins or [])
     names = _methods_of(args.method) if args.method.endswith(".py") else [METHODS.resolve(args.method)]
-    failed = [name for name in names if not _check(name, console)]
+    only = words(args.only or [])
+    failed = [name for name in names if not _check(name, _options(name, args.overrides), only, console)]
     if failed:
         console.error(f"not conforming: {', '.join(failed)}")
     return 1 if failed else 0
 
 
-def _methods_of(file: str) -> list[str]:
-    if problems := load_plugins([file]):
+def _load(plugins: Sequence[str]) -> None:
+    if problems := load_plugins(words(plugins)):
         raise PluginError("; ".join(problems))
-    from pathlib import Path
 
+
+def _methods_of(file: str) -> list[str]:
+    _load([file])
     place = shown(Path(file).expanduser().resolve())
     names = [name for name in METHODS.names() if METHODS.entry(name).origin.rsplit(":", 1)[0] == place]
     if not names:
@@ -47,13 +65,36 @@ def _methods_of(file: str) -> list[str]:
     return names
 
 
-def _check(name: str, console: Console) -> bool:
-    import methods
-    from benchmark.conformance import verdicts
+def _options(name: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the options of key=value words in the types that the method declares."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        try:
+            values[key.replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            values[key.replace("-", "_")] = text
+    common = {key: value for key, value in values.items() if key in COMMON}
+    given = [Given(key, value, key) for key, value in values.items() if key not in common]
+    plugin = METHODS.get(name)  # a module that cannot be imported is one clear line, not a failed check
+    if not pairs:
+        return {}
+    own, problems = check(plugin.Options, given, "option")
+    if problems:
+        raise ConfigError([f"method '{name}': {problem}" for problem in problems])
+    plugin.Options(**own)  # a value that the method refuses is a wrong request, not a failed check
+    return own | common
 
-    METHODS.get(name)  # a module that cannot be imported is one clear line, not a failed check
+
+def _check(name: str, options: Mapping[str, Any], only: Sequence[str], console: Console) -> bool:
+    import torch
+
+    import methods
+    from benchmark.conformance import matching, verdicts
+
+    torch.set_num_threads(1)  # on models this small, threads only wait for each other
     holds = True
-    for verdict in verdicts(lambda backbone: methods.build(name, backbone)):
+    for verdict in verdicts(functools.partial(methods.build, name, **options), matching(only)):
         holds &= not verdict.reason
         word = f"FAILED: {verdict.reason}" if verdict.reason else "ok"
         console.line(f"{name:14} {verdict.check:44} {verdict.family:10} {word}")

@@ -1,11 +1,15 @@
-"""List methods, tasks, suites, datasets, backbones or tables."""
+"""List methods (with what each can do), tasks, suites, datasets, backbones or tables.
+
+`list methods` tries every method on two small models, which takes some seconds; --names does not.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import rich.table
@@ -15,7 +19,7 @@ from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, unknown
 from benchmark.layers import read_yaml
 from benchmark.paths import configs, paper_tables
-from benchmark.registry import REGISTRIES, scan_plugins
+from benchmark.registry import METHODS, REGISTRIES, scan_plugins
 from benchmark.settings import words
 
 Rows = list[dict[str, Any]]
@@ -25,6 +29,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("what", nargs="?", help=" | ".join(KINDS))
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--names", action="store_true", help="methods: names and files only, without trying them"
+    )
+    parser.add_argument("--all", action="store_true", help="methods: members of families too (peft:<tuner>)")
+    parser.add_argument("--markdown", action="store_true", help="methods: print the page docs/methods.md")
     parser.add_list("--plugins", "Python files or modules with more of them")
 
 
@@ -32,24 +41,84 @@ def main(args: argparse.Namespace, console: Console) -> int:
     """Print one list.
 
     Raises:
-        ConfigError: unknown kind of list, or a plugin that does not exist.
+        ConfigError: unknown kind of list, flags that do not go together, or key=value words.
+        PluginError: a plugin does not exist.
     """
     if args.what not in KINDS:
         known = ", ".join(KINDS)
         raise ConfigError(unknown("list", args.what, KINDS) if args.what else f"say what to list: {known}")
+    flags = [flag for flag in ("names", "all", "markdown") if getattr(args, flag)]
+    if flags and args.what != "methods":
+        raise ConfigError(f"--{flags[0]} goes with 'list methods'")
+    if len(flags) + (args.markdown and args.json) > 1:
+        raise ConfigError("choose one of --names, --all and --markdown, and --json not with --markdown")
+    if args.overrides:
+        raise ConfigError(f"list takes no '{args.overrides[0]}', only flags")
     if problems := scan_plugins(words(args.plugins or [])):
         raise PluginError("; ".join(problems))
+    if args.what == "methods" and not args.names:
+        return _methods(args, console)
     rows = KINDS[args.what]()
     if args.json:
         console.line(json.dumps(rows, indent=1))
-        return 0
+    else:
+        _print_table(
+            console,
+            list(rows[0]) if rows else ["name"],
+            [
+                [", ".join(map(str, x)) if isinstance(x, list) else str(x) for x in row.values()]
+                for row in rows
+            ],
+        )
+    return 0
+
+
+def _methods(args: argparse.Namespace, console: Console) -> int:
+    """Probe the methods and print the matrix; a broken one is a line of its own."""
+    with _progress(console) as progress:
+        import torch
+
+        from benchmark import matrix
+
+        torch.set_num_threads(1)  # on models this small, threads only wait for each other
+
+        entries = [METHODS.entry(name) for name in METHODS.names()]
+        single = [entry.name for entry in entries if not entry.family]
+        family = [entry for entry in entries if entry.family and not args.markdown]
+        more = {name: reason for entry in family for name, reason in matrix.members(entry).items()}
+        usable = [name for name, reason in more.items() if not reason]
+        rows = matrix.method_rows(single + usable if args.all else single, progress)
+    if args.json:
+        console.line(json.dumps(rows, indent=1))
+    elif args.markdown:
+        console.line(matrix.markdown(rows).rstrip())
+    else:
+        _print_table(console, matrix.COLUMNS, [matrix.cells(row) for row in rows])
+        for line in matrix.remarks(rows):
+            console.warn(line)
+        if usable and not args.all:
+            console.line(f"And with --all: {', '.join(usable)}")
+    return 0
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """Say on standard error which method is being tried: live on a terminal, one line in a pipe."""
+    if not console.live:
+        console.err.print("trying every method on two small models; --names lists without", markup=False)
+        yield lambda name: None
+        return
+    with console.err.status("loading") as status:
+        yield lambda name: status.update(f"trying {name} on two small models (--names lists without)")
+
+
+def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = rich.table.Table()
-    for column in rows[0] if rows else ("name",):
+    for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(", ".join(map(str, x)) if isinstance(x, list) else str(x) for x in row.values()))
+        table.add_row(*row)
     console.table(table)
-    return 0
 
 
 def _plugins(kind: str) -> Callable[[], Rows]:

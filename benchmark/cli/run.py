@@ -77,6 +77,9 @@ def main(args: argparse.Namespace, console: Console, *, run_cell: str = RUN_CELL
     store.check_writable()
 
     def prepare(reporter: Reporter) -> None:
+        from benchmark.backbones import check_backbone
+
+        check_backbone(config.backbone, pretrained=config.pretrained)
         resolve(PREPARE_SUITE)(config.suite, config.data_root, reporter)
 
     signal.signal(signal.SIGTERM, _stop)

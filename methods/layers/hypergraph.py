@@ -5,14 +5,22 @@ tokens. Row 0 (the global token) takes its neighbours from the last block's atte
 similarity. Only the global token's output reaches the loss, and it depends on k + 1 hyperedges alone: :func:`refine`
 computes just these; :func:`incidence` and :func:`refine_all` are the full form, for figures and tests.
 
+The paper's ablation ("GAT", "GATv2", "GNN" in place of the hypergraph) has no public code. Here neighbours are always
+chosen by attention and cosine; GAT and GATv2 change the weights of the kept entries alone, "gnn" is the case of one
+neighbour (a hyperedge joins two vertices), and "gnn_one_stage" leaves out the way back from hyperedges to vertices.
+
 Shape letters: B batch, N tokens, E embedding width, k neighbours.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Incidence = Literal["attention", "gat", "gatv2", "gnn", "gnn_one_stage"]
 
 
 class Bottleneck(nn.Module):
@@ -35,20 +43,62 @@ class Bottleneck(nn.Module):
         return self.up(functional.leaky_relu(self.down(inputs), 0.2))
 
 
-class HypergraphNetwork(nn.Module):
-    """The two bottlenecks of one tower: vertices to hyperedges (edge) and back (node)."""
+class EdgeScore(nn.Module):
+    """Learned score of a neighbour j of a centre i, in place of its attention or cosine.
 
-    def __init__(self, width: int, hidden: int) -> None:
+    GAT (arXiv 1710.10903): lrelu(u [P x_i ; P x_j]), P ``[m, E]``, u ``[2 m]``. GATv2 (arXiv 2105.14491):
+    u lrelu(P [x_i ; x_j]), P ``[m, 2 E]``, u ``[m]``. Slope 0.2, no biases, Glorot start, as in both papers.
+
+    Args:
+        width: E. hidden: m. kind: which of the two.
+    """
+
+    def __init__(self, width: int, hidden: int, kind: Literal["gat", "gatv2"]) -> None:
+        super().__init__()
+        pair = 2 if kind == "gatv2" else 1
+        self.P = nn.Linear(pair * width, hidden, bias=False)
+        self.u = nn.Linear(2 * hidden // pair, 1, bias=False)
+        self.kind = kind
+        nn.init.xavier_uniform_(self.P.weight)
+        nn.init.xavier_uniform_(self.u.weight)
+
+    def forward(self, centres: Tensor, neighbours: Tensor) -> Tensor:
+        """Return scores ``[..., k]`` of ``neighbours`` ``[..., k, E]`` around ``centres`` ``[..., E]``."""
+        centres = centres[..., None, :].expand_as(neighbours)
+        if self.kind == "gatv2":
+            pairs = self.P(torch.cat([centres, neighbours], dim=-1))
+            return self.u(functional.leaky_relu(pairs, 0.2)).squeeze(-1)
+        pairs = torch.cat([self.P(centres), self.P(neighbours)], dim=-1)
+        return functional.leaky_relu(self.u(pairs), 0.2).squeeze(-1)
+
+
+class HypergraphNetwork(nn.Module):
+    """What one tower trains: vertices to hyperedges (edge), back (node), and the scores of GAT and GATv2.
+
+    Args:
+        width: E. hidden: width of the bottlenecks. incidence: what the module docstring tells; "gnn" is built like
+            "attention", its one neighbour is the caller's ``topk``.
+    """
+
+    def __init__(self, width: int, hidden: int, incidence: Incidence = "attention") -> None:
         super().__init__()
         self.edge, self.node = Bottleneck(width, hidden), Bottleneck(width, hidden)
+        self.score = EdgeScore(width, hidden, incidence) if incidence in ("gat", "gatv2") else None
+        self.one_stage = incidence == "gnn_one_stage"
+
+    @staticmethod
+    def count(width: int, hidden: int, incidence: Incidence) -> int:
+        """Return the trained values: 2 (2 E m + m + E), + E m + 2 m for GAT, + 2 E m + m for GATv2."""
+        score = {"gat": width * hidden + 2 * hidden, "gatv2": 2 * width * hidden + hidden}
+        return 2 * (2 * width * hidden + hidden + width) + score.get(incidence, 0)
 
 
-def _keep_largest(scores: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Return positions and softmax weights of the ``topk`` largest entries; -inf entries get weight 0."""
-    values, positions = scores.topk(topk, dim=-1)
+def _weights(values: Tensor, score: EdgeScore | None, centres: Tensor, neighbours: Tensor) -> Tensor:
+    """Return the softmax of the kept entries ``[..., k]``, by their values or their score; -inf entries get 0."""
     allowed = values > float("-inf")
-    weights = values.masked_fill(~allowed, torch.finfo(values.dtype).min).softmax(dim=-1)
-    return positions, weights * allowed
+    if score is not None:
+        values = score(centres, neighbours)
+    return values.masked_fill(~allowed, torch.finfo(values.dtype).min).softmax(dim=-1) * allowed
 
 
 def _gather(tokens: Tensor, positions: Tensor) -> Tensor:
@@ -70,7 +120,7 @@ def refine(
     """Return the global token's output ``[B, E]``, not normalised.
 
     Args:
-        network: the tower's two bottlenecks.
+        network: what the tower trains.
         tokens: ``[B, N, E]``, global token first.
         row: ``[B, N-1]`` scores of the global token towards the others.
         topk: number of neighbours k (at most N - 2 are taken).
@@ -78,30 +128,35 @@ def refine(
             as the authors' code does.
     """
     k = _neighbours(tokens.shape[1], topk)
-    others = tokens[:, 1:]
+    start, others = tokens[:, 0], tokens[:, 1:]
     outside = None if keep is None else ~keep[:, 1:]
     if outside is not None:
         row = row.masked_fill(outside, float("-inf"))
-    first, first_weights = _keep_largest(row, k)  # T_0 and A[0, n_j]: [B, k]
+    values, first = row.topk(k, dim=-1)  # T_0: [B, k]
     centres = _gather(others, first)  # x_{n_j}: [B, k, E]
+    weights = _weights(values, network.score, start, centres)[..., None]  # A[0, n_j]
+    if network.one_stage:
+        return network.node(network.edge(start + (weights * centres).sum(dim=1)))
 
     unit = functional.normalize(others, dim=-1)
     cosines = _gather(unit, first) @ unit.transpose(1, 2)  # [B, k, N-1]
     cosines = cosines.scatter(2, first[..., None], float("-inf"))  # a token is not its own neighbour
     if outside is not None:
         cosines = cosines.masked_fill(outside[:, None, :], float("-inf"))
-    second, second_weights = _keep_largest(cosines, k)  # A[n_j, t]: [B, k, k]
-    around = (second_weights[..., None] * _gather(others, second)).sum(dim=2)
+    values, second = cosines.topk(k, dim=-1)
+    around = _gather(others, second)  # x_t: [B, k, k, E]
+    second_weights = _weights(values, network.score, centres, around)  # A[n_j, t]
+    around = (second_weights[..., None] * around).sum(dim=2)
 
-    start = tokens[:, 0]
-    weights = first_weights[..., None]
     centre_edge = network.edge(start + (weights * centres).sum(dim=1))  # e_0
     other_edges = network.edge(weights * start[:, None] + centres + around)  # e_j
     return network.node(centre_edge + (weights * other_edges).sum(dim=1))
 
 
-def incidence(tokens: Tensor, row: Tensor, *, topk: int, keep: Tensor | None = None) -> Tensor:
-    """Return the whole incidence matrix A ``[B, N, N]``; arguments as for :func:`refine`.
+def incidence(
+    tokens: Tensor, row: Tensor, *, topk: int, keep: Tensor | None = None, score: EdgeScore | None = None
+) -> Tensor:
+    """Return the whole incidence matrix A ``[B, N, N]``; arguments as for :func:`refine`, ``score`` the network's.
 
     Row 0 sums to 2, row i >= 1 to 2 + A[0, i]; the diagonal is 1 and column 0 mirrors row 0.
     """
@@ -115,7 +170,8 @@ def incidence(tokens: Tensor, row: Tensor, *, topk: int, keep: Tensor | None = N
     excluded[:, :, 0] = True
     if keep is not None:
         excluded |= ~keep[:, None, :]
-    positions, weights = _keep_largest(scores.masked_fill(excluded, float("-inf")), k)
+    values, positions = scores.masked_fill(excluded, float("-inf")).topk(k, dim=-1)
+    weights = _weights(values, score, tokens, _gather(tokens, positions))
     matrix = torch.zeros_like(scores).scatter(2, positions, weights)
     mirrored = matrix[:, 0, 1:, None]
     matrix = matrix.masked_fill(eye, 1.0)
@@ -126,5 +182,6 @@ def refine_all(
     network: HypergraphNetwork, tokens: Tensor, row: Tensor, *, topk: int, keep: Tensor | None = None
 ) -> Tensor:
     """Return every token's output ``[B, N, E]``: f_n(A^T f_e(A X)); arguments as for :func:`refine`."""
-    matrix = incidence(tokens, row, topk=topk, keep=keep)
-    return network.node(matrix.transpose(1, 2) @ network.edge(matrix @ tokens))
+    matrix = incidence(tokens, row, topk=topk, keep=keep, score=network.score)
+    edges = network.edge(matrix @ tokens)
+    return network.node(edges if network.one_stage else matrix.transpose(1, 2) @ edges)

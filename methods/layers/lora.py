@@ -155,6 +155,20 @@ def place_lora(backbone: Backbone, options: LoRAOptions) -> nn.ModuleDict:
     return adapters
 
 
+@torch.no_grad()
+def share_first_a(adapters: nn.ModuleDict) -> None:
+    """Start every map from the A of the first placed one of its name and shape (q from q, k from k ...).
+
+    `ACE-LoRA: loralib/layers.py` re-seeds in every block: one A for each of q, k and v, the same in all blocks of
+    both towers where their widths agree.
+    """
+    first: dict[tuple[str, torch.Size], Tensor] = {}
+    towers: Any = adapters.values()
+    for block in (block for tower in towers for block in tower.values()):
+        for part, lora in block.items():
+            lora.A.copy_(first.setdefault((part, lora.A.shape), lora.A))
+
+
 def count_lora(backbone: Backbone, options: LoRAOptions) -> int:
     """Return the number of LoRA values: r (in + out) for every adapted map."""
     return sum(

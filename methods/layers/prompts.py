@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,30 @@ class InsertedPrompt(Intervention):
     def on_embeddings(self, sequence: TokenSequence, tower: Tower) -> TokenSequence:
         """Insert the vectors at position 1."""
         return sequence.insert(self._vectors, at=1)
+
+
+class PromptAround(Intervention):
+    """Insert vectors around the words of a text: before them, and behind them in front of the last piece.
+
+    Args:
+        vectors: ``[n, D]``. before: how many of them stand before the words.
+    """
+
+    def __init__(self, vectors: Tensor, *, before: int) -> None:
+        self._vectors, self._before = vectors, before
+
+    def on_embeddings(self, sequence: TokenSequence, tower: Tower) -> TokenSequence:
+        """Insert all vectors at position 1, then bring the words of each row to their place."""
+        longer, count, before = sequence.insert(self._vectors, at=1), len(self._vectors), self._before
+        batch, length, _ = longer.tokens.shape
+        end: Tensor | int = length - 1 if longer.keep is None else longer.keep.sum(dim=1)[:, None] - 1
+        steps = torch.arange(length, device=longer.tokens.device).expand(batch, -1)
+        words = (end - steps[:, :1] - count - 2).clamp(min=0)  # without start token, last piece and end token
+        source = torch.where(steps <= count + words, steps - words, steps)  # vectors behind the words
+        source = torch.where(steps <= before + words, steps + count - before, source)
+        source = torch.where(steps <= before, steps, source)
+        tokens = longer.tokens.gather(1, source[..., None].expand_as(longer.tokens))
+        return replace(longer, tokens=tokens, content_at=1 + before)
 
 
 class BlockTokens(Intervention):

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones import Backbone, Intervention, TokenSequence, Tower
+from benchmark.backbones import Backbone, Intervention, TokenSequence, Tower, from_open_clip
+from benchmark.backbones.split import SplitAttention
 from benchmark.backbones.towers import SITES
+from benchmark.errors import BenchmarkError
 from tests.parity import ace_reference, clip_reference
 
 FAMILIES: dict[str, Callable[[], Backbone]] = {
@@ -353,3 +355,111 @@ def test_the_last_block_computes_one_token_unless_all_are_needed(
         assert tower.forward(inputs, global_only=True).sequence.tokens.shape[1] == 1
         for needs in ({"interventions": (Mix(),)}, {"taps": (tower.depth - 1,)}, {"global_row": True}):
             assert tower.forward(inputs, global_only=True, **needs).sequence.tokens.shape[1] > 1
+
+
+# ---------------------------------------------------------------------------------------------- split q, k, v
+@pytest.mark.parametrize("grad", [False, True])
+def test_splitting_changes_no_bit(case: tuple[Backbone, Tower, Tensor], grad: bool) -> None:
+    backbone, tower, inputs = case
+    split = copy.deepcopy(backbone)
+    split.split_qkv()
+    split.split_qkv()
+    other: Tower = getattr(split, tower.kind)
+    with torch.set_grad_enabled(grad):
+        assert torch.equal(other.features(inputs), library(backbone, tower, inputs))
+        assert torch.equal(library(split, other, inputs), library(backbone, tower, inputs))
+        assert torch.equal(other.features(inputs, exact=False), tower.features(inputs, exact=False))
+        rows = [each.forward(inputs, global_row=True).global_row for each in (other, tower)]
+    assert torch.equal(rows[0], rows[1])
+
+
+def test_each_of_q_k_and_v_has_a_linear_of_its_own(case: tuple[Backbone, Tower, Tensor]) -> None:
+    backbone, tower, _ = case
+    before = [backbone.linear_name(tower.kind, 1, site) for site in SITES]
+    backbone.split_qkv()
+    assert [backbone.linear_name(tower.kind, 1, site) for site in SITES] == before
+    modules = [backbone.model.get_submodule(name) for name in before]
+    assert len(set(map(id, modules))) == len(SITES)
+    for site, module in zip(SITES, modules, strict=True):
+        assert isinstance(module, nn.Linear)
+        assert (module.in_features, module.out_features) == tower.site_shape(1, site)
+        assert not module.training
+
+
+def test_splitting_keeps_what_is_attached_and_takes_more(case: tuple[Backbone, Tower, Tensor]) -> None:
+    backbone, tower, inputs = case
+    torch.manual_seed(0)
+    delta, later = Gain(*tower.site_shape(0, "k")), Gain(*tower.site_shape(2, "q"))
+    twin = copy.deepcopy(backbone)
+    other: Tower = getattr(twin, tower.kind)
+    handle = tower.attach(0, "k", delta)
+    plain = other.features(inputs)
+    for each in (other, tower):
+        if each is other:
+            each.attach(0, "k", delta)
+        each.split_qkv()
+        each.attach(2, "q", later)
+    assert torch.equal(tower.features(inputs), other.features(inputs))
+    assert not torch.allclose(tower.features(inputs), plain, atol=1e-4)
+    unsplit = copy.deepcopy(FAMILIES["timm+bert" if hasattr(backbone.model, "text") else "open_clip"]())
+    reference: Tower = getattr(unsplit, tower.kind)
+    reference.attach(0, "k", delta)
+    reference.attach(2, "q", later)
+    assert torch.equal(reference.features(inputs), tower.features(inputs))
+    handle.remove()
+
+
+def test_a_module_put_in_the_place_of_a_linear_is_used_everywhere(
+    case: tuple[Backbone, Tower, Tensor],
+) -> None:
+    backbone, tower, inputs = case
+    backbone.split_qkv()
+
+    class Wrapped(nn.Module):
+        """As an adapter library does it: the old Linear inside, no sizes outside."""
+
+        def __init__(self, base_layer: nn.Module) -> None:
+            super().__init__()
+            self.base_layer = base_layer
+
+        @property
+        def weight(self) -> Tensor:
+            return self.base_layer.weight
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return 1.5 * self.base_layer(inputs)
+
+    plain = {exact: tower.features(inputs, exact=exact) for exact in (True, False)}
+    shapes = [tower.site_shape(tower.depth - 1, site) for site in SITES]
+    for site in SITES:
+        moved = copy.deepcopy(backbone)
+        name = moved.linear_name(tower.kind, tower.depth - 1, site)
+        owner, _, last = name.rpartition(".")
+        setattr(moved.model.get_submodule(owner), last, Wrapped(moved.model.get_submodule(name)))
+        other: Tower = getattr(moved, tower.kind)
+        assert [other.site_shape(tower.depth - 1, site) for site in SITES] == shapes
+        whole = other.features(inputs)
+        assert not torch.allclose(whole, plain[True], atol=1e-5), site
+        torch.testing.assert_close(other.features(inputs, exact=False), whole, atol=2e-5, rtol=1e-4)
+        assert moved.linear_name(tower.kind, tower.depth - 1, site) == name
+
+
+def test_a_split_model_can_be_wrapped_again(case: tuple[Backbone, Tower, Tensor]) -> None:
+    backbone, tower, inputs = case
+    expected = tower.features(inputs)
+    backbone.split_qkv()
+    again = from_open_clip(backbone.model, context_length=backbone.text.context_length)
+    assert torch.equal(getattr(again, tower.kind).features(inputs), expected)
+
+
+def test_attention_that_cannot_be_split_says_so() -> None:
+    backbone = ace_reference.golden_backbone()
+    backbone.model.visual.trunk.blocks[0].attn.qkv = nn.Identity()
+    with pytest.raises(BenchmarkError, match="Identity as qkv cannot be split"):
+        backbone.split_qkv()
+    for unusual in ({"batch_first": False}, {"dropout": 0.1}, {"add_zero_attn": True}, {"kdim": 4}):
+        with pytest.raises(ValueError, match="cannot be split"):
+            SplitAttention(nn.MultiheadAttention(8, 2, **{"batch_first": True, **unusual}))
+    whole = SplitAttention(nn.MultiheadAttention(8, 2, batch_first=True))
+    with pytest.raises(ValueError, match="no attention weights"):
+        whole(torch.ones(1, 2, 8), torch.ones(1, 2, 8), torch.ones(1, 2, 8), need_weights=True)

@@ -31,12 +31,12 @@ class Broken(Method):
     def expected_parameters(self):
         return 3
 '''
+NAMES = ("declared parameter count", "identity at initialisation")
 
 
 @pytest.fixture(autouse=True)
 def two_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("declared parameter count", "identity at initialisation")
-    monkeypatch.setattr(conformance, "CHECKS", {name: conformance.CHECKS[name] for name in names})
+    monkeypatch.setattr(conformance, "CHECKS", {name: conformance.CHECKS[name] for name in NAMES})
 
 
 def test_a_conforming_method_passes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,9 +56,45 @@ def test_a_broken_file_fails_with_reasons(tmp_path: Path, capsys: pytest.Capture
     assert "not conforming: broken" in err
 
 
+def test_words_select_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-method", "taskres", "--only", "count"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["taskres"] * 2
+    assert all("declared parameter count" in line for line in lines)
+
+
+def test_options_reach_the_method_in_their_types(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        conformance,
+        "CHECKS",
+        {"look": lambda build, family: seen.append(build(conformance.small_backbone(family)))},
+    )
+    words = ["r=2", "params=q,v", "lora_alpha=0.5", "logit_scale=frozen"]
+    assert main(["check-method", "clip_lora", *words]) == 0
+    assert len(seen) == 2
+    assert all((m.options.r, m.options.params, m.options.lora_alpha) == (2, ("q", "v"), 0.5) for m in seen)
+    assert all(m.logit_scale.mode == "frozen" for m in seen)
+
+
+def test_a_member_of_a_family_can_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-method", "peft:lora", "r=2", "--only", "count"]) == 0
+    assert "peft:lora" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
-    [([], "say which method"), (["taskrez"], "Did you mean 'taskres'"), (["/no/such.py"], "does not exist")],
+    [
+        ([], "say which method"),
+        (["taskrez"], "Did you mean 'taskres'"),
+        (["/no/such.py"], "does not exist"),
+        (["clip_lora", "rr=2"], "method 'clip_lora': rr: unknown option 'rr'. Did you mean 'r'?"),
+        (["clip_lora", "r=many"], "method 'clip_lora': r: expected a whole number, got 'many'"),
+        (["clip_lora", "r=0"], "r: expected a positive integer, got 0"),
+        (["taskres", "--only", "speed"], "--only: unknown check 'speed'"),
+    ],
 )
 def test_wrong_requests(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-method", *words]) == 2

@@ -1,8 +1,9 @@
-"""The hypergraph: a case worked by hand, and the sheet's invariants."""
+"""The hypergraph and its ablation variants: cases worked by hand or by explicit loops, and what must hold."""
 
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,16 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from methods.layers.hypergraph import HypergraphNetwork, incidence, refine, refine_all
+from methods.layers.hypergraph import Bottleneck, HypergraphNetwork, Incidence, incidence, refine, refine_all
+
+KINDS: tuple[Incidence, ...] = get_args(Incidence)
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def sample(
-    count: int, seed: int = 0, batch: int = 2, width: int = 8
+    count: int, seed: int = 0, batch: int = 2, width: int = 8, kind: Incidence = "attention"
 ) -> tuple[Tensor, Tensor, HypergraphNetwork]:
     """Return unit tokens, a row of scores and a network in float64."""
     torch.manual_seed(seed)
     tokens = functional.normalize(torch.randn(batch, count, width, dtype=torch.float64), dim=-1)
-    return tokens, torch.randn(batch, count - 1, dtype=torch.float64), HypergraphNetwork(width, 4).double()
+    network = HypergraphNetwork(width, 4, kind).double()
+    return tokens, torch.randn(batch, count - 1, dtype=torch.float64), network
 
 
 def test_incidence_by_hand() -> None:
@@ -64,16 +69,157 @@ def test_invariants(count: int, topk: int, seed: int) -> None:
     assert torch.allclose(refine(network, moved, row[:, order], topk=topk), full, atol=1e-9)
 
 
-def test_global_mode_has_the_gradients_of_the_full_mode() -> None:
-    tokens, row, network = sample(9)
+@every_kind
+@pytest.mark.parametrize("masked", [False, True])
+def test_global_mode_has_the_values_and_gradients_of_the_full_mode(kind: Incidence, masked: bool) -> None:
+    tokens, row, network = sample(9, kind=kind)
+    tokens = tokens * torch.linspace(0.5, 1.0, 9, dtype=torch.float64)[:, None]  # averaged tokens are shorter
+    keep = torch.arange(9).expand(2, -1) < torch.tensor([[4], [8]]) if masked else None
     results = []
     for form in (refine, lambda *a, **k: refine_all(*a, **k)[:, 0]):
         x, a = tokens.clone().requires_grad_(), row.clone().requires_grad_()
         network.zero_grad()
-        form(network, x, a, topk=3).square().sum().backward()
-        results.append([x.grad, a.grad, *(p.grad for p in network.parameters())])
+        output = form(network, x, a, topk=1 if kind == "gnn" else 3, keep=keep)
+        output.square().sum().backward()
+        results.append([output, x.grad, a.grad, *(p.grad for p in network.parameters())])
     for ours, full in zip(*results, strict=True):
-        assert torch.allclose(ours, full, atol=1e-9)
+        assert (ours is None) == (full is None)
+        assert ours is None or torch.allclose(ours, full, atol=1e-9)
+
+
+def loops(value: Tensor) -> list:
+    """Return a tensor's entries as nested lists of scalars that keep their gradient."""
+    return [loops(part) for part in value] if value.ndim else value
+
+
+def dot(left: list, right: list) -> Tensor:
+    return sum((a * b for a, b in zip(left, right, strict=True)), torch.zeros((), dtype=torch.float64))
+
+
+def lrelu(value: Tensor) -> Tensor:
+    return value if value > 0 else 0.2 * value
+
+
+def bottleneck(network: Bottleneck, inputs: list) -> list:
+    """Return W2 lrelu(W1 x + b1) + b2, value by value."""
+    weights = [loops(getattr(network, name).weight) for name in ("down", "up")]
+    biases = [loops(getattr(network, name).bias) for name in ("down", "up")]
+    hidden = [lrelu(dot(line, inputs) + bias) for line, bias in zip(weights[0], biases[0], strict=True)]
+    return [dot(line, hidden) + bias for line, bias in zip(weights[1], biases[1], strict=True)]
+
+
+def by_loops(network: HypergraphNetwork, tokens: Tensor, row: Tensor, topk: int, kind: Incidence) -> list:
+    """Return the global token's output of one sample ``[N, E]``, ``[N-1]``, entry by entry from the definitions."""
+    x, first, count = loops(tokens), loops(row), len(tokens)
+    zero = torch.zeros((), dtype=torch.float64)
+    matrix = [[zero] * count for _ in range(count)]
+    for i in range(count):
+        scores = {}
+        for j in range(1, count):
+            if i == 0:
+                scores[j] = first[j - 1]
+            elif i != j:
+                scores[j] = dot(x[i], x[j]) / (dot(x[i], x[i]).sqrt() * dot(x[j], x[j]).sqrt())
+        kept = sorted(scores, key=lambda j: -scores[j].item())[:topk]
+        if kind == "gat":
+            maps, u = loops(network.score.P.weight), loops(network.score.u.weight[0])
+            mapped = [[dot(line, token) for line in maps] for token in x]
+            scores = {j: lrelu(dot(u, mapped[i] + mapped[j])) for j in kept}
+        if kind == "gatv2":
+            maps, u = loops(network.score.P.weight), loops(network.score.u.weight[0])
+            scores = {j: dot(u, [lrelu(dot(line, x[i] + x[j])) for line in maps]) for j in kept}
+        total = sum((scores[j].exp() for j in kept), zero)
+        for j in kept:
+            matrix[i][j] = scores[j].exp() / total
+        matrix[i][i] = zero + 1
+    for i in range(1, count):
+        matrix[i][0] = matrix[0][i]
+    columns = [list(column) for column in zip(*x, strict=True)]
+    edges = [bottleneck(network.edge, [dot(line, column) for column in columns]) for line in matrix]
+    if kind == "gnn_one_stage":
+        return bottleneck(network.node, edges[0])
+    vertex = [dot([line[0] for line in matrix], list(column)) for column in zip(*edges, strict=True)]
+    return bottleneck(network.node, vertex)
+
+
+@every_kind
+def test_values_and_gradients_are_those_of_the_definition(kind: Incidence) -> None:
+    tokens, row, _ = sample(6, batch=1, width=3)
+    tokens = tokens * torch.linspace(0.4, 1.0, 6, dtype=torch.float64)[:, None]  # cosines take no notice
+    network = HypergraphNetwork(3, 2, kind).double()
+    topk = 1 if kind == "gnn" else 2
+    results = []
+    for written_out in (False, True):
+        x, a = tokens.clone().requires_grad_(), row.clone().requires_grad_()
+        network.zero_grad()
+        if written_out:
+            output = torch.stack(by_loops(network, x[0], a[0], topk, kind))
+        else:
+            output = refine(network, x, a, topk=topk)[0]
+        (output * torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)).sum().backward()
+        gradients = {name: value.grad for name, value in network.named_parameters()}
+        results.append({"output": output.detach(), "x": x.grad, "a": a.grad, **gradients})
+    ours, expected = results
+    for name, value in expected.items():
+        if value is not None:
+            torch.testing.assert_close(ours[name], value, atol=1e-10, rtol=1e-8)
+    learned = {"gat", "gatv2"}
+    assert (ours["a"] is None or not ours["a"].any()) == (kind in learned or kind == "gnn")
+    if kind in learned:
+        assert ours["score.P.weight"].any()
+        assert ours["score.u.weight"].any()
+
+
+def test_weights_of_gat_and_gatv2_by_hand() -> None:
+    """Token 0 = (1, 0) keeps tokens 1 = (0, 1) and 3 = (-1, 0); P and u are chosen so that scores are small numbers."""
+    tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]]], dtype=torch.float64)
+    row = torch.tensor([[3.0, 1.0, 2.0]], dtype=torch.float64)
+    for kind, P, u, scores in (
+        # u [P x_0 ; P x_j], P x = x_0 - 2 x_1: 1 and -2, -1 for tokens 1 and 3: 3 - 2 = 1 and 3 - 1 = 2
+        ("gat", [[1.0, -2.0]], [[3.0, 1.0]], (1.0, 2.0)),
+        # lrelu sits outside: 3 - 5 * 2 = -7 -> -1.4, 3 - 5 = -2 -> -0.4
+        ("gat", [[1.0, -2.0]], [[3.0, 5.0]], (-1.4, -0.4)),
+        # P [x_0 ; x_j] = 1 - 2 x_j1: -1 for token 1 (lrelu -0.2), 1 for token 3; times u = 5
+        ("gatv2", [[1.0, 0.0, 0.0, -2.0]], [[5.0]], (-1.0, 5.0)),
+    ):
+        network = HypergraphNetwork(2, 1, kind).double()
+        with torch.no_grad():
+            network.score.P.weight.copy_(torch.tensor(P))
+            network.score.u.weight.copy_(torch.tensor(u))
+            matrix = incidence(tokens, row, topk=2, score=network.score)[0]
+        weight = 1 / (1 + math.exp(scores[1] - scores[0]))
+        expected = torch.tensor([1.0, weight, 0.0, 1 - weight], dtype=torch.float64)
+        torch.testing.assert_close(matrix[0], expected)
+        torch.testing.assert_close(matrix[:, 0], expected)  # mirrored
+
+
+@pytest.mark.parametrize("kind", ["gat", "gatv2"])
+def test_learned_scores_change_the_weights_and_not_the_neighbours(kind: Incidence) -> None:
+    tokens, row, network = sample(9, kind=kind)
+    plain, learned = (incidence(tokens, row, topk=3, score=score) for score in (None, network.score))
+    assert torch.equal(plain != 0, learned != 0)
+    assert (plain - learned).abs().max() > 1e-3
+    torch.testing.assert_close(learned[:, 0].sum(dim=1), 2 * torch.ones(2, dtype=torch.float64))
+    assert torch.equal(learned[:, 1:, 0], learned[:, 0, 1:])
+
+
+def test_gnn_joins_two_vertices() -> None:
+    """One neighbour has weight 1, whatever its score: y_0 = f_n(f_e(x_0 + x_n) + f_e(x_0 + x_n + x_m))."""
+    tokens, row, network = sample(7, batch=1)
+    best = int(row[0].argmax()) + 1
+    cosines = tokens[0] @ tokens[0, best]
+    cosines[[0, best]] = -2
+    other = int(cosines.argmax())
+    pair = tokens[0, 0] + tokens[0, best]
+    expected = network.node(network.edge(pair) + network.edge(pair + tokens[0, other]))
+    torch.testing.assert_close(refine(network, tokens, row, topk=1)[0], expected)
+
+
+@every_kind
+def test_count_of_trained_values(kind: Incidence) -> None:
+    counted = sum(value.numel() for value in HypergraphNetwork(8, 4, kind).parameters())
+    extra = {"gat": 8 * 4 + 2 * 4, "gatv2": 16 * 4 + 4}.get(kind, 0)
+    assert counted == HypergraphNetwork.count(8, 4, kind) == 2 * (8 * 4 + 4 + 4 * 8 + 8) + extra
 
 
 def test_gradient_reaches_few_tokens() -> None:

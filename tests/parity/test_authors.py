@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import methods
+from benchmark.errors import StoreError
 from methods.base import Method
 from tests.parity.clip_reference import clip_backbone, facts, tensors, under
 
@@ -78,6 +79,17 @@ def test_coop() -> None:
     check_gradients(method, loss, lambda n: stored[f"coop.grad.{n}"], {"text.ctx": "ctx"})
 
 
+@pytest.mark.parametrize("position", ["middle", "front"])
+def test_coop_with_the_class_name_elsewhere(position: str) -> None:
+    method, stored = build("coop", class_token_position=position), tensors()
+    plain = ids("coop.ids_plain")
+    torch.testing.assert_close(method.encode_text(plain), stored[f"coop.{position}.text_features"], **UNIT)
+    logits = classified(method, plain)
+    torch.testing.assert_close(logits, stored[f"coop.{position}.logits"], atol=2e-4, rtol=0)
+    expected = facts()["methods"]["coop"][f"loss_{position}"]
+    assert cross_entropy(logits).item() == pytest.approx(expected, abs=1e-4)
+
+
 COCOOP = {
     "text.ctx": "ctx",
     "meta_net.0.weight": "meta_net.linear1.weight",
@@ -135,6 +147,29 @@ def test_taskres_shared_row() -> None:
     check_gradients(
         method, loss, lambda n: stored[f"taskres_shared.grad.{n}"], {"residuals.text": "shared_row"}
     )
+
+
+@pytest.mark.parametrize("case", ["taskres", "taskres_ens"], ids=["one template", "ensemble"])
+def test_taskres_per_class(case: str) -> None:
+    method, stored = build("taskres", case, rows="per_class", n_classes=5), tensors()
+    token_ids = ids(f"{case}.ids").view(5, -1, 24)
+    raw = method.backbone.text.features(token_ids.flatten(0, 1)).unflatten(0, token_ids.shape[:2]).mean(dim=1)
+    torch.testing.assert_close(raw, stored[f"{case}.base_text_features"], **RAW)
+    classes = method.class_features(token_ids)
+    torch.testing.assert_close(classes, stored[f"{case}.text_features"], **UNIT)
+    batch = SimpleNamespace(images=stored["images"])
+    logits = method.logit_scale() * method.classify(batch, method.prepare_classes(token_ids))
+    torch.testing.assert_close(logits, stored[f"{case}.logits"], atol=2e-4, rtol=0)
+    loss = cross_entropy(logits)
+    assert loss.item() == pytest.approx(facts()["methods"][case]["loss"], abs=1e-4)
+    names = {"residuals.text": "text_feature_residuals"}
+    check_gradients(method, loss, lambda n: stored[f"{case}.grad.{n}"], names)
+    assert method.residuals["text"].numel() == method.expected_parameters() == 5 * 48
+
+
+def test_rows_of_classes_do_not_fit_a_shared_row() -> None:
+    with pytest.raises(StoreError, match="text_feature_residuals"):
+        build("taskres")
 
 
 def test_maple() -> None:

@@ -1,0 +1,135 @@
+"""Published weights: read without running code, and fitted to a model tensor by tensor or refused in one line."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.model import convert_to_custom_text_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmark.errors import DataError
+
+State = dict[str, Tensor]
+
+# Buffers and sizes that older releases stored; they hold no learnt value and today's modules make them anew.
+_HARMLESS = (
+    "position_ids",
+    "token_type_ids",
+    "attn_mask",
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_NAMED = 2
+
+
+def read_state(path: Path) -> State:
+    """Return the tensors of a weights file, on the CPU; wrappers of training scripts are taken off.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save``, which is read with ``weights_only=True``.
+
+    Raises:
+        DataError: missing, damaged, of another kind, or holding objects that are not tensors.
+    """
+    if path.suffix != ".safetensors" and path.suffix not in _PICKLES:
+        raise DataError(f"{path}: not a weights file: expected .safetensors, {', '.join(_PICKLES)}")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            with warnings.catch_warnings():  # torch warns of pickles by other hands, which are refused below
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        raise DataError(_refusal(path, error)) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0][:120]
+        raise DataError(f"{path}: cannot be read as weights ({reason}). Fetch it again") from None
+    return _tensors(path, content)
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Say which objects a pickle asks for; finding them runs nothing."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception:  # not a zip archive, or cut short
+        names = []
+    if names:
+        listed = ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        return (
+            f"{path}: refused, it holds Python objects that could run code ({listed}). Use a safetensors file"
+        )
+    reason = " ".join(str(error).split())[-80:]
+    return f"{path}: not a file of tensors, or damaged ({reason}). Fetch it again or use a safetensors file"
+
+
+def _tensors(path: Path, content: Any) -> State:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DataError(f"{path}: expected a mapping of names to tensors, got {type(content).__name__}")
+    if not content:
+        raise DataError(f"{path}: holds no tensors. Fetch it again")
+    names = list(content)
+    prefix = "module." if all(name.startswith("module.") for name in names) else ""
+    return {str(name).removeprefix(prefix): value for name, value in content.items()}
+
+
+def load_weights(model: nn.Module, path: Path, label: str) -> None:
+    """Copy the weights of a file into a model, every tensor of it.
+
+    Args:
+        model: an open_clip model.
+        path: the file.
+        label: what a message calls the model.
+
+    Raises:
+        DataError: unreadable, of another model, or with values that are not finite.
+    """
+    state, own = read_state(path), model.state_dict()
+    if "positional_embedding" in state and "positional_embedding" not in own:
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):  # stored as one value or as a vector of one
+        if name in state and name in own and state[name].numel() == own[name].numel():
+            state[name] = state[name].reshape(own[name].shape)
+    state = {
+        name: value
+        for name, value in state.items()
+        if name in own or name.rpartition(".")[2] not in _HARMLESS
+    }
+    _check_fit(path, label, state, own)
+    model.load_state_dict(state, strict=True)
+
+
+def _check_fit(path: Path, label: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    missing = [name for name in own if name not in state]
+    extra = [name for name in state if name not in own]
+    other = [name for name in own if name in state and state[name].shape != own[name].shape]
+    parts = [_some(missing, "missing"), _some(extra, "unknown")]
+    if other:
+        name = other[0]
+        sizes = f"'{name}' is {list(state[name].shape)}, expected {list(own[name].shape)}"
+        parts.append(f"{len(other)} of another size ({sizes})")
+    if missing or extra or other:
+        found = ", ".join(part for part in parts if part)
+        raise DataError(f"{path}: not the weights of {label} (expected {len(own)} tensors): {found}")
+    broken = [name for name, value in state.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise DataError(f"{path}: {_some(broken, 'with values that are not finite')}. Fetch it again")
+
+
+def _some(names: Sequence[str], what: str) -> str:
+    more = ", ..." if len(names) > _NAMED else ""
+    listed = ", ".join(f"'{name}'" for name in names[:_NAMED])
+    return f"{len(names)} {what} ({listed}{more})" if names else ""

@@ -1,0 +1,86 @@
+"""Say whether a run can start (data, weights, hardware), what is missing and how to get it, and what it will cost.
+
+It takes the words of the run itself: put `validate` in front of them. Steps are timed where there is a GPU; --probe
+times them on a CPU too, which takes long with a large backbone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from benchmark.cli import run
+from benchmark.cli._parser import ArgumentParser, given
+from benchmark.config import load_config
+from benchmark.console import Console
+from benchmark.errors import ConfigError
+from benchmark.settings import coerce
+
+if TYPE_CHECKING:
+    from benchmark.validation import Item
+
+STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the flags: those of a run, and two more."""
+    run.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--probe",
+        nargs="?",
+        const="20",
+        metavar="STEPS",
+        help="time this many steps per method (default: 20)",
+    )
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    """Print the verdict.
+
+    Returns:
+        0 when the run can start, 2 otherwise.
+
+    Raises:
+        ConfigError: the request is wrong.
+    """
+    try:
+        probe = 0 if args.probe is None else coerce(args.probe, int)
+        if args.probe is not None and probe < 2:
+            raise ValueError("a value of at least 2")
+    except ValueError as error:
+        raise ConfigError(f"--probe: expected {error}, got '{args.probe}'") from None
+    config = load_config(given(args, "config", "json", "probe"), args.overrides, args.config)
+    from benchmark.validation import as_json, validate
+
+    items = validate(config, probe=probe)
+    missing = [item for item in items if item.state == "missing"]
+    if args.json:
+        console.line(json.dumps(as_json(items) | {"broken": list(config.broken)}, indent=1))
+    else:
+        _print(items, console)
+        for line in config.broken:
+            console.error(line)
+        for item in missing:
+            console.error(f"{item.name}: {item.found}" + (f". To do: {item.todo}" if item.todo else ""))
+        console.line("the run can start" if not missing else f"{len(missing)} things are missing")
+    return 2 if missing or config.broken else 0
+
+
+def _print(items: list[Item], console: Console) -> None:
+    import rich.table
+    from rich.text import Text
+
+    table = rich.table.Table()
+    for column in ("", "what", "state", "found", "to do"):
+        table.add_column(column, overflow="fold")
+    group = ""
+    for item in items:
+        if item.group != group:
+            table.add_section()
+        first = item.group if item.group != group else ""
+        group = item.group
+        state = Text(item.state, style=STYLES[item.state])
+        table.add_row(first, item.name, state, Text(item.found), Text(item.todo))
+    console.table(table)

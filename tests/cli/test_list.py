@@ -1,0 +1,122 @@
+"""The verb list: methods with what each can do, everything else without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmark import matrix
+from benchmark.cli import main
+from benchmark.registry import METHODS
+
+CHEAP = ["taskres", "zero_shot"]
+BAD = '''
+"""A method that cannot be built."""
+from benchmark.registry import register_method
+from methods.base import Method, MethodCard
+
+@register_method("bad", in_all=False)
+class Bad(Method):
+    card = MethodCard(title="Bad", paper="-", equation="-", trains="-", count="-")
+
+    def setup(self):
+        raise RuntimeError("no luck\\nat all")
+'''
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Only two methods, and a family of two, of which one is not usable."""
+    names = METHODS.names
+
+    def few(extras=True):
+        return [name for name in names(extras) if name in (*CHEAP, "bad", "broken_one", "peft")]
+
+    monkeypatch.setattr(METHODS, "names", few)
+    monkeypatch.setattr(
+        matrix,
+        "members",
+        lambda entry: {f"{entry.name}:lora": "", f"{entry.name}:odd": "needs a language model"},
+    )
+
+
+def test_the_matrix_is_printed_with_progress_on_standard_error(capsys, cheap):
+    assert main(["list", "methods"]) == 0
+    out, err = capsys.readouterr()
+    row = next(line for line in out.splitlines() if "taskres" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "taskres", "96", "-", "both", "no", "no", "yes", "yes", "both",
+    ]  # fmt: skip
+    assert "And with --all: peft:lora" in out
+    assert "odd" not in out
+    assert "trying every method" in err
+
+
+def test_json_holds_the_matrix_and_nothing_else_is_on_standard_output(capsys, cheap):
+    assert main(["list", "methods", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == CHEAP
+    assert rows["taskres"]["cached"] == ["image", "text"]
+    assert rows["taskres"]["trained"] == 96
+    assert rows["zero_shot"]["merges"] is None
+
+
+def test_all_probes_the_usable_members_of_families(capsys, cheap):
+    assert main(["list", "methods", "--all", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == [*CHEAP, "peft:lora"]
+    assert rows["peft:lora"]["merges"] is True
+
+
+def test_a_broken_plugin_is_one_line_with_the_reason(capsys, cheap, write):
+    bad = write("bad.py", BAD)
+    worse = write(
+        "worse.py",
+        "from benchmark.registry import register_method\n@register_method('broken_one')\nclass A: 1/0\n",
+    )
+    assert main(["list", "methods", "--plugins", str(bad), str(worse)]) == 0
+    out, err = capsys.readouterr()
+    assert "taskres" in out
+    assert "warning: bad: RuntimeError: no luck at all" in err
+    assert "ZeroDivisionError" in next(line for line in err.splitlines() if "broken_one" in line)
+    assert "Traceback" not in out + err
+
+
+def test_names_and_all_other_lists_need_no_torch(tmp_path):
+    code = (
+        "import sys; from benchmark.cli import main; "
+        "codes = [main(['list', *words]) for words in (['methods', '--names'], ['tasks'], ['suites'], ['datasets'], "
+        "['backbones'], ['tables'])]; print(codes, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(matrix.METHODS.folder.parent)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip().endswith("[0, 0, 0, 0, 0, 0] False"), done.stderr
+
+
+def test_names_in_json_have_aliases_and_sources(capsys):
+    assert main(["list", "methods", "--names", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["coop"]["source"] == "methods/coop.py"
+    assert set(rows["coop"]) == {"name", "aliases", "summary", "source"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["tasks", "--all"], "--all goes with 'list methods'"),
+        (["methods", "--names", "--all"], "choose one of --names, --all and --markdown"),
+        (["methods", "--markdown", "--json"], "--json not with --markdown"),
+        (["methods", "r=2"], "list takes no 'r=2'"),
+    ],
+)
+def test_wrong_requests_are_one_line(capsys, words, says):
+    assert main(["list", *words]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1

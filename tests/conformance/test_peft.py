@@ -1,0 +1,36 @@
+"""peft's tuners go through the conformance suite: one of each kind through all of it, the others in part.
+
+All checks on all twelve would take longer than the eleven methods together; the tuners left to the short list share
+their code with one of the others: low-rank (dora), with a budget (adalora), scaling (ia3), orthogonal (oft).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import methods
+from benchmark.conformance import CHECKS
+from benchmark.small_models import FAMILIES
+from tests.methods.test_peft import NAMED
+
+IN_FULL = ("dora", "adalora", "ia3", "oft")
+SHORT = (
+    "declared parameter count",
+    "identity at initialisation",
+    "frozen tensors stay bit identical",
+    "trained state survives the store",
+)
+CASES = [(name, check) for name in NAMED for check in CHECKS if name in IN_FULL or check in SHORT]
+
+# the small text tower's width, 48, is no multiple of OFT's 32: peft takes 24
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid `oft_block_size`")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("name", "check"), CASES)
+def test_tuner(name: str, check: str, family: str) -> None:
+    CHECKS[check](lambda backbone: methods.build(f"peft:{name}", backbone), family)
+
+
+def test_the_short_list_names_checks() -> None:
+    assert set(SHORT) <= set(CHECKS)
