@@ -38,15 +38,17 @@ def label_mask(labels: Tensor, match: LabelMatch = "equal") -> Tensor:
 
     Args:
         labels: ``[B, K]`` with 1, 0, -1 (uncertain) and nan (not mentioned). Uncertain and missing count as 0, as in
-            the authors' code (`ACE-LoRA: train.py`). A row of nan alone is a sample without labels: never left out.
+            the authors' code (`ACE-LoRA: train.py`); a number above 1 is a state of its own (the corpus' policy
+            "distinct"). A row of nan alone is a sample without labels: never left out.
         match: "equal" drops an off-diagonal pair whose rows agree in every column, two empty rows included
             (`ACE-LoRA: loss.py`); "shared_positive" drops a pair that shares at least one positive finding.
     """
     unlabelled = labels.isnan().all(dim=1)
-    positive = labels == 1
     if match == "equal":
-        same = (positive[:, None, :] == positive[None, :, :]).all(dim=-1)
+        state = torch.where(labels > 0, labels, 0.0)
+        same = (state[:, None, :] == state[None, :, :]).all(dim=-1)
     else:
+        positive = labels == 1
         same = (positive.float() @ positive.float().T) > 0
     same = same & ~unlabelled[:, None] & ~unlabelled[None, :]
     return ~same | torch.eye(len(labels), dtype=torch.bool, device=labels.device)

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from benchmark.backbones import Backbone
 from benchmark.console import Reporter
+from benchmark.data.prepared import Array
 
 _VERSION = 1
 
@@ -42,7 +42,7 @@ class FrozenFeatures:
         self._batch_size, self._reporter = batch_size, reporter
         self._fingerprint = f"{_VERSION}|{backbone.fingerprint()}|{backbone.input_spec}"
 
-    def of_images(self, pixels: np.ndarray, digest: str) -> Tensor:
+    def of_images(self, pixels: Array, digest: str) -> Tensor:
         """Return ``[N, E]`` features of uint8 images on the CPU; ``digest`` identifies the images."""
 
         def encode(start: int, stop: int) -> Tensor:

@@ -2,8 +2,11 @@
 
 A prepared folder holds ``manifest.csv`` (row i describes image i), ``pixels.npy`` (uint8 [N, H, W] or [N, H,
 W, 3], memory mapped), optionally ``masks.npy`` (bool [N, H, W]), and ``prepare_report.json``: how it was
-made, counts, and the size and sha256 of each file. A folder appears whole or not at all, so several processes
-may prepare the same one at once.
+made, counts, and the size and sha256 of each file. A generated folder appears whole or not at all, so several
+processes may make the same one at once.
+
+A folder prepared from downloads holds one pixel file per transform instead, ``pixels-<crop>-<h>x<w>.npy`` (and
+``masks-...``); only files that its report lists count, the report is written last.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,54 @@ import pandas as pd
 from benchmark.errors import DataError
 
 FORMAT_VERSION = 1
+TRANSFORMS_VERSION = 2
+"""Of the report of a folder with one pixel file per transform; others keep version 1."""
 MANIFEST, PIXELS, MASKS, REPORT = "manifest.csv", "pixels.npy", "masks.npy", "prepare_report.json"
 LABEL_PREFIX = "label_"
 _NUMBERS = ("original_width", "original_height")
+
+
+class Rows:
+    """Some rows of an array on disk, in any order, read when they are asked for.
+
+    Args:
+        array: [N, ...], memory mapped.
+        rows: M indices into it.
+    """
+
+    def __init__(self, array: npt.NDArray[Any], rows: npt.NDArray[np.integer[Any]]) -> None:
+        self._array, self._rows = array, rows
+        self.shape: tuple[int, ...] = (len(rows), *array.shape[1:])
+        self.dtype, self.ndim = array.dtype, array.ndim
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        """Return one row for a number, else an array of the rows of a slice or index array."""
+        rows = self._rows[index]
+        values: npt.NDArray[Any] = self._array[rows]
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def take(self, rows: npt.NDArray[np.integer[Any]]) -> Rows:
+        """Return a view of some rows of this view."""
+        return Rows(self._array, self._rows[rows])
+
+
+Array = npt.NDArray[Any] | Rows
+
+
+def take(array: Array, rows: npt.NDArray[np.integer[Any]]) -> Array:
+    """Return some rows of an array on disk without reading them; consecutive rows stay a plain slice."""
+    if isinstance(array, Rows):
+        return array.take(rows)
+    if len(rows) and (np.diff(rows) == 1).all():
+        part: npt.NDArray[Any] = array[int(rows[0]) : int(rows[-1]) + 1]
+        return part
+    return Rows(array, rows)
 
 
 @dataclass(frozen=True)
@@ -37,25 +85,48 @@ class Prepared:
     Attributes:
         name: dataset and part, for messages.
         folder: where it lies.
-        pixels: [N, H, W] or [N, H, W, 3] uint8, memory mapped.
+        pixels: [N, H, W] or [N, H, W, 3] uint8, memory mapped, or a view of rows of such a file.
         manifest: N rows. Text columns are strings (empty when missing); ``label_<Name>`` columns are float64
             with 1, 0,
             -1 (uncertain) and NaN (blank); ``boxes`` is JSON ``[[x1, y1, x2, y2], ...]``, original pixels.
         masks: [N, H, W] bool, memory mapped, or None.
-        info: how the data were made, as given when the folder was written.
-        digests: file name -> its sha256.
+        info: how the data were made, as given when the folder was written. ``transform`` and ``notes`` (what a
+            reader of results must know: skipped images, a split that is not the published one) go into results.
+        digests: ``pixels.npy``, ``manifest.csv`` and ``masks.npy`` -> sha256 of the file in their role.
+        selection: which rows of the folder these are, when not all.
     """
 
     name: str
     folder: Path
-    pixels: npt.NDArray[np.uint8]
+    pixels: Array
     manifest: pd.DataFrame
-    masks: npt.NDArray[np.bool_] | None
+    masks: Array | None
     info: dict[str, Any]
     digests: dict[str, str]
+    selection: str = ""
 
     def __len__(self) -> int:
         return len(self.manifest)
+
+    @property
+    def source(self) -> str:
+        """What a message about a row names: the table that the rows come from."""
+        return str(self.info.get("source", self.folder / MANIFEST))
+
+    def select(self, rows: npt.NDArray[np.integer[Any]], selection: str) -> Prepared:
+        """Return some rows as a dataset of their own, without reading them.
+
+        Args:
+            rows: indices.
+            selection: what tells these rows from others of the same folder, for example ``split=test``.
+        """
+        return replace(
+            self,
+            pixels=take(self.pixels, rows),
+            manifest=self.manifest.iloc[rows].reset_index(drop=True),
+            masks=None if self.masks is None else take(self.masks, rows),
+            selection=f"{self.selection}{selection};",
+        )
 
     def labels(self) -> list[str]:
         """Return the label names, without their prefix, in the order of the columns."""
@@ -139,7 +210,7 @@ def _write_files(
     if masks is not None:
         np.save(folder / MASKS, masks)
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.iterdir())
     }
     report = {
@@ -160,7 +231,8 @@ def _move_into_place(beside: Path, folder: Path) -> None:
             raise
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
@@ -168,11 +240,31 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_prepared(folder: Path, *, verify: bool = False) -> Prepared:
+def transform_name(crop: str, size: Sequence[int]) -> str:
+    """Return how a transform is called in file names: ``shortest_crop-224x224`` (height x width)."""
+    return f"{crop}-{'x'.join(map(str, size))}"
+
+
+def transform_files(transform: str) -> dict[str, str]:
+    """Return role -> file name of a transform; the empty one is that of generated folders."""
+    return {name: name.replace(".", f"-{transform}." if transform else ".") for name in (PIXELS, MASKS)}
+
+
+def folder_transforms(folder: Path) -> list[str]:
+    """Return the transforms that a folder was prepared at; none when it is not prepared.
+
+    Raises:
+        DataError: its report is damaged.
+    """
+    return sorted(read_report(folder).get("transforms", {})) if (folder / REPORT).exists() else []
+
+
+def load_prepared(folder: Path, *, transform: str = "", verify: bool = False) -> Prepared:
     """Open a prepared folder.
 
     Args:
-        folder: what :func:`write_prepared` wrote.
+        folder: what :func:`write_prepared` or benchmark/data/prepare.py wrote.
+        transform: which pixel file, in a folder that has several.
         verify: also compare the sha256 of every file; sizes are compared always.
 
     Returns:
@@ -181,18 +273,26 @@ def load_prepared(folder: Path, *, verify: bool = False) -> Prepared:
     Raises:
         DataError: something is missing, truncated, altered, or written by a newer version.
     """
-    report = _read_report(folder)
-    for file, expected in report["files"].items():
-        _check_file(folder / file, expected, verify)
-    pixels = _open_array(folder / PIXELS)
-    masks = _open_array(folder / MASKS) if MASKS in report["files"] else None
+    report = read_report(folder)
+    names = {MANIFEST: MANIFEST, **transform_files(transform)}
+    roles = {role: name for role, name in names.items() if role != MASKS or name in report["files"]}
+    for name in roles.values():
+        _check_file(folder / name, report["files"].get(name, {}), verify)
+    pixels = _open_array(folder / roles[PIXELS])
+    masks = _open_array(folder / roles[MASKS]) if MASKS in roles else None
     manifest = read_manifest(folder / MANIFEST)
     _check_fit(str(folder), pixels, manifest, masks)
-    digests = {file: str(facts.get("sha256")) for file, facts in report["files"].items()}
-    return Prepared(str(report["name"]), folder, pixels, manifest, masks, dict(report["info"]), digests)
+    digests = {role: str(report["files"][name].get("sha256")) for role, name in roles.items()}
+    info = dict(report["info"]) | ({"transform": transform} if transform else {})
+    return Prepared(str(report["name"]), folder, pixels, manifest, masks, info, digests)
 
 
-def _read_report(folder: Path) -> dict[str, Any]:
+def read_report(folder: Path) -> dict[str, Any]:
+    """Return the report of a prepared folder.
+
+    Raises:
+        DataError: missing, damaged, or written by a newer version.
+    """
     path = folder / REPORT
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -205,7 +305,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
     version = report.get("format_version") if isinstance(report, dict) else None
     if not isinstance(version, int) or not isinstance(report.get("files"), dict):
         raise DataError(f"{path}: not a prepare report; delete {folder} and prepare it again")
-    if version > FORMAT_VERSION:
+    if version > TRANSFORMS_VERSION:
         raise DataError(
             f"{path}: format {version} was written by a newer version; update, or use another --data-root"
         )
@@ -222,7 +322,7 @@ def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:
         raise DataError(
             f"{path}: expected {expected.get('bytes')} bytes, got {size} (truncated copy?); {cure}"
         )
-    if verify and _sha256(path) != expected.get("sha256"):
+    if verify and file_sha256(path) != expected.get("sha256"):
         raise DataError(f"{path}: contents differ from the sha256 in {REPORT}; {cure}")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +11,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmark.data.prepared import MANIFEST, PIXELS, Prepared
-from benchmark.errors import DataError, unknown
+from benchmark.data.prepared import LABEL_PREFIX, MANIFEST, PIXELS, Array, Prepared, take
+from benchmark.errors import ConfigError, DataError, unknown
 
 Kind = Literal["multiclass", "binary", "multilabel"]
+POLICIES = {
+    "uncertain": {"zero": 0.0, "one": 1.0, "distinct": 2.0},
+    "blank": {"zero": 0.0, "distinct": 3.0},
+}
+"""What -1 and blank labels of a corpus stand for; a number above 1 is a state of its own in the label mask."""
 
 
 @dataclass
@@ -63,18 +69,20 @@ class PairData:
     """Image-report pairs to adapt on.
 
     Attributes:
-        pixels: uint8 ``[N, H, W]`` or ``[N, H, W, C]``, memory-mapped.
-        texts: N reports. labels: float32 ``[N, K]`` of 1, 0, -1, nan, or None. label_names: K names.
-        ids: N image ids.
+        pixels: uint8 ``[N, H, W]`` or ``[N, H, W, C]``, memory-mapped, or a view of such rows.
+        texts: N reports. labels: float32 ``[N, K]`` of 1, 0 and the states that `POLICIES` name, nan in all of a row
+            without labels; or None. label_names: K names.
+        ids: N image ids. digest: tells these pairs from all others. facts: what results must say about the data.
     """
 
     name: str
-    pixels: np.ndarray
+    pixels: Array
     texts: list[str]
     labels: np.ndarray | None
     label_names: tuple[str, ...]
     ids: list[str]
     digest: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -90,45 +98,81 @@ class LabelledImages:
         targets: int ``[N]`` (class index; binary: 1 = positive) or ``[N, C]`` of 0/1 for multilabel.
         classes: C class texts as they enter the templates.
         clusters: N patient ids for clustered intervals, or None.
+        digest: tells these images from all others. facts: what results must say about the data.
     """
 
     name: str
     title: str
     kind: Kind
-    pixels: np.ndarray
+    pixels: Array
     targets: np.ndarray
     classes: tuple[str, ...]
     ids: list[str]
     clusters: list[str] | None
     digest: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pixels)
 
 
-def pairs(name: str, data: Prepared, *, limit: int | None = None) -> PairData:
+def pairs(
+    name: str,
+    data: Prepared,
+    *,
+    limit: int | None = None,
+    uncertain: str = "zero",
+    blank: str = "zero",
+) -> PairData:
     """Read image-report pairs off a prepared dataset.
 
+    Args:
+        name: of the corpus.
+        data: the prepared dataset.
+        limit: keep only the first rows.
+        uncertain: what a label of -1 stands for: "zero" (absent, as in the authors' code), "one" (present) or
+            "distinct" (a state of its own, which matches only itself).
+        blank: what an empty label of a labelled row stands for: "zero" or "distinct".
+
     Raises:
+        ConfigError: unknown policy.
         DataError: if it has no report texts, or an empty one.
     """
     frame = data.manifest if limit is None else data.manifest.iloc[:limit]
     if "text" not in frame:
-        raise DataError(
-            f"{data.folder}/manifest.csv: column 'text' is missing, so '{name}' cannot be a corpus"
-        )
+        raise DataError(f"{data.source}: column 'text' is missing, so '{name}' cannot be a corpus")
     texts = frame["text"].fillna("").astype(str).tolist()
     empty = [str(row) for row, text in zip(frame["image_id"], texts, strict=True) if not text.strip()]
     if empty:
-        raise DataError(
-            f"{data.folder}/manifest.csv: {len(empty)} empty reports, first '{empty[0]}': remove the rows"
-        )
-    columns = [column for column in frame.columns if column.startswith("label_")]
-    labels = frame[columns].to_numpy(dtype=np.float32) if columns else None
-    names = tuple(column.removeprefix("label_") for column in columns)
-    ids = frame["image_id"].astype(str).tolist()
-    return PairData(name, data.pixels[: len(frame)], texts, labels, names, ids, _digest(data, len(frame)))
+        raise DataError(f"{data.source}: {len(empty)} empty reports, first '{empty[0]}': remove the rows")
+    policy = {"uncertain": uncertain, "blank": blank}
+    names = data.labels()
+    return PairData(
+        name=name,
+        pixels=take(data.pixels, np.arange(len(frame))),
+        texts=texts,
+        labels=_labels(frame, names, policy) if names else None,
+        label_names=tuple(names),
+        ids=frame["image_id"].astype(str).tolist(),
+        digest=_digest(data, len(frame))
+        + "".join(f":{key}={value}" for key, value in policy.items() if value != "zero"),
+        facts=_facts(data),
+    )
+
+
+def _labels(frame: pd.DataFrame, names: list[str], policy: Mapping[str, str]) -> np.ndarray:
+    """Return ``[N, K]`` labels with -1 and blanks replaced by what the policies say; rows without labels stay nan."""
+    for key, value in policy.items():
+        if value not in POLICIES[key]:
+            raise ConfigError(f"corpus.{key}: " + unknown("policy", value, POLICIES[key]))
+    values = frame[[f"{LABEL_PREFIX}{name}" for name in names]].to_numpy(dtype=np.float32)
+    given = ~np.isnan(values)
+    # A labeler that mentions nothing leaves a row of blanks: labelled, and another thing than no labels at all.
+    labelled = (frame["labelled"] == "1").to_numpy() if "labelled" in frame else given.any(axis=1)
+    values = np.where(values == -1, np.float32(POLICIES["uncertain"][policy["uncertain"]]), values)
+    blank = np.float32(POLICIES["blank"][policy["blank"]])
+    return np.where(~given & labelled[:, None], blank, np.where(labelled[:, None], values, np.nan))
 
 
 def labelled_images(
@@ -160,18 +204,27 @@ def labelled_images(
         if kind == "multiclass":
             targets = _single_class(targets, data, frame, names)
     prompts = spec.get("prompts") or {}
-    clusters = frame["patient_id"].astype(str).tolist() if "patient_id" in frame else None
+    clusters = _clusters(frame)
     return LabelledImages(
         name=name,
         title=str(spec.get("title", name)),
         kind=kind,
-        pixels=data.pixels[frame.index.to_numpy()] if spec.get("exclusive") else data.pixels[: len(frame)],
+        pixels=take(data.pixels, frame.index.to_numpy()),
         targets=targets,
         classes=tuple(str(prompts.get(label, label)) for label in names),
         ids=frame["image_id"].astype(str).tolist(),
         clusters=clusters,
         digest=_digest(data, len(frame)) + (f":exclusive:{names}" if spec.get("exclusive") else ""),
+        facts=_facts(data),
     )
+
+
+def _clusters(frame: pd.DataFrame) -> list[str] | None:
+    """Return patient ids for clustered intervals; an image whose patient is not known stands for itself."""
+    if "patient_id" not in frame:
+        return None
+    patients, images = frame["patient_id"].astype(str), frame["image_id"].astype(str)
+    return patients.where(patients != "", "image " + images).tolist()
 
 
 NO_FINDING = "No Finding"
@@ -192,7 +245,7 @@ def _column(data: Prepared, frame: pd.DataFrame, label: str) -> np.ndarray:
         return (~(frame.filter(like="label_") == 1).any(axis=1)).to_numpy(dtype=np.float32)
     if column not in frame:
         known = [name.removeprefix("label_") for name in frame.columns if name.startswith("label_")]
-        raise DataError(f"{data.folder}/manifest.csv: " + unknown("label", label, known))
+        raise DataError(f"{data.source}: " + unknown("label", label, known))
     return frame[column].to_numpy(dtype=np.float32)
 
 
@@ -200,11 +253,16 @@ def _single_class(targets: np.ndarray, data: Prepared, frame: pd.DataFrame, name
     counts = targets.sum(axis=1)
     if (counts != 1).any():
         row = frame["image_id"].iloc[int(np.flatnonzero(counts != 1)[0])]
-        raise DataError(
-            f"{data.folder}/manifest.csv: image '{row}' has not exactly one of the classes {', '.join(names)}"
-        )
+        raise DataError(f"{data.source}: image '{row}' has not exactly one of the classes {', '.join(names)}")
     return targets.argmax(axis=1)
 
 
 def _digest(data: Prepared, rows: int) -> str:
-    return f"{data.digests[PIXELS]}:{data.digests[MANIFEST]}:{rows}"
+    selection = f":{data.selection}" if data.selection else ""
+    return f"{data.digests[PIXELS]}:{data.digests[MANIFEST]}:{rows}{selection}"
+
+
+def _facts(data: Prepared) -> dict[str, Any]:
+    """Return what every result made from prepared downloads says: how images were fitted, and what is amiss."""
+    found = {"data_transform": data.info.get("transform"), "data_options": data.info.get("options")}
+    return {key: value for key, value in {**found, "data_notes": data.info.get("notes")}.items() if value}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark.data.prepared import load_prepared, write_prepared
+from benchmark.data.prepared import Rows, folder_transforms, load_prepared, take, write_prepared
 from benchmark.errors import DataError
 
 
@@ -122,3 +122,39 @@ def test_a_strange_label_is_named_with_row_and_column(tmp_path):
     manifest = pd.DataFrame({"image_id": ["a", "b", "c"], "label_Edema": ["1", "yes", "0"]})
     with pytest.raises(DataError, match=r"row 3, label_Edema: expected 1, 0, -1 or empty, got 'yes'"):
         _write(tmp_path / "toy", manifest=manifest)
+
+
+def test_rows_read_only_what_is_asked_for(tmp_path):
+    data = _write(tmp_path / "toy")
+    view = Rows(data.pixels, np.array([2, 0, 2]))
+    whole = np.asarray(data.pixels)
+    assert (len(view), view.shape, view.dtype, view.ndim) == (3, (3, 4, 5), np.uint8, 3)
+    np.testing.assert_array_equal(view[0], whole[2])
+    np.testing.assert_array_equal(view[1:], whole[[0, 2]])
+    np.testing.assert_array_equal(view[np.array([1, 0])], whole[[0, 2]])
+    np.testing.assert_array_equal(view.take(np.array([1, 2]))[:], whole[[0, 2]])
+    np.testing.assert_array_equal(np.asarray(view), whole[[2, 0, 2]])
+    np.testing.assert_array_equal(list(view), whole[[2, 0, 2]])
+    with pytest.raises(IndexError):
+        view[3]
+
+
+def test_consecutive_rows_stay_a_slice_of_the_file(tmp_path):
+    data = _write(tmp_path / "toy")
+    assert isinstance(take(data.pixels, np.array([1, 2])), np.memmap)
+    assert isinstance(take(data.pixels, np.array([2, 1])), Rows)
+    assert len(take(data.pixels, np.array([], dtype=int))) == 0
+    part = data.select(np.array([2, 0]), "split=test").select(np.array([1]), "limit")
+    assert part.manifest["image_id"].tolist() == ["a"]
+    assert part.selection == "split=test;limit;"
+    np.testing.assert_array_equal(part.pixels[0], data.pixels[0])
+    assert part.masks is not None
+    assert part.masks.shape == (1, 4, 5)
+
+
+def test_a_folder_without_a_report_has_no_transforms(tmp_path):
+    assert folder_transforms(tmp_path / "none") == []
+    _write(tmp_path / "toy")
+    assert folder_transforms(tmp_path / "toy") == []
+    with pytest.raises(DataError, match=r"pixels-squash-4x4\.npy: missing"):
+        load_prepared(tmp_path / "toy", transform="squash-4x4")

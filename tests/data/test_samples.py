@@ -12,9 +12,10 @@ import torch
 
 from benchmark.console import NullReporter
 from benchmark.data.load import data_entries, load_dataset
-from benchmark.data.prepared import Prepared, write_prepared
+from benchmark.data.prepared import Prepared, Rows, write_prepared
 from benchmark.data.samples import Batch, labelled_images, pairs
 from benchmark.errors import ConfigError, DataError, PluginError
+from benchmark.losses import label_mask
 
 LABELS = {
     "Edema": [1, 0, 0, 1, 0, None],
@@ -41,7 +42,91 @@ def test_pairs_keep_rows_together(tmp_path: Path) -> None:
     assert data.label_names == ("Edema", "Effusion", "Mass")
     assert [int(p[0, 0]) for p in data.pixels] == [0, 1, 2, 3]
     np.testing.assert_array_equal(data.labels, [[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]])
-    assert np.isnan(pairs("set", prepared(tmp_path / "b", text=["t"] * 6)).labels[5, 0])
+    assert data.digest != pairs("set", prepared(tmp_path / "b", text=["t"] * 6)).digest
+
+
+VALUES = [[1.0, -1.0, None], [0.0, None, None], [None, None, None], [-1.0, -1.0, -1.0]]
+
+
+def labels_of(folder: Path, **policy: str) -> list[list[float]]:
+    """Return the corpus labels of VALUES under a policy; the third row has no labels."""
+    frame = pd.DataFrame({"image_id": list("abcd"), "text": ["t"] * 4})
+    for column, name in enumerate(("A", "B", "C")):
+        frame[f"label_{name}"] = [row[column] for row in VALUES]
+    if "labelled" in policy:
+        frame["labelled"] = policy.pop("labelled").split(",")
+    pixels = np.zeros((4, 2, 2), np.uint8)
+    data = write_prepared(folder, name="set", pixels=pixels, manifest=frame, info={})
+    found = pairs("set", data, **policy)
+    assert found.labels.dtype == np.float32
+    return found.labels.tolist()
+
+
+NAN = pytest.approx(float("nan"), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({}, [[1, 0, 0], [0, 0, 0], [NAN] * 3, [0, 0, 0]]),
+        ({"uncertain": "one"}, [[1, 1, 0], [0, 0, 0], [NAN] * 3, [1, 1, 1]]),
+        ({"uncertain": "distinct"}, [[1, 2, 0], [0, 0, 0], [NAN] * 3, [2, 2, 2]]),
+        ({"blank": "distinct"}, [[1, 0, 3], [0, 3, 3], [NAN] * 3, [0, 0, 0]]),
+        ({"uncertain": "distinct", "blank": "distinct"}, [[1, 2, 3], [0, 3, 3], [NAN] * 3, [2, 2, 2]]),
+        # a labeler that mentions nothing is not a study without labels, and a label that is not to be used is none
+        ({"labelled": "1,1,1,"}, [[1, 0, 0], [0, 0, 0], [0, 0, 0], [NAN] * 3]),
+    ],
+)
+def test_label_policies_by_hand(tmp_path: Path, policy: dict[str, str], expected: list[list[float]]) -> None:
+    assert labels_of(tmp_path / "set", **policy) == expected
+
+
+def test_the_policies_decide_which_pairs_the_loss_leaves_out(tmp_path: Path) -> None:
+    def left_out(name: str, **policy: str) -> set[tuple[int, int]]:
+        keep = label_mask(torch.tensor(labels_of(tmp_path / name, **policy)))
+        return {(i, j) for i in range(4) for j in range(i) if not keep[i, j]}
+
+    assert left_out("a") == {(3, 1)}  # all absent; the row without labels matches nothing
+    assert left_out("b", uncertain="distinct") == set()
+    assert left_out("c", labelled="1,1,1,1") == {(2, 1), (3, 1), (3, 2)}
+    assert left_out("d", labelled="1,1,1,1", blank="distinct") == set()
+
+
+def test_unknown_policies_are_named_and_the_digest_knows_them(tmp_path: Path) -> None:
+    data = prepared(tmp_path, text=["t"] * 6)
+    with pytest.raises(ConfigError, match="corpus.uncertain: unknown policy 'ones'. Did you mean 'one'"):
+        pairs("set", data, uncertain="ones")
+    digests = {pairs("set", data, uncertain=value).digest for value in ("zero", "one", "distinct")}
+    assert len(digests) == 3
+
+
+def test_a_part_is_a_view_with_a_digest_of_its_own(tmp_path: Path) -> None:
+    data = prepared(tmp_path, text=[f"text {k}" for k in range(6)])
+    part = data.select(np.array([4, 1, 2]), "split=test")
+    view = pairs("set", part)
+    assert isinstance(view.pixels, Rows)
+    assert view.texts == ["text 4", "text 1", "text 2"]
+    assert [int(p[0, 0]) for p in view.pixels] == [4, 1, 2]
+    other = data.select(np.array([4, 1, 3]), "split=val")
+    assert len({pairs("set", item).digest for item in (data, part, other)}) == 3
+    spec = {"kind": "multilabel", "classes": ["Mass"]}
+    assert labelled_images("x", part, spec, limit=2).ids == ["i4", "i1"]
+    assert labelled_images("x", part, spec).facts == {}
+
+
+def test_unknown_patients_stand_for_themselves(tmp_path: Path) -> None:
+    data = prepared(tmp_path, patient_id=["p", "p", "", "", "q", "q"])
+    view = labelled_images("x", data, {"kind": "multilabel", "classes": ["Mass"]})
+    assert view.clusters == ["p", "p", "image i2", "image i3", "q", "q"]
+
+
+def test_images_of_another_size_than_the_backbone_takes_are_refused(tmp_path: Path) -> None:
+    entry = {"dataset": "phantom", "part": "rsna", "n": 1}
+    assert load_dataset(entry, tmp_path, NullReporter(), (64, 64)).pixels.shape == (1, 64, 64)
+    with pytest.raises(DataError, match="has images of 64 x 64 pixels, the backbone takes 224 x 224"):
+        load_dataset(entry, tmp_path, NullReporter(), (224, 224))
+    with pytest.raises(ConfigError, match="'size' follows from the backbone"):
+        load_dataset(entry | {"size": 64}, tmp_path, NullReporter())
 
 
 def test_pairs_need_a_text_in_every_row(tmp_path: Path) -> None:

@@ -1,0 +1,329 @@
+"""One's own images: a CSV file with a column of image paths, and of texts, labels or classes, named in a suite file.
+
+It prepares itself: on first use the images are decoded and fitted to the backbone's size into ``<data-root>/csv/``.
+That folder is known by the list of images alone: texts and labels are always those of the CSV file as it is now.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark.data.prepare import BadImagesError, prepare
+from benchmark.data.prepared import LABEL_PREFIX, MANIFEST, PIXELS, Prepared
+from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.errors import ConfigError, DataError, suggest, unknown
+from benchmark.registry import register_dataset
+from benchmark.settings import words
+
+if TYPE_CHECKING:
+    from benchmark.console import Reporter
+
+SEPARATORS = ",;\t|"
+_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The keys of a suite's entry; what they mean stands at :class:`OwnCsv`.
+
+    Raises:
+        ConfigError: keys that contradict each other, or an unknown choice.
+    """
+
+    file: str
+    images: str | None = None
+    path_column: str = "path"
+    text_column: str | None = None
+    label_columns: Sequence[str] | str | None = None
+    class_column: str | None = None
+    split_column: str | None = None
+    patient_column: str | None = None
+    study_column: str | None = None
+    part: str | None = None
+    crop: str = "shortest_crop"
+    on_bad_image: str = "error"
+    classes: Sequence[str] | None = None
+    exclusive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_bad_image not in ("error", "skip"):
+            raise ConfigError("csv: on_bad_image: " + unknown("choice", self.on_bad_image, ("error", "skip")))
+        if self.class_column is not None and self.label_columns is not None:
+            raise ConfigError("csv: give class_column or label_columns, not both")
+
+    @property
+    def path(self) -> Path:
+        """The CSV file."""
+        return Path(self.file).expanduser()
+
+    @property
+    def folder(self) -> Path:
+        """Where the paths in the file begin."""
+        return self.path.parent if self.images is None else Path(self.images).expanduser()
+
+    def named(self) -> dict[str, str]:
+        """Return manifest column -> column of the file, of those that the entry names."""
+        columns = {
+            "text": self.text_column, "split": self.split_column, "patient_id": self.patient_column,
+            "study_id": self.study_column,
+        }  # fmt: skip
+        return {name: column for name, column in columns.items() if column is not None}
+
+
+class OwnCsv:
+    """The dataset ``csv``: opens one's own CSV file, and prepares its images when they are not."""
+
+    def __call__(
+        self,
+        data_root: Path,
+        *,
+        file: str,
+        images: str | None = None,
+        path_column: str = "path",
+        text_column: str | None = None,
+        label_columns: Sequence[str] | str | None = None,
+        class_column: str | None = None,
+        split_column: str | None = None,
+        patient_column: str | None = None,
+        study_column: str | None = None,
+        part: str | None = None,
+        crop: str = "shortest_crop",
+        on_bad_image: str = "error",
+        classes: Sequence[str] | None = None,
+        exclusive: bool = False,
+        size: tuple[int, int] | None = None,
+        reporter: Reporter | None = None,
+    ) -> Prepared:
+        """Return the rows of a CSV file, or of one part of it.
+
+        Args:
+            data_root: folder of all datasets.
+            file: the CSV file; a relative path begins at the working folder.
+            images: folder that the paths in the file begin at; default is the file's own.
+            path_column: column of image paths.
+            text_column: column of reports; by default ``text`` where it is there.
+            label_columns: columns of 1, 0, -1 and blanks; default: those of ``classes``, or that begin with ``label_``.
+            class_column: column of one class name per row.
+            split_column: by default ``split``.
+            patient_column: by default ``patient_id``.
+            study_column: by default ``study_id``.
+            part: keep the rows with this value in the split column.
+            crop: "squash" or "shortest_crop".
+            on_bad_image: "error", or "skip" to leave out images that cannot be read and say so in every result.
+            classes: those of the view; every row must have one of them, unless ``exclusive``.
+            exclusive: of the view.
+            size: (h, w) of the images; None returns the rows alone, with empty pixels, and decodes nothing.
+            reporter: told about progress.
+
+        Raises:
+            ConfigError: keys that contradict each other.
+            DataError: a problem of the file, with its row and column, or of an image.
+        """
+        wish = Wish(
+            file, images, path_column, text_column, label_columns, class_column, split_column, patient_column,
+            study_column, part, crop, on_bad_image, classes, exclusive,
+        )  # fmt: skip
+        own = _Csv(wish)
+        frame = own.rows()
+        data = own.undecoded() if size is None else own.pixels(Path(data_root), size, reporter)
+        return own.joined(data, frame)
+
+
+@dataclass
+class _Csv:
+    """A CSV file as text cells; its index is the row number as spreadsheets count, the header being row 1."""
+
+    wish: Wish
+    table: pd.DataFrame = field(init=False)
+    row_of: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.table = _read(self.wish.path, self.wish.path_column)
+        for name, column in self.wish.named().items():
+            self._need(column, f"{name.removesuffix('_id')}_column")
+        self.row_of = {}
+        for row, path in _cells(self.table[self.wish.path_column]):
+            if path == "":
+                raise self._problem(row, self.wish.path_column, "empty")
+            if path in self.row_of:
+                raise self._problem(
+                    row, self.wish.path_column, f"'{path}' stands in row {self.row_of[path]} already"
+                )
+            self.row_of[path] = row
+        self._check_images()
+
+    def _check_images(self) -> None:
+        missing = [path for path in self.row_of if not (self.wish.folder / path).is_file()]
+        if missing:
+            more = (
+                f" ({len(missing):,} of {len(self.row_of):,} images are not there)"
+                if len(missing) > 1
+                else ""
+            )
+            text = f"no image '{missing[0]}' in folder '{self.wish.folder}'{more}"
+            raise self._problem(self.row_of[missing[0]], self.wish.path_column, text)
+
+    def _need(self, column: str, key: str) -> None:
+        if column not in self.table:
+            columns = [str(name) for name in self.table.columns]
+            raise DataError(
+                f"{self.wish.path}: row 1: no column '{column}' ({key}).{suggest(column, columns)} "
+                f"Columns: {', '.join(columns)}"
+            )
+
+    def _problem(self, row: int, column: str, text: str) -> DataError:
+        return DataError(f"{self.wish.path}: row {row}, column '{column}': {text}")
+
+    # ------------------------------------------------------------------ texts and labels
+    def rows(self) -> pd.DataFrame:
+        """Return the manifest rows of the wanted part, indexed by row number."""
+        wish, frame = self.wish, pd.DataFrame({"image_id": self.table[self.wish.path_column]})
+        for name in ("text", "split", "patient_id", "study_id"):
+            column = wish.named().get(name, name)
+            if column in self.table:
+                frame[name] = self.table[column]
+        if wish.part is not None:
+            self._need(wish.split_column or "split", "split_column, for 'part'")
+            known = [value for value in frame["split"].unique() if value]
+            if wish.part not in known:
+                raise DataError(f"{wish.path}: " + unknown("part", wish.part, known))
+            frame = frame[frame["split"] == wish.part]
+        if wish.text_column is not None:
+            self._check(frame["text"], wish.text_column, lambda text: "" if text.strip() else "empty text")
+        return frame.assign(**self._labels(self.table.loc[frame.index]))
+
+    def _check(self, values: pd.Series[Any], column: str, problem: Callable[[str], str]) -> None:
+        for row, value in _cells(values):
+            if text := problem(value):
+                raise self._problem(row, column, text)
+
+    def _labels(self, rows: pd.DataFrame) -> dict[str, pd.Series[Any]]:
+        wish, classes = self.wish, [str(name) for name in self.wish.classes or ()]
+        if wish.class_column is not None:
+            self._need(wish.class_column, "class_column")
+            return self._classes(rows[wish.class_column].str.strip(), wish.class_column, classes)
+        if wish.label_columns is not None:
+            listed = wish.label_columns
+            columns = [str(name) for name in (words(listed) if isinstance(listed, str) else listed)]
+        else:
+            prefixed = [name for name in map(str, rows.columns) if name.startswith(LABEL_PREFIX)]
+            columns = [name for name in classes if name in rows] or prefixed
+        labels = {}
+        for column in columns:
+            self._need(column, "label_columns")
+            labels[LABEL_PREFIX + column.removeprefix(LABEL_PREFIX)] = self._numbers(rows[column], column)
+        return labels
+
+    def _numbers(self, values: pd.Series[Any], column: str) -> pd.Series[Any]:
+        values = values.str.strip()
+        expected = "expected 1, 0, -1 or empty, got"
+        self._check(values, column, lambda value: "" if value in _VALUES else f"{expected} '{value}'")
+        return values.map(_VALUES).astype(float)
+
+    def _classes(self, values: pd.Series[Any], column: str, known: list[str]) -> dict[str, pd.Series[Any]]:
+        if known and not self.wish.exclusive:
+            self._check(values, column, lambda name: "" if name in known else unknown("class", name, known))
+        names = known + sorted(set(values) - {""} - set(known))
+        return {LABEL_PREFIX + name: (values == name).astype(float) for name in names}
+
+    # ------------------------------------------------------------------ images
+    def pixels(self, data_root: Path, size: tuple[int, int], reporter: Reporter | None) -> Prepared:
+        """Return all images of the file, decoding those that are not prepared."""
+        wish, paths = self.wish, sorted(self.row_of)
+        key = hashlib.sha256("\n".join([str(wish.folder.resolve()), *paths]).encode()).hexdigest()[:12]
+        table = pd.DataFrame({"image_id": paths, "file": paths})
+        dataset = RawDataset(
+            name=f"csv/{wish.path.stem}-{key}",
+            title=wish.path.name,
+            access=Access("open", str(wish.path), "your own files", "your own"),
+            layout="",
+            read=lambda raw: RawTable(table, (("images", len(table)),)),
+        )
+        try:
+            prepare(
+                dataset, wish.folder, data_root, crop=wish.crop, size=size, reporter=reporter, wait=True,
+                on_bad_image="skip" if wish.on_bad_image == "skip" else "error",
+            )  # fmt: skip
+        except BadImagesError as error:
+            first = min(error.bad, key=lambda item: self.row_of[item["file"]])
+            more = f"; {len(error.bad):,} images of the file cannot be read" if len(error.bad) > 1 else ""
+            text = f"image '{first['file']}': {first['reason']}{more}. Replace it, or leave such images out: "
+            row = self.row_of[first["file"]]
+            raise self._problem(row, wish.path_column, text + "on_bad_image: skip") from error
+        return dataset(data_root, crop=wish.crop, size=size)
+
+    def undecoded(self) -> Prepared:
+        """Return all images of the file without their pixels, in the same order."""
+        paths = sorted(self.row_of)
+        pixels = np.zeros((len(paths), 0, 0), dtype=np.uint8)
+        manifest = pd.DataFrame({"image_id": paths})
+        return Prepared("", self.wish.folder, pixels, manifest, None, {}, {PIXELS: "none"})
+
+    def joined(self, data: Prepared, frame: pd.DataFrame) -> Prepared:
+        """Return the prepared images in the order of the rows, with the rows' texts and labels."""
+        place = {name: i for i, name in enumerate(data.manifest["image_id"])}
+        frame = frame[frame["image_id"].isin(list(place))]
+        rows = np.array([place[name] for name in frame["image_id"]], dtype=np.intp)
+        digest = hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
+        return replace(
+            data.select(rows, "rows of a CSV file"),
+            name=self.wish.path.name,
+            manifest=frame.reset_index(drop=True),
+            info={**data.info, "source": str(self.wish.path)},
+            digests={**data.digests, MANIFEST: digest},
+        )
+
+
+def _cells(values: pd.Series[Any]) -> Iterator[tuple[int, str]]:
+    """Return pairs of row number and cell."""
+    return zip(values.index.tolist(), values.tolist(), strict=True)
+
+
+def _read(path: Path, column: str) -> pd.DataFrame:
+    """Return the cells of a CSV file as text, whatever separator its header has; a byte order mark is no part of it.
+
+    Raises:
+        DataError: no such file, not UTF-8, without the path column, or rows of different lengths.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); relative paths begin at '{Path.cwd()}'"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8 encoding") from error
+    header = text.partition("\n")[0]
+    columns = {sep: next(csv.reader([header], delimiter=sep), []) for sep in SEPARATORS}
+    separator = next((sep for sep, names in columns.items() if column in map(str.strip, names)), None)
+    if separator is None:
+        likely = max(columns.values(), key=len)
+        raise DataError(
+            f"{path}: row 1: no column '{column}' (path_column).{suggest(column, likely)} Columns: {', '.join(likely)}"
+        )
+    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    names = [name.strip() for name in rows[0]]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: row 1: column '{twice}' stands there twice")
+    for number, row in enumerate(rows[1:], start=2):
+        if row and len(row) != len(names):
+            raise DataError(
+                f"{path}: row {number}: {len(row)} cells instead of {len(names)} (a '{separator}' without quotes?)"
+            )
+    filled = {number: row for number, row in enumerate(rows[1:], start=2) if row}
+    if not filled:
+        raise DataError(f"{path}: has no rows")
+    return pd.DataFrame(list(filled.values()), columns=names, index=list(filled), dtype=str)
+
+
+own_csv = register_dataset("csv")(OwnCsv())

@@ -1,0 +1,328 @@
+"""Whether a run can start, and what it will cost: data, weights, hardware and steps, read without opening any image.
+
+What is missing comes with the command that gets it. Times are measured (benchmark/probe.py) or left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark.backbones import check_backbone, load_backbone
+from benchmark.config import RunConfig
+from benchmark.console import NullReporter, duration
+from benchmark.data import splits
+from benchmark.data.load import VIEW_KEYS, data_entries, load_dataset
+from benchmark.data.prepared import MANIFEST, folder_transforms, read_report, transform_name
+from benchmark.data.raw import RawDataset
+from benchmark.errors import BenchmarkError, unknown
+from benchmark.plan import make_plan
+from benchmark.provenance import available_memory, usable_cores
+from benchmark.registry import DATASETS, METHODS
+from benchmark.runner import find_devices, limit_threads
+from benchmark.store import Store
+
+State = Literal["ok", "note", "missing"]
+_FETCH = " Fetch it: "
+_PICKED = ("part", "protocol", "crop", "size")
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the verdict.
+
+    Attributes:
+        group: "data", "weights", "hardware" or "cost".
+        name: what it is about. state: "missing" stops the run, "note" does not.
+        found: what is here. todo: how to get what is missing.
+    """
+
+    group: str
+    name: str
+    state: State
+    found: str
+    todo: str = ""
+
+
+def validate(config: RunConfig, *, probe: int = 0) -> list[Item]:
+    """Look at everything a run needs.
+
+    Args:
+        config: of the run.
+        probe: steps to time per method on a CPU, where it takes long; on a GPU it is done anyway. 0: none on a CPU.
+
+    Returns:
+        The items; the run can start when none of them is "missing".
+    """
+    weights, model = _weights(config)
+    size = None if model is None else model.image_size
+    items = [*_data(config, size), weights]
+    pairs = _corpus_pairs(config, size)
+    hardware, devices = _hardware(config, model)
+    items += [*hardware, *_disk(config, model, pairs)]
+    ready = all(item.state != "missing" for item in items)
+    return items + list(_cost(config, pairs, devices, probe, ready))
+
+
+# ---------------------------------------------------------------------------- data
+def _data(config: RunConfig, size: tuple[int, ...] | None) -> Iterator[Item]:
+    seen = set()
+    for entry in data_entries(config.suite):
+        name = " ".join(str(entry[key]) for key in ("dataset", "name", "protocol", "part") if key in entry)
+        if name not in seen:
+            seen.add(name)
+            yield _data_item(name, entry, config, size)
+
+
+def _data_item(name: str, entry: Mapping[str, Any], config: RunConfig, size: tuple[int, ...] | None) -> Item:
+    try:
+        dataset = DATASETS.get(entry["dataset"])
+        if isinstance(dataset, RawDataset):
+            return _prepared(name, _selected(dataset, entry), entry, config.data_root, size)
+        if (
+            "size" in inspect.signature(dataset).parameters
+        ):  # it prepares images itself, but not without a size
+            rows = len(load_dataset(entry, config.data_root, NullReporter()))
+            return Item("data", name, "ok", f"{rows:,} rows; images are prepared on first use")
+        if (
+            entry is config.suite["corpus"]
+        ):  # shows whether what is made has the backbone's size; tests stay closed
+            load_dataset(entry, config.data_root, NullReporter(), size)
+        return Item("data", name, "ok", "nothing to prepare: its plugin makes it when it is first used")
+    except BenchmarkError as error:
+        return Item("data", name, "missing", str(error))
+
+
+def _selected(dataset: RawDataset, entry: Mapping[str, Any]) -> RawDataset:
+    """Return the dataset that an entry means, for plugins that stand for several."""
+    own = {key: value for key, value in entry.items() if key not in VIEW_KEYS and key not in _PICKED}
+    return dataset.select(own)[0]
+
+
+def _prepared(
+    name: str, dataset: RawDataset, entry: Mapping[str, Any], data_root: Path, size: tuple[int, ...] | None
+) -> Item:
+    folder, access, command = data_root / dataset.name, dataset.access, dataset.prepare_command(data_root)
+    have = folder_transforms(folder)
+    if not have:
+        source = f"{access.url} ({access.kind} access): {access.how}. Then: {command}"
+        return Item("data", name, "missing", f"not prepared in {data_root}", source)
+    crop = str(entry.get("crop") or dataset.crop)
+    of_crop = [transform for transform in have if transform.startswith(f"{crop}-")]
+    transform = transform_name(crop, size) if size else (of_crop or [f"{crop}-224x224"])[0]
+    if transform not in have:
+        wanted = f"{command} --crop {crop} --size {transform.rpartition('-')[2]}"
+        return Item("data", name, "missing", f"prepared as {', '.join(have)}, not as {transform}", wanted)
+    report = read_report(folder)
+    for file in (MANIFEST, *report["transforms"][transform].values()):
+        path, expected = folder / file, report["files"].get(file, {}).get("bytes")
+        if not path.is_file() or path.stat().st_size != expected:
+            return Item(
+                "data", name, "missing", f"{path} is missing or cut short", f"delete {folder}; {command}"
+            )
+    rows = _rows(report, entry)
+    if rows is None:
+        column = _split_column(entry)
+        known = [value for value in report["columns"].get(column, {}) if value]
+        return Item("data", name, "missing", unknown(f"value of {column}", str(entry.get("part")), known))
+    notes = [*report["info"].get("notes", [])]
+    split = _split(report)
+    found = f"{rows:,} images, {transform}, splits: {split}" + "".join(f"; {note}" for note in notes)
+    return Item("data", name, "note" if notes or split.startswith(splits.NOT_PUBLISHED) else "ok", found)
+
+
+def _split_column(entry: Mapping[str, Any]) -> str:
+    return f"split_{entry['protocol']}" if entry.get("protocol") else "split"
+
+
+def _rows(report: Mapping[str, Any], entry: Mapping[str, Any]) -> int | None:
+    """Return the images of a part, from the counts of the report; None when there is no such part."""
+    counts = report["columns"].get(_split_column(entry))
+    if entry.get("part") is not None:
+        return None if counts is None else counts.get(entry["part"])
+    return int(report["images"]) if counts is None else sum(n for value, n in counts.items() if value)
+
+
+def _split(report: Mapping[str, Any]) -> str:
+    states = [str(facts["status"]) for facts in report.get("splits", {}).values()]
+    wrong = [state for state in states if state.startswith(splits.NOT_PUBLISHED)]
+    return (wrong or [state for state in states if state != "published"] or states or ["none"])[0]
+
+
+def _corpus_pairs(config: RunConfig, size: tuple[int, ...] | None) -> int | None:
+    """Return the pairs to adapt on; None when the corpus is not there."""
+    entry = config.suite["corpus"]
+    try:
+        dataset = DATASETS.get(entry["dataset"])
+        if isinstance(dataset, RawDataset):
+            count = _rows(read_report(config.data_root / _selected(dataset, entry).name), entry)
+        else:
+            count = len(load_dataset(entry, config.data_root, NullReporter()))
+    except BenchmarkError:
+        return None
+    limits = [limit for limit in (count, entry.get("limit"), config.limit) if limit is not None]
+    return None if count is None else min(limits)
+
+
+# ---------------------------------------------------------------------------- weights and hardware
+@dataclass(frozen=True)
+class _Model:
+    """The facts about a backbone that other checks need: sizes (h, w), width of the shared space, weights."""
+
+    image_size: tuple[int, ...]
+    embed_dim: int
+    values: int
+
+
+def _weights(config: RunConfig) -> tuple[Item, _Model | None]:
+    name, pretrained = config.backbone, config.pretrained
+    try:
+        found = check_backbone(name, pretrained=pretrained)
+        if found is not None:
+            model = _Model(tuple(found.image_size), int(found.config["embed_dim"]), found.values())
+            return Item("weights", name, "ok", "; ".join(found.lines())), model
+        backbone = load_backbone(name, pretrained=pretrained)
+    except BenchmarkError as error:
+        line, _, command = str(error).partition(_FETCH)
+        return Item("weights", name, "missing", line.rstrip("."), command), None
+    values = sum(weight.numel() for weight in backbone.model.parameters())
+    return Item("weights", name, "ok", "nothing to fetch"), _Model(
+        backbone.input_spec.size, backbone.embed_dim, values
+    )
+
+
+def _hardware(config: RunConfig, model: _Model | None) -> tuple[list[Item], list[str]]:
+    try:
+        devices = find_devices(config.device)
+    except BenchmarkError as error:
+        return [Item("hardware", "device", "missing", str(error))], []
+    need = 0 if model is None else 4 * model.values
+    words = f"; the weights alone take {need / GB:.3g} GB, training more" if need else ""
+    if devices[0] == "cpu":
+        free = available_memory() * 2**30
+        here = f"no GPU, {usable_cores()} cores, {free / GB:.1f} GB of memory free"
+    else:
+        import torch
+
+        index = int(devices[0].partition(":")[2])
+        free = float(torch.cuda.mem_get_info(index)[0])
+        here = f"{len(devices)} GPU, {torch.cuda.get_device_name(index)}, {free / GB:.1f} GB of memory free"
+    state: State = "ok" if free > need else "missing"
+    todo = "" if state == "ok" else "take a smaller backbone or free memory"
+    return [Item("hardware", "device", state, here + words, todo)], devices
+
+
+def _disk(config: RunConfig, model: _Model | None, pairs: int | None) -> Iterator[Item]:
+    need = 0 if model is None or pairs is None else 2 * 4 * pairs * model.embed_dim
+    for name, folder in (("--data-root", config.data_root), ("--output-dir", config.output_dir)):
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        words = f"{free / GB:,.0f} GB free in {folder}"
+        if name == "--data-root" and need:
+            words += f"; cached features of the corpus take up to {need / GB:.2g} GB"
+        enough = free > (need if name == "--data-root" else 0)
+        yield Item("hardware", name, "ok" if enough else "missing", words, "" if enough else "free space")
+
+
+# ---------------------------------------------------------------------------- cost
+def _cost(
+    config: RunConfig, pairs: int | None, devices: list[str], probe: int, ready: bool
+) -> Iterator[Item]:
+    try:
+        plan = make_plan(config, Store(config.output_dir))
+    except BenchmarkError as error:
+        yield Item("cost", "plan", "missing", str(error))
+        return
+    done = len(plan.cells) - len(plan.open)
+    yield Item("cost", "plan", "ok", f"{len(plan.open)} runs to do, {done} finished ones are reused")
+    steps = {name: _steps(config, name, pairs) for name in config.methods}
+    few = {name: _too_few(config, name, pairs) for name in config.methods}
+    times, reason = _times(config, steps, devices, probe, ready and not any(few.values()))
+    total = 0.0
+    for name in config.methods:
+        runs = sum(cell.spec.method == name for cell in plan.open)
+        if few[name]:
+            yield Item("cost", name, "missing", few[name], "lower --batch-size, or take a larger corpus")
+            continue
+        timing = times.get(name)
+        words = f"{runs} x {_steps_words(config, name, steps[name], pairs)}"
+        if isinstance(timing, str):
+            yield Item("cost", name, "note", f"{words}; probe failed: {timing}")
+            continue
+        if timing is not None and steps[name] is not None:
+            seconds = timing.step_seconds * steps[name]
+            total += runs * seconds
+            memory = f", {timing.peak_bytes / GB:.1f} GB" if timing.peak_bytes else ""
+            words += f"; {1000 * timing.step_seconds:,.0f} ms a step{memory}: {duration(seconds)} a run"
+        yield Item("cost", name, "ok", words)
+    if total:
+        workers = config.jobs or (len(devices) if devices[0] != "cpu" else usable_cores())
+        side = min(workers, max(1, len(plan.open)))
+        found = f"about {duration(total / side)} of training steps, {side} side by side; validation and tests on top"
+        yield Item("cost", "time", "ok", f"{found} (measured on {devices[0]})")
+    else:
+        yield Item("cost", "time", "note", f"not measured: {reason}")
+
+
+def _too_few(config: RunConfig, name: str, pairs: int | None) -> str:
+    size = config.recipes[name].batch_size
+    trains = not getattr(METHODS.get(name), "deterministic", False)
+    few = trains and pairs is not None and pairs < size
+    return f"the corpus has {pairs} pairs, fewer than one batch of {size}" if few else ""
+
+
+def _steps(config: RunConfig, name: str, pairs: int | None) -> int | None:
+    """Return the optimiser steps of one run; None when the corpus has not been counted."""
+    recipe = config.recipes[name]
+    if getattr(METHODS.get(name), "deterministic", False):
+        return 0
+    if pairs is None:
+        return recipe.max_steps
+    planned = recipe.epochs * (pairs // recipe.batch_size)
+    return planned if recipe.max_steps is None else min(planned, recipe.max_steps)
+
+
+def _steps_words(config: RunConfig, name: str, steps: int | None, pairs: int | None) -> str:
+    recipe = config.recipes[name]
+    if steps == 0:
+        return "no training"
+    if pairs is None or steps is None:
+        return f"{recipe.epochs} epochs of batch {recipe.batch_size}; the corpus is not counted yet"
+    return f"{steps:,} steps ({pairs:,} pairs, batch {recipe.batch_size}, at most {recipe.epochs} epochs)"
+
+
+def _times(
+    config: RunConfig, steps: Mapping[str, int | None], devices: list[str], probe: int, ready: bool
+) -> tuple[dict[str, Any], str]:
+    """Return method -> its timing, or the line with which it failed; or why nothing was measured."""
+    if not ready:
+        return {}, "something is missing"
+    if devices[0] == "cpu" and not probe:
+        return {}, "no GPU here; --probe times steps on this CPU"
+    from benchmark import probe as probing
+
+    if devices[0] == "cpu":
+        limit_threads(max(1, usable_cores() // (config.jobs or usable_cores())))
+    times: dict[str, Any] = {}
+    try:
+        with probing.prober(config, devices[0], probe or probing.STEPS) as time:
+            for name in (name for name, count in steps.items() if count != 0):
+                try:
+                    times[name] = time(name)
+                except BenchmarkError as error:
+                    times[name] = str(error)
+    except BenchmarkError as error:
+        return {}, str(error)
+    return times, ""
+
+
+def as_json(items: list[Item]) -> dict[str, Any]:
+    """Return the verdict as JSON types."""
+    ready = all(item.state != "missing" for item in items)
+    return {"ready": ready, "items": [dataclasses.asdict(item) for item in items]}
