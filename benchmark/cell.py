@@ -12,17 +12,20 @@ import numpy as np
 import torch
 
 import methods
+from benchmark import adapters
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.checkpoint import Checkpoint
+from benchmark.config import build_options
 from benchmark.console import Reporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.features import FrozenFeatures
-from benchmark.data.load import data_entries, load_dataset
-from benchmark.data.samples import PairData, pairs
+from benchmark.data.load import check_dataset, data_entries, load_dataset
+from benchmark.data.samples import POLICIES, PairData, pairs
 from benchmark.efficiency import measure_method, peak_memory, step_times
 from benchmark.errors import ConfigError
 from benchmark.plan import CellSpec, task_done
 from benchmark.registry import TASKS
+from benchmark.shared import FROZEN, TowerResults, is_shared
 from benchmark.store import CellFolder
 from benchmark.trainer import Adaptation, Trainer
 from tasks.base import DatasetResult, Task, TaskContext
@@ -31,9 +34,9 @@ _FLOPS_PAIRS = 8
 
 
 def prepare_suite(suite: Mapping[str, Any], data_root: Path, reporter: Reporter) -> None:
-    """Make what all cells of a suite share, once: datasets that are generated are written now."""
+    """Make what all cells of a suite share, once: generated datasets are written now, missing ones are told."""
     for entry in data_entries(suite):
-        load_dataset(entry, data_root, reporter)
+        check_dataset(entry, data_root, reporter)
 
 
 def run_cell(spec: CellSpec, folder: CellFolder, reporter: Reporter) -> None:
@@ -56,7 +59,13 @@ class _Cell:
         self.device = torch.device(spec.device)
         reporter.start("load backbone", 1)
         backbone = load_backbone(spec.backbone, pretrained=spec.pretrained, device=self.device)
+        if backbone.origin:
+            folder.write_json(
+                "provenance.json", folder.read_json("provenance.json") | {"weights": backbone.origin}
+            )
         self.context = _context(spec, backbone, self.device, reporter)
+        output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
+        self.towers = TowerResults(output_dir / "shared", spec, self.context)
         _seed(spec.seed)
         recipe = spec.recipe
         self.method = methods.build(
@@ -73,6 +82,8 @@ class _Cell:
             self.method.load_trainable_state(self.folder.read_tensors("adapter.safetensors"))
         else:
             self.adapt()
+        if not self.folder.exists(adapters.FOLDER):
+            adapters.write_adapter(self.method, self.spec, self.folder.inside(adapters.FOLDER))
         self.method.eval()
         for name in self.spec.tasks:
             if self.spec.eval_only or not task_done(self.spec, name, self.folder):
@@ -100,7 +111,7 @@ class _Cell:
         self.folder.write_json("efficiency.json", {**cost, "adapter_bytes": adapter})
         best = None if outcome is None else outcome.best
         self.folder.write_json(
-            "adapt.json", {"adapt_hash": spec.adapt_hash, "pairs": len(corpus), "best": best}
+            "adapt.json", {"adapt_hash": spec.adapt_hash, "pairs": len(corpus), "best": best, **corpus.facts}
         )
         self.folder.remove("checkpoint")
 
@@ -124,9 +135,10 @@ class _Cell:
 
     def corpus(self) -> PairData:
         entry = self.spec.suite["corpus"]
-        prepared = load_dataset(entry, self.spec.data_root, self.reporter)
+        prepared = load_dataset(entry, self.spec.data_root, self.reporter, self.context.image_size)
         limits = [limit for limit in (entry.get("limit"), self.spec.limit) if limit is not None]
-        return pairs(str(entry["dataset"]), prepared, limit=min(limits, default=None))
+        policy = {key: str(entry[key]) for key in POLICIES if key in entry}
+        return pairs(str(entry["dataset"]), prepared, limit=min(limits, default=None), **policy)
 
     def cost(self, batches: PairBatches, outcome: Adaptation | None, seconds: float) -> dict[str, Any]:
         """Return the cell's efficiency figures; FLOPs are those of the towers at work, not of cached features."""
@@ -154,10 +166,14 @@ class _Cell:
         settings = dict(self.spec.tasks[name])
         entries = settings.pop("datasets", {})
         plugin = TASKS.get(name)
-        task: Task = plugin(plugin.Options(**settings))
+        task: Task = plugin(build_options(plugin.Options, settings))
         results: dict[str, DatasetResult] = {}
         for dataset, entry in entries.items():
-            results[dataset] = task.evaluate(self.method, entry, dataset, self.context)
+            results[dataset] = (
+                self.towers.evaluate(task, name, dataset, entry, self.method)
+                if task.image_only
+                else task.evaluate(self.method, entry, dataset, self.context)
+            )
             self.folder.write_npz(f"predictions/{name}-{dataset}.npz", results[dataset].predictions)
         self.folder.write_json(
             f"{name}.json",
@@ -166,6 +182,7 @@ class _Cell:
                 "status": "success",
                 "task_hash": self.spec.task_hash(name),
                 "datasets": {dataset: _public(result) for dataset, result in results.items()},
+                **({"shared": FROZEN} if is_shared(task, self.method) else {}),
             },
         )
         self.reporter.log(_headline(task, results))
@@ -182,6 +199,8 @@ def _context(spec: CellSpec, backbone: Backbone, device: torch.device, reporter:
         precision=spec.recipe.precision,
         frozen=FrozenFeatures(backbone, spec.data_root / "features", batch_size=size, reporter=reporter),
         reporter=reporter,
+        seed=spec.seed,
+        image_size=backbone.input_spec.size,
     )
 
 

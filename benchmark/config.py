@@ -310,13 +310,20 @@ class _Loader:
 
     def _check_data_keys(self) -> None:
         """Check the keys of data entries against what tasks read and what each dataset plugin takes."""
-        from benchmark.data.load import VIEW_KEYS
+        from benchmark.data.load import PARTS, VIEW_KEYS
 
+        for entry, layer, key in list(self.entries):
+            for part in PARTS if key.startswith("tasks.") else ():
+                if part in entry:
+                    below = entry[part]
+                    whole = {"dataset": entry["dataset"], **below} if isinstance(below, dict) else below
+                    self._check_data(whole, layer, f"{key}.{part}")
         for entry, layer, key in self.entries:
             parameters = inspect.signature(DATASETS.get(entry["dataset"])).parameters.values()
             if any(item.kind is item.VAR_KEYWORD for item in parameters):
                 continue
             known = VIEW_KEYS | {item.name for item in parameters} - {"data_root", "reporter"}
+            known |= set(PARTS) if key.startswith("tasks.") else set()
             for name in entry:
                 if name not in known:
                     self.problems.append(

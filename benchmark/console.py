@@ -179,7 +179,7 @@ class RichBoard(Board):
             TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
             console=console.out, transient=True, speed_estimate_period=3600.0,
         )  # fmt: skip
-        self._all = self._progress.add_task("cells", total=total, note="")
+        self._all = self._progress.add_task("cells", total=total, note="", visible=total > 0)
         self._bars: dict[int, TaskID] = {}
         self._progress.start()
 

@@ -68,7 +68,7 @@ class CellSpec:
     @property
     def folder(self) -> str:
         """Folder of the cell relative to the output folder, for example ``runs/phantom/tiny/coop/seed-0``."""
-        names = (_safe(name) for name in (self.suite_name, self.backbone, self.method))
+        names = (_safe(scrub(name)) for name in (self.suite_name, self.backbone, self.method))
         return "/".join(("runs", *names, f"seed-{self.seed}"))
 
     @property
@@ -183,10 +183,10 @@ def stored_hash(folder: CellFolder) -> str | None:
 
 
 def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
-    """Return "key: old there, new now" lines for a folder with finished results of other settings."""
+    """Return "key: old there, new now" lines for a folder with finished results, or an import, of other settings."""
     stored = _read_config(folder)
     finished = [task for task in folder.results() if _read_result(folder, task).get("status") == "success"]
-    if not stored or not finished:
+    if not stored or not (finished or imported(folder)):
         return []
     if stored.get("adapt_hash") != spec.adapt_hash:
         return _differences(adapt_settings(stored), adapt_settings(spec.public())) or ["settings"]
@@ -196,6 +196,15 @@ def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
             old, new = (stored.get("tasks") or {}).get(task, {}), scrub(spec.tasks[task])
             lines += _differences({"tasks": {task: old}}, {"tasks": {task: new}}) or [f"tasks.{task}"]
     return lines
+
+
+def imported(folder: CellFolder) -> dict[str, Any] | None:
+    """Return where the adapter of a cell was imported from; None when it was trained here."""
+    try:
+        origin = folder.read_json("adapt.json").get("imported")
+    except UnreadableError:
+        return None
+    return dict(origin) if isinstance(origin, Mapping) else None
 
 
 def adapt_settings(public: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ PACKAGES = (
 )  # fmt: skip
 _SOURCES = ("run_benchmark.py", "pyproject.toml", "benchmark", "methods", "tasks", "configs")
 # An absolute path, or one below the home folder, but not the rest of an address (https://...) or of "a/b".
-_PATH = re.compile(r"(?<![\w.:/~-])~?/(?:[^\s/'\":;,()]+/)*([^\s/'\":;,()]+)/?")
+_PATH = re.compile(r"(?<![\w./~-])~?/(?:[^\s/'\":;,()]+/)*([^\s/'\":;,()]+)/?")
 
 
 def provenance(config: Mapping[str, Any], config_hash: str) -> dict[str, Any]:

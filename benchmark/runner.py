@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from benchmark.console import Board, Console, QueueReporter, Reporter
 from benchmark.errors import BenchmarkError, ConfigError
-from benchmark.plan import CellSpec, Plan, cell_state, stored_hash, task_done
+from benchmark.plan import CellSpec, Plan, cell_state, imported, stored_hash, task_done
 from benchmark.provenance import available_memory, provenance, scrub, usable_cores
 from benchmark.registry import load_plugins
 from benchmark.store import CellFolder, Store, UnreadableError
@@ -93,7 +93,7 @@ def run_plan(
     devices = find_devices(specs[0].device)
     wanted = jobs or (len(devices) if devices[0] != "cpu" else usable_cores())
     # Threads follow from the request alone: a resumed run with fewer cells left computes the same numbers.
-    threads = max(1, usable_cores() // wanted)
+    threads = threads_each(wanted)
     fitting = wanted if jobs else min(wanted, max(1, int(available_memory() / MEMORY_PER_WORKER)))
     with console.board(len(specs)) as board:
         grid = _Grid(specs, store, board, summary, plan.overwrite, debug, run_cell, prepare)
@@ -328,6 +328,13 @@ def worker_main(connection: Connection, output_dir: Path, settings: Mapping[str,
         send(execute_cell(spec, store, reporter, settings["run_cell"], overwrite=settings["overwrite"]))
 
 
+def threads_each(processes: int) -> int:
+    """Return the threads of each of so many processes: the cores shared out, or fewer if OMP_NUM_THREADS says so."""
+    share = max(1, usable_cores() // processes)
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(wish)) if wish.isdecimal() and int(wish) > 0 else share
+
+
 def limit_threads(threads: int) -> None:
     """Let the numerical libraries of this process use at most ``threads`` threads."""
     os.environ.update(_thread_variables(threads))
@@ -364,7 +371,9 @@ def _begin(spec: CellSpec, folder: CellFolder, overwrite: bool) -> None:
     with contextlib.suppress(UnreadableError):
         config["tasks"] = {**(folder.read_config().get("tasks") or {}), **config["tasks"]}
     folder.write_config({"adapt_hash": spec.adapt_hash, **config})
-    folder.write_json("provenance.json", provenance(config, spec.adapt_hash))
+    origin = imported(folder)
+    source = {"imported": origin} if origin else {}
+    folder.write_json("provenance.json", provenance(config, spec.adapt_hash) | source)
     folder.write_json("status.json", {"status": "running", "error": None})
 
 

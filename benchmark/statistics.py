@@ -112,7 +112,34 @@ def zero_shot_report(
     metrics = zero_shot_metrics(
         kind, similarity, scale, targets, positive=positive, min_positives=min_positives
     )
-    num_samples = len(similarity)
+    return metrics_report(metrics, len(similarity), clusters, resamples=resamples, seed=seed, level=level)
+
+
+def metrics_report(
+    metrics: Mapping[str, WeightedMetric],
+    num_samples: int,
+    clusters: Sequence[Any] | Array | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, dict[str, float | int | None]]:
+    """Value and bootstrap interval of every metric, as the store keeps them.
+
+    Args:
+        metrics: name -> metric of the same N samples.
+        num_samples: N.
+        clusters: patient id of each sample [N]; left out, every sample stands for itself.
+        resamples: 0 for values without intervals.
+        seed: fixes the resamples; the same seed gives every method the same resamples.
+        level: coverage of the intervals.
+
+    Returns:
+        metric name -> {"value", "ci_low", "ci_high", "n"}; fractions, None where the samples define none.
+
+    Raises:
+        ValueError: there are not as many cluster ids as samples.
+    """
     codes = np.arange(num_samples) if clusters is None else cluster_codes(clusters)
     if len(codes) != num_samples:
         raise ValueError(f"expected one cluster id for each of {num_samples} samples, got {len(codes)}")

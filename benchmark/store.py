@@ -127,7 +127,7 @@ class CellFolder:
 
         path = self.inside(name)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except (OSError, ValueError, zipfile.BadZipFile):
             raise UnreadableError(

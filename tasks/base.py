@@ -33,6 +33,8 @@ class TaskContext:
         data_root: folder of prepared data. limit: rows per dataset, or None.
         device: of the method. batch_size: images per forward pass. precision: as in the recipe.
         frozen: features of towers that the method leaves alone. reporter: told about progress.
+        seed: of the cell, for tasks that train something of their own.
+        image_size: (h, w) of the images that the backbone takes; None: whatever the data have.
     """
 
     templates: tuple[str, ...]
@@ -43,6 +45,8 @@ class TaskContext:
     precision: str
     frozen: FrozenFeatures
     reporter: Reporter
+    seed: int = 0
+    image_size: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,15 @@ class Task(ABC):
 
     Class attributes:
         title: name in tables. Options: frozen dataclass of the task's own keys. headline: metrics shown on the screen.
+        image_only: the result depends on nothing but the adapted image tower and the seed, so that all methods which
+            leave that tower alone share one result; with an option ``untrained`` that is on, the same is measured on
+            an untrained tower and stands beside the first headline metric.
     """
 
     title: ClassVar[str]
     Options: ClassVar[type] = NoOptions
     headline: ClassVar[tuple[str, ...]] = ()
+    image_only: ClassVar[bool] = False
 
     def __init__(self, options: Any = None) -> None:
         self.options = options if options is not None else self.Options()

@@ -88,6 +88,7 @@ class ZeroShotTask(Task):
                 "templates": list(context.templates),
                 "logit_scale": scale,
                 "data": data.digest,
+                **data.facts,
             },
         )
 
@@ -121,8 +122,9 @@ class ZeroShotTask(Task):
 
 
 def _read(entry: Mapping[str, Any], name: str, context: TaskContext) -> LabelledImages:
-    prepared = load_dataset(entry, context.data_root, context.reporter)
-    return labelled_images(name, prepared, dict(entry), limit=context.limit)
+    prepared = load_dataset(entry, context.data_root, context.reporter, context.image_size)
+    limits = [limit for limit in (entry.get("limit"), context.limit) if limit is not None]
+    return labelled_images(name, prepared, dict(entry), limit=min(limits, default=None))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import json
 import pytest
 import rich.console
 
+from benchmark import runner
 from benchmark.config import load_config
 from benchmark.console import Console
 from benchmark.errors import ConfigError
@@ -139,3 +140,12 @@ def test_missing_gpu_is_one_clear_line():
     assert find_devices("cpu") == ["cpu"]
     with pytest.raises(ConfigError, match="--device: 'cuda:99' does not exist"):
         find_devices("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("wish", "expected"), [("", 4), ("1", 1), ("3", 3), ("16", 4), ("many", 4), ("0", 4)]
+)
+def test_threads_are_the_share_of_the_cores_or_what_the_user_allows(monkeypatch, wish, expected):
+    monkeypatch.setattr(runner, "usable_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", wish)
+    assert runner.threads_each(2) == expected

@@ -62,8 +62,9 @@ def write_report(
         # Imported here: the final screen of a run needs no matplotlib.
         from benchmark.report.figures import write_figures
         from benchmark.report.html import page
+        from benchmark.report.panels import write_panels
 
-        figures = write_figures(blocks, folder)
+        figures = [*write_figures(blocks, folder), *write_panels(blocks, folder)]
         written += [*figures, _write(folder / "index.html", page(blocks, rendered, figures))]
     return written
 

@@ -28,6 +28,7 @@ class Run:
         efficiency: efficiency.json.
         provenance: provenance.json.
         history: rows of history.jsonl.
+        imported: where the adapter was imported from; empty when it was trained here.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Run:
     efficiency: Mapping[str, Any]
     provenance: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
+    imported: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def suite(self) -> str:
@@ -145,6 +147,18 @@ class Block:
         """Keys of one metric on every dataset that some row has it for."""
         return sorted({key for row in self.rows for key in row.scores if (key[0], key[2]) == (task, metric)})
 
+    def data_notes(self, dataset: str, task: str = "zeroshot") -> list[str]:
+        """What the preparation says of a dataset's data: another split than the published one, images left out."""
+        results = [
+            ((run.tasks.get(task) or {}).get("datasets") or {}).get(dataset) or {}
+            for row in self.rows
+            for run in row.runs
+        ]
+        notes = [
+            str(note) for result in results for note in (result.get("info") or {}).get("data_notes") or ()
+        ]
+        return list(dict.fromkeys(notes))
+
     def dataset_title(self, dataset: str, task: str = "zeroshot") -> str:
         """Title of a dataset in the suite file, else its name."""
         return str((self._dataset_specs(task).get(dataset) or {}).get("title") or dataset)
@@ -172,35 +186,48 @@ def collect_blocks(output_dir: Path, paper: PaperTables, suite: str | None = Non
         rows = [make_row(method, runs) for method, runs in methods.items()]
         rows.sort(key=lambda row: (order.get(row.paper_row, len(order)), row.title.lower(), row.method))
         specs = [run.config.get("suite") for row in rows for run in row.runs]
-        spec = next((item for item in specs if isinstance(item, Mapping)), {})
+        spec = dict(next((item for item in specs if isinstance(item, Mapping)), {}))
+        # a run adds its tasks to those of earlier ones; its suite names only the tasks that it was asked for
+        ran = [run.config.get("tasks") for row in rows for run in row.runs]
+        spec["tasks"] = {
+            name: task for item in [spec.get("tasks"), *ran] for name, task in (item or {}).items()
+        }
         ceiling = ceilings.get(f"{name}/{backbone}")
         blocks.append(Block(name, backbone, spec, tuple(rows), ceiling))
     return blocks
 
 
 def make_row(method: str, runs: Sequence[Run]) -> Row:
-    """Average the runs of a method; limited runs count only when there are no others."""
+    """Average the runs of a method; limited and imported runs count only when there are no others."""
     runs = sorted(runs, key=lambda run: (len(run.seed), run.seed))
     notes = [note for run in runs if (note := _note(run))]
     usable = [run for run in runs if run.scores()]
-    whole = [run for run in usable if run.limit is None]
-    limits = sorted({int(run.limit) for run in usable if run.limit is not None})
+    trained = [run for run in usable if not run.imported] or usable
+    files = sorted({str(run.imported.get("file")) for run in usable if run.imported})
+    if files:
+        notes.append(
+            f"imported from {', '.join(files)}, not trained by this recipe: "
+            + ("not ranked" if trained is usable else "left out")
+        )
+    whole = [run for run in trained if run.limit is None]
+    limits = sorted({int(run.limit) for run in trained if run.limit is not None})
     if limits and whole:
         notes.append(f"runs limited to {_listed(limits)} samples are left out")
     elif limits:
         notes.append(f"limited to {_listed(limits)} samples: not comparable, not ranked")
-    used = whole or usable or runs
+    used = whole or trained or runs
     title, paper_row = method_titles(method)
+    only_imported = bool(used) and all(run.imported for run in used)
     return Row(
         method=method,
-        title=title,
+        title=f"{title} (imported)" if only_imported else title,
         paper_row=paper_row,
         runs=tuple(used),
         left_out=tuple(run for run in runs if run not in used),
         scores=_mean_scores(used),
         efficiency=_mean_efficiency([run for run in used if run.efficiency]),
         notes=tuple(notes),
-        ranked=bool(whole),
+        ranked=bool(whole) and not only_imported,
     )
 
 
@@ -237,6 +264,7 @@ def _read_run(cell: CellFolder) -> Run:
             efficiency=_read(cell, "efficiency.json"),
             provenance=_read(cell, "provenance.json"),
             history=cell.read_history(),
+            imported=_read(cell, "adapt.json").get("imported") or {},
         )
     except StoreError as error:
         return Run(cell.path, {}, "unreadable", str(error), {}, {}, {}, [])

@@ -7,7 +7,7 @@ the figures also read in grey, no legends to look up. Each is written as PNG and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,9 +25,9 @@ from benchmark.report.labels import Segment, label_line_ends, place_labels
 from benchmark.store import write_whole
 
 # Okabe and Ito's palette without yellow, which is too light for lines and text; repeated with other markers.
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MARKERS = "osD^vPXp<>h*d"
-_DASHES = ("-", "--", "-.", ":")
+DASHES = ("-", "--", "-.", ":")
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -76,15 +76,27 @@ def write_figures(blocks: Sequence[Block], folder: Path) -> list[Path]:
     Returns:
         The files; a figure without any data to show is not written.
     """
+    draws = {"efficiency": efficiency_figure, "training": training_figure}
+    return write_each(blocks, folder, lambda block: [(name, draw(block)) for name, draw in draws.items()])
+
+
+def write_each(
+    blocks: Sequence[Block],
+    folder: Path,
+    draw: Callable[[Block], Iterable[tuple[str, Figure | None]]],
+) -> list[Path]:
+    """Write ``figure_<name>`` for each (name, figure) that ``draw`` gives for a block, as PNG and PDF.
+
+    Names of the first block have no suffix. Where there is no figure, nothing is written.
+    """
     written: list[Path] = []
     for number, block in enumerate(blocks):
-        suffix = f"_{block.suite}_{block.backbone}".replace("/", "-").replace(":", "-") if number else ""
-        for name, draw in (("efficiency", efficiency_figure), ("training", training_figure)):
-            figure = _styled(draw, block)
-            if figure is not None:
-                written += [
-                    _save(figure, folder / f"figure_{name}{suffix}.{kind}") for kind in ("png", "pdf")
-                ]
+        suffix = f"_{block.suite}_{block.backbone}" if number else ""
+        with mpl.rc_context(_STYLE):
+            for name, figure in draw(block):
+                stem = f"figure_{name}{suffix}".replace("/", "-").replace(":", "-")
+                if figure is not None:
+                    written += [_save(figure, folder / f"{stem}.{kind}") for kind in ("png", "pdf")]
     return written
 
 
@@ -95,7 +107,7 @@ def efficiency_figure(block: Block) -> Figure | None:
     rows = [score for score in _SCORES if any(points[score, cost] for cost in _COSTS)]
     if not rows:
         return None
-    figure = _new_figure(width=9.6, height=3.7 * len(rows) + 0.3)
+    figure = new_figure(width=9.6, height=3.7 * len(rows) + 0.3)
     grid = figure.subplots(len(rows), len(_COSTS), squeeze=False)
     for (line, score), (column, cost) in itertools.product(enumerate(rows), enumerate(_COSTS)):
         axes = grid[line][column]
@@ -115,11 +127,11 @@ def efficiency_figure(block: Block) -> Figure | None:
 def training_figure(block: Block) -> Figure | None:
     """Validation metric against training steps: mean over seeds, band from the lowest to the highest."""
     metric = _validation_metric(block)
-    curves = [Line(row.title, *_look(number), _curve(row, metric)) for number, row in enumerate(block.rows)]
+    curves = [Line(row.title, *look(number), _curve(row, metric)) for number, row in enumerate(block.rows)]
     curves = [line for line in curves if len(line.curve)]
     if not curves:
         return None
-    figure = _new_figure(width=8.0, height=4.6)
+    figure = new_figure(width=8.0, height=4.6)
     axes = figure.subplots()
     for number, line in enumerate(curves):
         step, mean, low, high = line.curve.T
@@ -128,7 +140,7 @@ def training_figure(block: Block) -> Figure | None:
             step,
             100 * mean,
             color=line.colour,
-            linestyle=_DASHES[number // len(_COLOURS) % len(_DASHES)],
+            linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
             marker=line.marker,
             markersize=4.5,
             markevery=(number % 3, max(1, len(step) // 6)),
@@ -157,8 +169,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 # --- data of a figure ---------------------------------------------------------------------------------------
 
 
-def _look(number: int) -> tuple[str, str]:
-    return _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+def look(number: int) -> tuple[str, str]:
+    """Return colour and marker of the method in row ``number`` of a block, the same in every figure."""
+    return COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
 
 
 def _points(block: Block, metric: str, cost: str) -> list[Point]:
@@ -167,7 +180,7 @@ def _points(block: Block, metric: str, cost: str) -> list[Point]:
         score, price = row.mean_over(block.keys(metric)), _cost(row, cost)
         if score is not None and price is not None:
             spread = 100 * (score.sd or 0.0)
-            points.append(Point(row.title, price, 100 * score.value, spread, *_look(number), row.ranked))
+            points.append(Point(row.title, price, 100 * score.value, spread, *look(number), row.ranked))
     return points
 
 
@@ -201,15 +214,11 @@ def _curve(row: Row, metric: str) -> np.ndarray[Any, np.dtype[np.float64]]:
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches."""
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _styled(draw: Callable[[Block], Figure | None], block: Block) -> Figure | None:
-    with mpl.rc_context(_STYLE):
-        return draw(block)
 
 
 def _save(figure: Figure, path: Path) -> Path:

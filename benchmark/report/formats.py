@@ -19,7 +19,7 @@ _TEX = {
     ">": r"\textgreater{}",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
 }
-_TERMINAL_METRICS = ("acc", "auroc")
+_TERMINAL_METRICS = ("acc", "auroc", "dice", "map")
 
 
 def markdown(rendered: Sequence[Rendered]) -> str:

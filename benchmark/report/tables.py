@@ -1,4 +1,6 @@
-"""Table 1 from the store: one row per method, ours beside the paper's, as numbers and as cells of text.
+"""The main table from the store: one row per method, ours beside the paper's, as numbers and as cells of text.
+
+Zero-shot columns come first, then those of the other tasks that have been run, such as Dice and mAP.
 
 In files every number is a fraction; percent appears only in rendered cells. Best and second best are marked
 among rows that may be compared: whole runs of one suite and backbone, never reference rows or the paper's.
@@ -18,8 +20,19 @@ from benchmark.report.paper import METRICS, PaperTables
 TASK = "zeroshot"
 Role = Literal["method", "measured", "paper", "cost"]
 Rank = Literal["", "best", "second"]
-HEADS = {"acc": "ACC", "balanced_acc": "bal. ACC", "auroc": "AUC"}
+HEADS = {"acc": "ACC", "balanced_acc": "bal. ACC", "auroc": "AUC"} | {
+    "dice": "Dice", "dice_pooled": "pooled Dice", "iou": "IoU", "map": "mAP", "map_mgca_skip": "mAP (skip)"
+}  # fmt: skip
+PAPER_TABLES = {"acc": "1", "auroc": "1", "dice": "4", "map": "4"}
+"""In which table of the paper a metric stands."""
+_REFERENCES = {
+    "Always the most frequent class": "majority_{}",
+    "One answer for every image": "{}_trivial",
+    "Untrained image tower": "{}_untrained",
+}
+"""Reference rows: title -> name of the metric that stands below another one."""
 NOTE_MARK = "*"
+SHARED_MARK = "(s)"
 _DIFFERENCE = "In brackets behind them: measured minus paper, in points."
 
 
@@ -32,6 +45,12 @@ class Column:
     dataset: str = ""
     group: str = ""
     metric: str = ""
+    task: str = TASK
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Key of the column's score."""
+        return self.task, self.dataset, self.metric
 
 
 @dataclass(frozen=True)
@@ -71,12 +90,23 @@ def paper_datasets(block: Block, table: str = "1") -> dict[str, str]:
     return {ours: theirs for theirs, ours in declared.items()}
 
 
+def block_tasks(block: Block) -> list[str]:
+    """Tasks with a score that has a column, zero-shot first, then by name."""
+    found = {key[0] for row in block.rows for key in row.scores if key[2] in HEADS}
+    return sorted(found, key=lambda task: (task != TASK, task))
+
+
 def difference_reason(block: Block) -> str:
     """Why differences from the paper are left blank; empty when the suite says that they have a meaning."""
     paper = block.spec.get("paper") or {}
     if not paper:
         return "the suite names no counterpart in the paper"
     return "" if paper.get("comparable") else str(paper.get("why") or "the suite's data are not the paper's")
+
+
+def _comparable(block: Block, task: str, dataset: str) -> bool:
+    """Whether a difference from the paper means something: its dataset, and nothing noted at its preparation."""
+    return not difference_reason(block) and not block.data_notes(dataset, task)
 
 
 def table_frame(blocks: Sequence[Block], paper: PaperTables) -> pd.DataFrame:
@@ -104,7 +134,7 @@ def render(block: Block, paper: PaperTables) -> Rendered:
     def cells(row: Row) -> tuple[Cell, ...]:
         return tuple(_cell(block, row, column, ranks, paper) for column in columns)
 
-    references = [_majority_cells(block, columns), *([cells(block.ceiling)] if block.ceiling else [])]
+    references = [*_reference_rows(block, columns), *([cells(block.ceiling)] if block.ceiling else [])]
     return Rendered(
         block=block,
         heading=f"{block.spec.get('title') or block.suite}, backbone {block.backbone}",
@@ -114,6 +144,8 @@ def render(block: Block, paper: PaperTables) -> Rendered:
         caption=_caption(block),
         notes=(
             *(f"{row.title}: {'; '.join(row.notes)}." for row in block.rows if row.notes),
+            *_shared(block),
+            *_data_notes(block),
             *_changed(block),
         ),
     )
@@ -129,19 +161,27 @@ def _record(block: Block, row: Row, paper: PaperTables) -> dict[str, Any]:
         "ranked": row.ranked,
         "seeds": len(row.runs) if row.scores else 0,
     }
-    for dataset in block.datasets(TASK):
-        for metric in HEADS:
-            record |= _numbers(block, row, dataset, metric, paper)
+    present = {key for other in block.rows for key in other.scores}
+    for task in block_tasks(block) or [TASK]:
+        for dataset in block.datasets(task):
+            for metric in HEADS:
+                if (
+                    task == TASK
+                    and metric in ("acc", "balanced_acc", "auroc")
+                    or (task, dataset, metric) in present
+                ):
+                    record |= _numbers(block, row, (task, dataset, metric), paper)
     for key in ("trainable_parameters", "trainable_parameters_without_logit_scale", "step_time_p50_s"):
         record[key] = row.efficiency.get(key)
     return record | {"difference_reason": difference_reason(block), "notes": "; ".join(row.notes)}
 
 
 def _numbers(
-    block: Block, row: Row, dataset: str, metric: str, paper: PaperTables
+    block: Block, row: Row, key: tuple[str, str, str], paper: PaperTables
 ) -> dict[str, float | None]:
-    name = f"{dataset}_{metric}"
-    score = row.scores.get((TASK, dataset, metric))
+    task, dataset, metric = key
+    name = f"{dataset}_{metric}" if task == TASK else f"{task}_{dataset}_{metric}"
+    score = row.scores.get(key)
     fields = ("value", "sd", "ci_low", "ci_high")
     numbers = {name if key == "value" else f"{name}_{key}": getattr(score, key, None) for key in fields}
     if metric in METRICS:
@@ -149,25 +189,28 @@ def _numbers(
         numbers[f"{name}_paper"] = numbers[f"{name}_difference"] = None
         if reported is not None:
             numbers[f"{name}_paper"] = reported / 100
-            if score is not None and not difference_reason(block):
+            if score is not None and _comparable(block, task, dataset):
                 numbers[f"{name}_difference"] = score.value - reported / 100
     return numbers
 
 
 def _reported(block: Block, row: Row, dataset: str, metric: str, paper: PaperTables) -> float | None:
-    return paper.value("1", row.paper_row, paper_datasets(block).get(dataset, ""), metric)
+    table = PAPER_TABLES.get(metric, "")
+    return paper.value(table, row.paper_row, paper_datasets(block, table).get(dataset, ""), metric)
 
 
 def _columns(block: Block) -> list[Column]:
-    present = {(key[1], key[2]) for row in block.rows for key in row.scores if key[0] == TASK}
+    present = {key for row in block.rows for key in row.scores}
     columns = [Column("method", "Method")]
-    for dataset in block.datasets(TASK):
-        group = block.dataset_title(dataset, TASK)
-        for metric, head in HEADS.items():
-            if (dataset, metric) in present:
-                columns.append(Column("measured", head, dataset, group, metric))
-                if metric in METRICS and dataset in paper_datasets(block):
-                    columns.append(Column("paper", f"paper {head}", dataset, group, metric))
+    for task in block_tasks(block):
+        for dataset in block.datasets(task):
+            title = block.dataset_title(dataset, task)
+            group = title if task == TASK else f"{title} {task}"
+            for metric, head in HEADS.items():
+                if (task, dataset, metric) in present:
+                    columns.append(Column("measured", head, dataset, group, metric, task))
+                    if dataset in paper_datasets(block, PAPER_TABLES.get(metric, "")):
+                        columns.append(Column("paper", f"paper {head}", dataset, group, metric, task))
     columns.append(Column("cost", "Trainable", metric="trainable_parameters"))
     columns.append(Column("cost", "Step", metric="step_time_p50_s"))
     return columns
@@ -181,20 +224,21 @@ def _cell(
     if column.role == "cost":
         form = parameters_text if column.metric == "trainable_parameters" else seconds_text
         return Cell(form(row.efficiency.get(column.metric)))
-    score = row.scores.get((TASK, column.dataset, column.metric))
+    score = row.scores.get(column.key)
     if column.role == "measured":
-        return _score_cell(score, ranks[column].get(row.method, ""))
+        return _score_cell(score, ranks[column].get(row.method, ""), is_shared(row, column.task))
     reported = _reported(block, row, column.dataset, column.metric, paper)
     if reported is None:
         return Cell("")
-    known = score is not None and not difference_reason(block)
+    known = score is not None and _comparable(block, column.task, column.dataset)
     return Cell(f"{reported:.2f}", f"({100 * score.value - reported:+.1f})" if known and score else "")
 
 
-def _score_cell(score: Score | None, rank: Rank) -> Cell:
+def _score_cell(score: Score | None, rank: Rank, shared: bool = False) -> Cell:
     if score is None:
         return Cell(percent(None))
     spread = "" if score.sd is None else f"+- {percent(score.sd)}"
+    spread = f"{SHARED_MARK} {spread}".strip() if shared else spread
     has_interval = score.ci_low is not None and score.ci_high is not None
     bounds = f"[{percent(score.ci_low)}, {percent(score.ci_high)}]" if has_interval else ""
     return Cell(percent(score.value), spread, bounds, rank)
@@ -202,7 +246,7 @@ def _score_cell(score: Score | None, rank: Rank) -> Cell:
 
 def _ranks(block: Block, column: Column) -> dict[str, Rank]:
     """Best and second best method of a column; equal values share a rank."""
-    key = (TASK, column.dataset, column.metric)
+    key = column.key
     values = {row.method: row.scores[key].value for row in block.rows if row.ranked and key in row.scores}
     top: dict[float, Rank] = dict(
         zip(sorted(set(values.values()), reverse=True), ("best", "second"), strict=False)
@@ -210,14 +254,51 @@ def _ranks(block: Block, column: Column) -> dict[str, Rank]:
     return {method: top[value] for method, value in values.items() if value in top} if len(values) > 1 else {}
 
 
-def _majority_cells(block: Block, columns: Sequence[Column]) -> tuple[Cell, ...]:
-    """The row of the constant answer: what an accuracy must beat."""
-    cells = [Cell("Always the most frequent class")]
-    for column in columns[1:]:
-        key = (TASK, column.dataset, "majority_acc")
-        found = next((row.scores[key].value for row in block.rows if key in row.scores), None)
-        cells.append(Cell(percent(found) if column.role == "measured" and column.metric == "acc" else ""))
-    return tuple(cells)
+def _reference_rows(block: Block, columns: Sequence[Column]) -> list[tuple[Cell, ...]]:
+    """Rows of what a score must beat: the constant answer, a head on an untrained tower; only those measured."""
+    rows = []
+    for title, name in _REFERENCES.items():
+        found = [_reference(block, column, name.format(column.metric)) for column in columns[1:]]
+        if any(value is not None for value in found):
+            texts = ["" if value is None else percent(value) for value in found]
+            rows.append((Cell(title), *map(Cell, texts)))
+    return rows
+
+
+def _reference(block: Block, column: Column, metric: str) -> float | None:
+    if column.role != "measured":
+        return None
+    key = (column.task, column.dataset, metric)
+    return next((row.scores[key].value for row in block.rows if key in row.scores), None)
+
+
+def is_shared(row: Row, task: str) -> bool:
+    """Whether a row's result of a task is the one that methods share which leave the image tower as it is."""
+    return any((run.tasks.get(task) or {}).get("shared") for run in row.runs)
+
+
+def _shared(block: Block) -> list[str]:
+    """One note per task on the methods that share a result."""
+    titles = {task: [row.title for row in block.rows if is_shared(row, task)] for task in block_tasks(block)}
+    return [
+        f"{SHARED_MARK} {', '.join(names)}: these leave the image tower as it is and share one {task} result."
+        for task, names in titles.items()
+        if names
+    ]
+
+
+def _data_notes(block: Block) -> list[str]:
+    """One note per dataset whose data are not as published."""
+    found = [
+        (block.dataset_title(dataset, task), block.data_notes(dataset, task))
+        for task in block_tasks(block)
+        for dataset in block.datasets(task)
+    ]
+    return [
+        f"{title}: {'; '.join(notes)}."
+        for title, notes in dict.fromkeys((t, tuple(n)) for t, n in found)
+        if notes
+    ]
 
 
 def _caption(block: Block) -> str:
@@ -230,10 +311,12 @@ def _caption(block: Block) -> str:
         "[95 % bootstrap interval over test patients, bounds averaged over seeds].",
         "Best bold, second underlined, among whole runs." if ranked else "No row is ranked: no whole run.",
     ]
-    if paper_datasets(block):
+    shown = {PAPER_TABLES[column.metric] for column in _columns(block) if column.role == "paper"}
+    if shown:
         reason = difference_reason(block).rstrip(".")
+        tables = f"Table{'s' * (len(shown) > 1)} {' and '.join(sorted(shown))}"
         lines += [
-            "Columns 'paper': as printed in Table 1 of the ACE-LoRA paper (arXiv 2603.17079), in percent."
+            f"Columns 'paper': as printed in {tables} of the ACE-LoRA paper (arXiv 2603.17079), in percent."
         ]
         lines += [f"Differences from the paper are left blank: {reason}." if reason else _DIFFERENCE]
     else:

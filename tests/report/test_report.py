@@ -101,6 +101,23 @@ def test_differences_appear_where_the_suite_says_they_mean_something(
     assert rows["ACE-LoRA"][rows["Method"].index("CheXpert 5x200 paper ACC")] == "49.80 (+0.2)"
 
 
+def test_data_that_are_not_as_published_are_named_and_not_compared(
+    tmp_path: Path, write_cell: WriteCell
+) -> None:
+    suite = copy.deepcopy(SUITE)
+    suite["paper"]["comparable"] = True  # type: ignore[index]
+    cell = write_cell("ace_lora", 0, (0.50, 0.80), suite=suite)
+    stored = cell.read_json("zeroshot.json")
+    stored["datasets"]["chexpert_5x200"]["info"] = {"data_notes": ["not the published split (test: 10 ids)"]}
+    cell.write_json("zeroshot.json", stored)
+    write_report(tmp_path, formats=["md", "csv"])
+    frame = pd.read_csv(tmp_path / "report" / "table_1.csv")
+    assert frame["chexpert_5x200_acc_difference"].isna().all()
+    assert frame.loc[0, "chexpert_5x200_acc_paper"] == pytest.approx(0.498)
+    text = (tmp_path / "report" / "table_1.md").read_text()
+    assert "CheXpert 5x200: not the published split (test: 10 ids)." in text
+
+
 def test_a_suite_without_counterpart_in_the_paper_has_no_paper_columns(
     tmp_path: Path, write_cell: WriteCell
 ) -> None:

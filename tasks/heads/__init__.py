@@ -1,0 +1,1 @@
+"""Heads that dense tasks train on feature maps."""
