@@ -62,7 +62,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
         _print(items, console)
         for line in config.broken:
             console.error(line)
-        for item in missing:
+        todo: dict[str, Item] = {}
+        for item in missing:  # parts of one dataset are made by one command
+            todo.setdefault(item.todo or item.name, item)
+        for item in todo.values():
             console.error(f"{item.name}: {item.found}" + (f". To do: {item.todo}" if item.todo else ""))
         console.line("the run can start" if not missing else f"{len(missing)} things are missing")
     return 2 if missing or config.broken else 0

@@ -152,6 +152,8 @@ class Source:
             frame = pd.read_csv(
                 io.BytesIO(_content(path)), dtype=str, keep_default_na=False, encoding="utf-8-sig"
             )
+        except DataError:
+            raise
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot be read as CSV ({_short(error)}); download it again") from error
         frame.columns = pd.Index([str(name).strip() for name in frame.columns])
@@ -186,6 +188,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(_content(path).decode("utf-8-sig"))
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({_short(error)}); download it again") from error
 
@@ -198,6 +202,8 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         lines = _content(path).decode("utf-8-sig").splitlines()
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({_short(error)}); download it again") from error
     return [line.strip() for line in lines if line.strip()]
