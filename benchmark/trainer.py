@@ -127,6 +127,7 @@ class Trainer:
         self._total = planned if recipe.max_steps is None else min(planned, recipe.max_steps)
         self._warmup = min(round(recipe.warmup_epochs * batches.steps), max(1, self._total // 2))
         self._progress = _Progress()
+        self._clock = 0.0
 
     def run(self) -> Adaptation:
         """Train to the end, from the last whole checkpoint if there is one.
@@ -134,21 +135,20 @@ class Trainer:
         Raises:
             CellError: if the loss is not finite, or memory does not suffice for single pairs.
         """
-        started = time.perf_counter()
+        self._clock = time.perf_counter()
         resumed = self._resume()
         progress = self._progress
         if not resumed:
             progress.history.append(self._row(train_loss=None))
-        self._reporter.start("adapt", self._total)
-        self._reporter.advance(progress.step)
         while progress.step < self._total:
             progress.epoch += 1
+            left = self._total - progress.step
+            self._reporter.start(f"adapt, epoch {progress.epoch}", min(self._batches.steps, left))
             loss = self._epoch()
             row = self._row(train_loss=loss)
             progress.history.append(row)
             self._keep_best(row)
-            now = time.perf_counter()
-            progress.wall_seconds, started = progress.wall_seconds + now - started, now
+            self._count_time()
             self._save()
         assert progress.best is not None  # at least one epoch ran
         self._method.load_trainable_state(progress.best_state)
@@ -232,7 +232,13 @@ class Trainer:
             group["lr"] = self._recipe.lr * factor
 
     # ------------------------------------------------------------------ selection and state
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self._progress.wall_seconds += now - self._clock
+        self._clock = now
+
     def _row(self, train_loss: float | None) -> dict[str, Any]:
+        self._count_time()
         self._method.eval()
         scores = self._validate(self._method)
         return {
