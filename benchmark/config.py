@@ -128,7 +128,7 @@ def load_config(
 
     Args:
         flags: flag name (underscores) -> raw value; None means not given.
-        overrides: ``key=value`` words, for example ``recipe.lr=1e-3`` or ``methods.ace_lora.topk=3``.
+        overrides: ``key=value`` words, for example ``recipe.lr=1e-3`` or ``methods.<name>.<option>=3``.
         config_file: a YAML file of the user.
 
     Returns:

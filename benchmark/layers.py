@@ -143,7 +143,7 @@ def read_yaml(path: Path, problems: list[str] | None = None) -> dict[str, Any]:
 
 
 def _selections(values: dict[str, Any]) -> dict[str, Any]:
-    """Tell a selection of names (``methods: all``) from settings by name (``methods: {coop: ...}``)."""
+    """Tell a selection of names (``methods: all``) from settings by name (``methods: {name: ...}``)."""
     out = {}
     for key, value in values.items():
         plain = key in ("methods", "tasks") and not isinstance(value, dict)

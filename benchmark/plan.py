@@ -67,7 +67,7 @@ class CellSpec:
 
     @property
     def folder(self) -> str:
-        """Folder of the cell relative to the output folder, for example ``runs/phantom/tiny/coop/seed-0``."""
+        """Folder of the cell relative to the output folder, for example ``runs/<suite>/<backbone>/<method>/seed-0``."""
         names = (_safe(scrub(name)) for name in (self.suite_name, self.backbone, self.method))
         return "/".join(("runs", *names, f"seed-{self.seed}"))
 

@@ -417,7 +417,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _plain(name: str) -> str:
-    """Return a spelling without case, dashes, underscores and blanks: CLIP-Adapter and clip_adapter agree."""
+    """Return a spelling without case, dashes, underscores and blanks: Text-Gain and text_gain agree."""
     return re.sub(r"[-_ ]", "", name).lower()
 
 

@@ -173,8 +173,10 @@ class BudgetTuner(PeftTuner):
                 f"the run's {total} steps for the budget. Lower them or train longer"
             )
         self._allocator.set_total_step(total)
-        # fp16: a step with overflown gradients was skipped, and would spoil the running averages for good
-        if all(bool(value.grad.isfinite().all()) for value in self._trained() if value.grad is not None):
+        # fp16: a step with overflown gradients was skipped, and would spoil the running averages for good;
+        # one norm over all of them, so that a GPU is waited for once
+        gradients = [value.grad for value in self._trained() if value.grad is not None]
+        if bool(nn.utils.get_total_norm(gradients).isfinite()):
             self.peft_model.base_model.update_and_allocate(step)
 
     def training_state(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Adapt and evaluate methods; finished cells are reused, so the same command goes on after an interruption.
 
-key=value words set anything else: recipe.lr=1e-3  loss=clip  recipe=authors  methods.ace_lora.topk=3
+key=value words set anything else: recipe.lr=1e-3  loss=clip  recipe=authors  methods.NAME.KEY=3
 tasks.zeroshot.bootstrap=500  corpus.limit=512
 """
 

@@ -77,17 +77,17 @@ def test_batch_mates_do_not_matter():
 
 def test_the_loss_of_one_image_falls_to_near_zero():
     torch.manual_seed(0)
-    head = UPerNet([16] * 5, FIVE, width=16, dropout=0.0)
+    head = UPerNet([16] * 5, FIVE, width=32, dropout=0.0)
     taps, truth = maps(batch=1), torch.zeros(1, 32, 32, dtype=torch.long)
     truth[0, 8:20, 4:12] = 1
-    optimiser = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=3e-3)
     for _ in range(120):
         logits = head(taps, (32, 32))
         loss = functional.cross_entropy(logits, truth)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert float(loss.detach()) < 0.06  # 0.69 at the start
+    assert float(loss.detach()) < 0.01  # 0.69 at the start
     assert torch.equal(logits.argmax(dim=1), truth)
 
 
