@@ -23,12 +23,14 @@ from benchmark.data.load import check_dataset, data_entries, load_dataset
 from benchmark.data.samples import POLICIES, PairData, pairs
 from benchmark.efficiency import measure_method, peak_memory, step_times
 from benchmark.errors import ConfigError
+from benchmark.inference import frozen_flops, inference_costs
 from benchmark.plan import CellSpec, task_done
 from benchmark.registry import TASKS
 from benchmark.shared import FROZEN, TowerResults, is_shared
 from benchmark.store import CellFolder
 from benchmark.trainer import Adaptation, Trainer
 from tasks.base import DatasetResult, Task, TaskContext
+from tasks.prompts import fill
 
 _FLOPS_PAIRS = 8
 
@@ -63,6 +65,8 @@ class _Cell:
             folder.write_json(
                 "provenance.json", folder.read_json("provenance.json") | {"weights": backbone.origin}
             )
+        self.prompts = _prompts(spec.suite)
+        self.frozen_flops = frozen_flops(backbone, self.prompts)  # before the method wraps the backbone
         self.context = _context(spec, backbone, self.device, reporter)
         output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
         self.towers = TowerResults(output_dir / "shared", spec, self.context)
@@ -151,6 +155,7 @@ class _Cell:
         median = times["step_time_p50_s"]
         return {
             **figures,
+            **inference_costs(self.method, self.prompts, self.frozen_flops),
             **times,
             "images_per_s": self.spec.recipe.batch_size / median if median else None,
             "peak_memory_bytes": peak_memory(self.device),
@@ -202,6 +207,12 @@ def _context(spec: CellSpec, backbone: Backbone, device: torch.device, reporter:
         seed=spec.seed,
         image_size=backbone.input_spec.size,
     )
+
+
+def _prompts(suite: Mapping[str, Any]) -> list[str]:
+    """Return a prompt for each of at most five classes: what the cost of scoring an image is measured with."""
+    names = (suite.get("validation") or {}).get("classes") or ["finding"]
+    return [fill(tuple(suite["templates"])[:1], str(name))[0] for name in names[:5]]
 
 
 def _seed(seed: int) -> None:

@@ -58,23 +58,30 @@ def parameter_counts(method: Measurable) -> dict[str, int]:
     """Count numbers (not tensors): trained in all and by tower, and all of the model.
 
     Returns:
-        trainable, trainable_without_logit_scale, total, trainable_image, trainable_text, trainable_shared.
-        The logit scale is in ``trainable`` when it is trained, and in no tower. A tensor under two names
-        counts once.
+        trainable, trainable_without_logit_scale, total, trainable_image, trainable_text, trainable_shared, and
+        total_image, total_text, total_shared. The logit scale is in ``trainable`` when it is trained, and in
+        no tower. A tensor under two names counts once.
     """
+    trained = _by_group(method, method.trainable_parameters().items())
+    model = ((name, value) for name, value in method.named_parameters() if name != _CHECKPOINT_SCALE)
+    every = _by_group(method, model)
+    counts = {
+        "trainable": sum(trained.values()),
+        "trainable_without_logit_scale": sum(trained.values()) - trained["scale"],
+        "total": sum(every.values()),
+    }
+    counts |= {f"trainable_{tower}": trained[tower] for tower in _TOWERS}
+    return counts | {f"total_{tower}": every[tower] for tower in _TOWERS}
+
+
+def _by_group(method: Measurable, named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, int]:
     groups = {"image": 0, "text": 0, "shared": 0, "scale": 0}
     seen: set[int] = set()
-    for name, parameter in method.trainable_parameters().items():
+    for name, parameter in named:
         if id(parameter) not in seen:
             seen.add(id(parameter))
             groups[method.parameter_group(name)] += parameter.numel()
-    trainable = sum(groups.values())
-    counts = {
-        "trainable": trainable,
-        "trainable_without_logit_scale": trainable - groups["scale"],
-        "total": sum(value.numel() for name, value in method.named_parameters() if name != _CHECKPOINT_SCALE),
-    }
-    return counts | {f"trainable_{tower}": groups[tower] for tower in _TOWERS}
+    return groups
 
 
 def flops(run: Callable[[], object]) -> int:
@@ -113,8 +120,8 @@ def measure_method(method: Measurable, batch: Any, *, pairs: int | None = None) 
         pairs: the number of pairs if the batch has no token_ids.
 
     Returns:
-        trainable_parameters, trainable_parameters_without_logit_scale, total_parameters, by_tower,
-        forward_flops_per_pair, step_flops_per_pair (forward and backward; None when nothing is trained),
+        trainable_parameters, trainable_parameters_without_logit_scale, total_parameters, by_tower (trained),
+        total_parameters_by_tower, forward_flops_per_pair, step_flops_per_pair (forward and backward; None when nothing is trained),
         flops_convention.
     """
     counts = parameter_counts(method)
@@ -126,6 +133,7 @@ def measure_method(method: Measurable, batch: Any, *, pairs: int | None = None) 
         "trainable_parameters_without_logit_scale": counts["trainable_without_logit_scale"],
         "total_parameters": counts["total"],
         "by_tower": {tower: counts[f"trainable_{tower}"] for tower in _TOWERS},
+        "total_parameters_by_tower": {tower: counts[f"total_{tower}"] for tower in _TOWERS},
         "forward_flops_per_pair": forward / pairs,
         "step_flops_per_pair": None if step is None else step / pairs,
         "flops_convention": FLOPS_CONVENTION,

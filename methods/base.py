@@ -287,9 +287,11 @@ class Method(nn.Module):
         return not name.startswith("logit_scale")
 
     def parameter_group(self, name: str) -> str:
-        """Return "image", "text", "shared" or "scale": where a trained tensor acts."""
+        """Return "image", "text", "shared" or "scale": where a parameter, trained or frozen, acts."""
         if name.startswith("logit_scale"):
             return "scale"
+        if name.startswith("backbone.model."):
+            return self.backbone.tower_of(name.removeprefix("backbone.model."))
         parts = name.split(".")
         return next((group for group in ("image", "text") if group in parts), "shared")
 

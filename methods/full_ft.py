@@ -53,12 +53,6 @@ class FullFineTuning(Method):
         matrix = super().decays(name) and self.get_parameter(name).ndim >= 2
         return matrix and not any(table in parts for table in _TABLES)
 
-    def parameter_group(self, name: str) -> str:
-        """Return the tower that a tensor of the backbone belongs to."""
-        if name.startswith("logit_scale"):
-            return "scale"
-        return self.backbone.tower_of(name.removeprefix("backbone.model."))
-
     def expected_parameters(self) -> int:
         """Return the backbone's size without its scale."""
         named = self.backbone.model.named_parameters()

@@ -30,7 +30,7 @@ class _TinyMethod(nn.Module):
         return {**weight, "text.tied": self.text.weight, "scale": self.scale}
 
     def parameter_group(self, name: str) -> str:
-        return name.split(".")[0]
+        return {"frozen": "shared"}.get(name.split(".")[0], name.split(".")[0])
 
     def loss(self, batch: SimpleNamespace) -> Tensor:
         hidden = functional.dropout(self.frozen(batch.images), 0.5)
@@ -53,6 +53,9 @@ def test_parameter_counts_by_tower_and_with_and_without_the_scale() -> None:
         "trainable_image": 12,
         "trainable_text": 15,
         "trainable_shared": 0,
+        "total_image": 12,
+        "total_text": 15,
+        "total_shared": 24,
     }
 
 

@@ -14,8 +14,9 @@ Shape letters: B batch, N tokens, D tower width, E shared embedding width, H hea
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -321,6 +322,25 @@ class Tower(ABC):
         """Return (inputs, outputs) of a site."""
         module, _, start, stop = self.linear_of(index, site)
         return self.width if site in PARTS else size_of(module)[0], stop - start
+
+    @contextlib.contextmanager
+    def without_deltas(self, *, only_foldable: bool = False) -> Iterator[None]:
+        """Leave deltas out for a while; ``only_foldable``: those that the frozen weights could take up (LoRA).
+
+        A delta says so by an attribute ``foldable``.
+        """
+        kept = self._deltas
+        self._deltas = {
+            place: {
+                site: [item for item in deltas if only_foldable and not getattr(item, "foldable", False)]
+                for site, deltas in parts.items()
+            }
+            for place, parts in kept.items()
+        }
+        try:
+            yield
+        finally:
+            self._deltas = kept
 
     # ------------------------------------------------------------------ internals
     def _on_first_delta(self, index: int, site: str) -> None:

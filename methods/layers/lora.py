@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +78,14 @@ class LoRA(nn.Module):
 
     A starts uniform in +-1/sqrt(in) (Kaiming uniform with a = sqrt 5), B at zero, so that the update starts at zero.
 
+    Class attributes:
+        foldable: s B A can be added to the frozen weight once it is trained.
+
     Args:
         num_inputs: width of x. num_outputs: width of the update. r: rank. scale: factor s. dropout: on x.
     """
+
+    foldable: ClassVar[bool] = True
 
     def __init__(self, num_inputs: int, num_outputs: int, *, r: int, scale: float, dropout: float) -> None:
         super().__init__()
