@@ -121,8 +121,8 @@ def measure_method(method: Measurable, batch: Any, *, pairs: int | None = None) 
 
     Returns:
         trainable_parameters, trainable_parameters_without_logit_scale, total_parameters, by_tower (trained),
-        total_parameters_by_tower, forward_flops_per_pair, step_flops_per_pair (forward and backward; None when nothing is trained),
-        flops_convention.
+        total_parameters_by_tower, forward_flops_per_pair, step_flops_per_pair (forward and backward; None when
+        nothing is trained), flops_convention.
     """
     counts = parameter_counts(method)
     pairs = len(batch.token_ids) if pairs is None else pairs

@@ -8,7 +8,7 @@ the images show, so blank ones do.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +65,28 @@ def inference_costs(method: Method, prompts: Sequence[str], frozen: InferenceFlo
         into them, None where there is nothing of the kind.
     """
     method.eval()
-    adapted = _adapted_flops(method, prompts)
+    with _needing_no_gradient(method):
+        adapted = _adapted_flops(method, prompts)
+        merged = _merged_overhead(method, prompts, adapted, frozen)
     return {
         "inference_flops_per_image": adapted.image,
         "inference_flops_per_text": adapted.text,
         "inference_overhead": adapted.image / frozen.image,
-        "inference_overhead_merged": _merged_overhead(method, prompts, adapted, frozen),
+        "inference_overhead_merged": merged,
     }
+
+
+@contextlib.contextmanager
+def _needing_no_gradient(method: Method) -> Iterator[None]:
+    """Let no parameter ask for a gradient: torch's counter fails on a module that returns a view of one that does."""
+    trained = list(method.trainable_parameters().values())
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _merged_overhead(

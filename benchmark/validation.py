@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from benchmark.errors import BenchmarkError, unknown
 from benchmark.plan import make_plan
 from benchmark.provenance import available_memory, usable_cores
 from benchmark.registry import DATASETS, METHODS
-from benchmark.runner import find_devices, limit_threads
+from benchmark.runner import find_devices, limit_threads, threads_each
 from benchmark.store import Store
 
 State = Literal["ok", "note", "missing"]
@@ -166,6 +167,8 @@ def _corpus_pairs(config: RunConfig, size: tuple[int, ...] | None) -> int | None
             count = len(load_dataset(entry, config.data_root, NullReporter()))
     except BenchmarkError:
         return None
+    if count is not None:  # patients come whole, so it can be a few more
+        count = math.ceil(count * float(entry.get("fraction", 1)))
     limits = [limit for limit in (count, entry.get("limit"), config.limit) if limit is not None]
     return None if count is None else min(limits)
 
@@ -308,7 +311,7 @@ def _times(
     from benchmark import probe as probing
 
     if devices[0] == "cpu":
-        limit_threads(max(1, usable_cores() // (config.jobs or usable_cores())))
+        limit_threads(threads_each(config.jobs or usable_cores()))
     times: dict[str, Any] = {}
     try:
         with probing.prober(config, devices[0], probe or probing.STEPS) as time:

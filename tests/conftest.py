@@ -11,9 +11,17 @@ from pathlib import Path
 import pytest
 
 # One thread per test process, before torch is imported: two that share two cores only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+os.environ.update(ONE_THREAD)
 
 from benchmark import registry  # noqa: E402
+
+# Files with a costly fixture for all their tests: these stay in one process.
+TOGETHER = (
+    "tests/methods/test_biomedclip_counts.py",
+    "tests/plugins/test_sample.py",
+    "tests/test_capabilities.py",
+)
 
 PLUGIN = '''
 """Methods and a task for tests of the harness."""
@@ -91,6 +99,34 @@ def run_cell(spec, folder, reporter):
         file.write(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {spec.device}\\n")
     reporter.log("rsna acc 50.0")
 '''
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out single tests, but the files in TOGETHER whole (marks for this are not seen with pytest 9.2)."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Scheduling(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
+
+
+def pytest_collection_modifyitems(items):
+    """Let processes that share the tests begin with the slow ones, so that they end together."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Commands that a test runs in this process set the number of threads; the next test begins with one again."""
+    yield
+    os.environ.update(ONE_THREAD)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

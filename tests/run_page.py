@@ -1,63 +1,111 @@
 """Run the code of a markdown page in the current folder: ``python run_page.py PAGE.md SUITE.yaml``.
 
-Commands are forked from this process, so that libraries are imported once for all of them. A block after a comment
-``<!-- file: NAME -->`` is written to that file instead of run. What other tests cover is cut short: runs take two
-steps, of a method's test the checks are left out that check-method did before, and methods are not probed.
+A block after a comment ``<!-- file: NAME -->`` is written to that file instead of run. What other tests cover is cut
+short: runs take two steps, methods are not probed, and check-method makes one check where no checks are named (all of
+them are in the method's own test).
+
+Commands are forked from this process, so that libraries are imported once for all of them. A fork copies the locks and
+pools of other threads, but not the threads, and then waits for them forever: so libraries get one thread, and when a
+thread is there all the same, commands are started afresh. A command that takes too long is ended; it and all that it
+started write their stacks first.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
+import runpy
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+import traceback
 from pathlib import Path
 
 BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", flags=re.S)
-PROGRAMS = (["python", "run_benchmark.py"], ["medpeft-bench"])
+PROGRAM = str(Path(__file__).with_name("run_benchmark.py"))
+SHORT_TEST = ["-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
+LIMIT = 150.0
+"""Seconds that a command may take."""
 
 
-def command(words: list[str], short: list[str]) -> Callable[[], object]:
-    """Return what a command line does, to be called in a process of its own."""
+def arguments(words: list[str], short: list[str]) -> list[str]:
+    """Return the arguments of Python that stand for a command line, cut short."""
     if words[:3] == ["python", "-m", "pytest"]:
-        import pytest
-
-        short_test = [
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            "not every_method",
-            "-W",
-            "ignore:Module already imported",
-        ]
-        return lambda: pytest.main([*words[3:], *short_test])
-    program = next(program for program in PROGRAMS if words[: len(program)] == program)
-    rest = words[len(program) :]
-    from benchmark.cli import main
-
+        return [*words[1:], *SHORT_TEST]
+    rest = words[words.index("run_benchmark.py" if words[0] == "python" else "medpeft-bench") + 1 :]
     if rest[0] == "--methods":
         rest = [*rest, *short]
     elif rest == ["list", "methods"]:
         rest = [*rest, "--names"]
-    return lambda: main(rest)
+    elif rest[0] == "check-method" and "--only" not in rest:
+        rest = [*rest, "--only", "identity"]
+    return [PROGRAM, *rest]
 
 
-def in_a_fork(call: Callable[[], object], what: str) -> None:
-    """Call a function in a child; a status that is not 0 ends this process."""
+def run(what: str, argv: list[str], limit: float = LIMIT) -> None:
+    """Do what ``python ARGV`` does in a process group of its own; a status that is not 0 ends this process."""
     print(f"$ {what}", flush=True)
-    child = os.fork()
-    if child == 0:
-        try:
-            status = call()
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
-            status = 70
-        sys.stdout.flush()
-        os._exit(int(status or 0))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
+    started = time.monotonic()
+    child = _forked(argv) if _is_alone() else _spawned(argv)
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() - started > limit:
+            _end(child)
+            sys.exit(f"'{what}' did not end within {limit:.0f} s; its stacks are above")
+        time.sleep(0.02)
+    print(f"({time.monotonic() - started:.1f} s)", flush=True)
+    if status := os.waitstatus_to_exitcode(ended[1]):
         sys.exit(f"'{what}' ended with {status}")
+
+
+def _is_alone() -> bool:
+    """Return whether this process has one thread, those of libraries included."""
+    tasks = Path("/proc/self/task")
+    return (len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()) == 1
+
+
+def _forked(argv: list[str]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        os.setpgid(0, 0)
+        faulthandler.enable()
+        _python(argv)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _python(argv: list[str]) -> None:
+    sys.argv = argv[argv[0] in ("-c", "-m") :]
+    if argv[0] == "-c":
+        exec(argv[1], {"__name__": "__main__"})
+    elif argv[0] == "-m":
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(argv[0], run_name="__main__")
+
+
+def _spawned(argv: list[str]) -> int:
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    return os.posix_spawn(sys.executable, [sys.executable, *argv], environment, setpgroup=0)
+
+
+def _end(child: int) -> None:
+    """End a command and what it started; processes that run Python write their stacks on SIGABRT."""
+    os.killpg(child, signal.SIGABRT)
+    time.sleep(1.0)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def run_bash(code: str, short: list[str]) -> None:
@@ -70,12 +118,14 @@ def run_bash(code: str, short: list[str]) -> None:
         elif words[:1] == ["cd"]:
             os.chdir(words[1])
         elif words:
-            in_a_fork(command(words, short), line)
+            run(line, arguments(words, short))
     os.chdir(start)
 
 
 def main(page: str, suite: str) -> None:
     """Run all blocks of a page in order."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    os.environ.update(dict.fromkeys(names, "1") | {"TOKENIZERS_PARALLELISM": "false"})
     import benchmark.cell  # noqa: F401
     import benchmark.report.figures  # noqa: F401
     from benchmark.backbones import load_backbone
@@ -89,7 +139,7 @@ def main(page: str, suite: str) -> None:
         elif block["language"] == "bash":
             run_bash(code, short)
         elif block["language"] == "python":
-            in_a_fork(lambda code=code: exec(code, {}), "python block")
+            run("python block", ["-c", code])
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from benchmark.registry import METHODS
 from benchmark.small_models import FAMILIES, moved, small_backbone
 from methods.base import Method, MethodCard
 
-pytestmark = pytest.mark.xdist_group("matrix")
-
 
 class Probe(Method):
     card = MethodCard(title="Probe", paper="-", equation="-", trains="-", count="-")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmark import cell
+from benchmark.cli import main
 from benchmark.config import Recipe
 from benchmark.console import NullReporter
 from benchmark.errors import ConfigError, StoreError
-from benchmark.paths import ROOT
+from benchmark.paths import configs
 from benchmark.plan import CellSpec
 from benchmark.store import Store
 
@@ -93,6 +93,7 @@ def test_a_cell_leaves_everything_that_was_asked_for(tmp_path: Path) -> None:
     assert not folder.exists("checkpoint")
 
 
+@pytest.mark.slow
 def test_a_cell_is_reproducible_bit_by_bit(tmp_path: Path) -> None:
     first = run(spec(tmp_path, "clip_lora"), tmp_path / "a")
     again = run(spec(tmp_path, "clip_lora"), tmp_path / "b")
@@ -141,21 +142,26 @@ def test_a_suite_without_validation_says_so(tmp_path: Path) -> None:
         run(spec(tmp_path, suite=without), tmp_path / "out")
 
 
-def command(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run_benchmark.py"), *words, "--output-dir", str(tmp_path / "out"),
-         "--data-root", str(tmp_path / "data")],
-        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300,
-    )  # fmt: skip
+def small_phantom(folder: Path) -> Path:
+    """Write the embedded suite with few films in each set."""
+    suite = yaml.safe_load(configs("suites", "phantom.yaml").read_text(encoding="utf-8"))
+    suite["tasks"] = {"zeroshot": suite["tasks"]["zeroshot"]}
+    for entry in (suite["corpus"], suite["validation"], *suite["tasks"]["zeroshot"]["datasets"].values()):
+        entry["n"] = 100
+    (folder / "phantom.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    return folder / "phantom.yaml"
 
 
-def test_the_main_command_and_its_report(tmp_path: Path) -> None:
-    words = ["--methods", "zero_shot,clip_adapter", "--tasks", "zeroshot", "--limit", "200", "--jobs", "1",
-             "--seeds", "0,1", "validation.min_positives=1", "tasks.zeroshot.bootstrap=50"]  # fmt: skip
-    first = command(tmp_path, *words)
-    assert first.returncode == 0, first.stderr
-    assert "3 cells: 3 done" in first.stdout  # zero-shot draws nothing: one run stands for both seeds
+@pytest.mark.slow
+def test_the_main_command_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--suite", str(small_phantom(tmp_path)), "--methods", "zero_shot,clip_adapter", "--tasks", "zeroshot",
+             "--jobs", "1", "--seeds", "0,1", "--device", "cpu", "validation.min_positives=1",
+             "tasks.zeroshot.bootstrap=50", "--output-dir", str(tmp_path / "out"),
+             "--data-root", str(tmp_path / "data")]  # fmt: skip
+    assert main(words) == 0
+    assert (
+        "3 cells: 3 done" in capsys.readouterr().out
+    )  # zero-shot draws nothing: one run stands for both seeds
     with (tmp_path / "out/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {(row["method"], row["seed"]) for row in rows} == {
@@ -181,6 +187,5 @@ def test_the_main_command_and_its_report(tmp_path: Path) -> None:
     )
     assert str(tmp_path) not in json.dumps(provenance)
 
-    again = command(tmp_path, *words)
-    assert again.returncode == 0
-    assert "3 reused" in again.stdout
+    assert main(words) == 0
+    assert "3 reused" in capsys.readouterr().out

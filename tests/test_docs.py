@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def copy_of_the_checkout(folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # each command has a limit of its own
 def test_the_page_runs_from_top_to_bottom(tmp_path):
     checkout = copy_of_the_checkout(tmp_path / "checkout")
     (tmp_path / "small.yaml").write_text(SUITE)
@@ -50,12 +52,40 @@ def test_the_page_runs_from_top_to_bottom(tmp_path):
         [sys.executable, "run_page.py", str(PAGE), str(tmp_path / "small.yaml")],
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(checkout), "XDG_CACHE_HOME": str(tmp_path / "cache")},
-        capture_output=True, text=True, timeout=900, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-9000:]
     assert (tmp_path / "elsewhere" / "my_other.py").is_file()
     results = (checkout / "results" / "results.csv").read_text()
     assert "small,tiny,my_gate,1,zeroshot,rsna" in results
+
+
+@pytest.mark.parametrize(
+    "beside", ["", "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"]
+)
+def test_a_command_that_hangs_is_named_and_shows_its_stack(beside):
+    code = f"""
+        import threading, time
+        from tests.run_page import run
+        {beside}
+        run("true", ["-c", "pass"])
+        run("sleeper", ["-c", "def rest(): import time; time.sleep(60)\\nrest()"], limit=1.0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout.startswith("$ true\n(")
+    assert done.stdout.endswith("$ sleeper\n")
+    assert "in rest" in done.stderr
+    assert done.stderr.endswith("'sleeper' did not end within 1 s; its stacks are above\n")
+
+
+def test_a_command_that_fails_ends_the_page():
+    code = "from tests.run_page import run; run('bad', ['-c', 'raise SystemExit(3)']); print('not reached')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == "'bad' ended with 3\n"
+    assert "not reached" not in done.stdout
 
 
 def test_every_check_is_explained():

@@ -24,6 +24,7 @@ def test_the_example_task_is_shorter_than_sixty_lines() -> None:
     assert len(_block("python").strip().splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_the_example_task_runs_with_the_command_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,3 +87,21 @@ def test_all_parameters_belong_to_a_tower():
     scale = 1
     assert counts["total_image"] == image + counts["trainable_image"]
     assert counts["total_image"] + counts["total_text"] + counts["total_shared"] == counts["total"] - scale
+
+
+def test_a_delta_may_return_a_view_of_its_parameter():
+    class Bias(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.zeros(width))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.value.expand(*inputs.shape[:-1], -1)
+
+    backbone = load_backbone("tiny")
+    frozen = frozen_flops(backbone, PROMPTS)
+    method = methods.build("clip_adapter", backbone)
+    method.bias = Bias(backbone.image.width)
+    backbone.image.attach(0, "down", method.bias)
+    assert inference_costs(method, PROMPTS, frozen)["inference_overhead"] > 1.0
+    assert method.bias.value.requires_grad

@@ -116,6 +116,7 @@ def test_a_late_colour_image_turns_the_file_into_colour(tmp_path, counted):
     assert counted.count("000.png") == 1  # what was decoded grey is widened, not decoded again
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path, monkeypatch):
     raw = make_raw(tmp_path / "raw", 160)
     whole = files(made(raw, tmp_path / "whole").folder)

@@ -18,6 +18,12 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 SAMPLE = Path(__file__).parent / "sample"
+END = "-- end --"
+COMMANDS = (
+    "list methods --names",
+    "check-method image_bias --only count merge towers copy",
+    "--methods image_bias --suite small.yaml --max-steps 2 --jobs 1 --device cpu",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,44 +45,39 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
-def program(site: Path, folder: Path, *words: str) -> str:
-    """Run the benchmark with the sample on the path and return its output."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def said(site, folder) -> list[str]:
+    """What three commands print in one process, with the sample on the path."""
+    (folder / "small.yaml").write_text(SUITE)
+    code = "from benchmark.cli import main\n" + "".join(
+        f"assert main({words.split()}) == 0\nprint({END!r})\n" for words in COMMANDS
+    )
     done = subprocess.run(
-        [sys.executable, str(ROOT / "run_benchmark.py"), *words],
+        [sys.executable, "-c", code],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(folder / "cache")},
+        env={**os.environ, "PYTHONPATH": f"{site}:{ROOT}", "XDG_CACHE_HOME": str(folder / "cache")},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout.split(END)
 
 
-def test_it_is_listed(site, tmp_path):
-    assert "image_bias" in program(site, tmp_path, "list", "methods", "--names")
+def test_it_is_listed(said):
+    assert "image_bias" in said[0]
 
 
-def test_it_conforms(site, tmp_path):
-    out = program(site, tmp_path, "check-method", "image_bias", "--only", "count", "merge", "towers", "copy")
-    assert out.count(" ok\n") == 8
+def test_it_conforms(said):
+    assert said[1].count(" ok\n") == 8
 
 
-def test_it_runs_beside_ours(site, tmp_path):
-    (tmp_path / "small.yaml").write_text(SUITE)
-    words = [
-        "--methods",
-        "image_bias",
-        "--suite",
-        "small.yaml",
-        "--max-steps",
-        "2",
-        "--jobs",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    out = program(site, tmp_path, *words)
-    assert "1 cells: 1 done" in out
-    assert (tmp_path / "results/runs/small/tiny/image_bias/seed-0/adapter.safetensors").is_file()
+def test_it_runs_beside_ours(said, folder):
+    assert "1 cells: 1 done" in said[2]
+    assert (folder / "results/runs/small/tiny/image_bias/seed-0/adapter.safetensors").is_file()
 
 
 def test_it_costs_at_most_60_lines():
