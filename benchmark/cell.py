@@ -142,7 +142,10 @@ class _Cell:
         prepared = load_dataset(entry, self.spec.data_root, self.reporter, self.context.image_size)
         limits = [limit for limit in (entry.get("limit"), self.spec.limit) if limit is not None]
         policy = {key: str(entry[key]) for key in POLICIES if key in entry}
-        return pairs(str(entry["dataset"]), prepared, limit=min(limits, default=None), **policy)
+        share = float(entry.get("fraction", 1))
+        return pairs(
+            str(entry["dataset"]), prepared, limit=min(limits, default=None), fraction=share, **policy
+        )
 
     def cost(self, batches: PairBatches, outcome: Adaptation | None, seconds: float) -> dict[str, Any]:
         """Return the cell's efficiency figures; FLOPs are those of the towers at work, not of cached features."""

@@ -8,15 +8,16 @@ then raised once.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.errors import ConfigError, PluginError, suggest, unknown
+from benchmark.entries import DataEntries
+from benchmark.errors import ConfigError, PluginError, suggest
 from benchmark.layers import (
+    DEFAULT_SUITE,
     Layer,
     from_flags,
     from_overrides,
@@ -29,12 +30,12 @@ from benchmark.layers import (
     suite_layer,
 )
 from benchmark.paths import configs, default_data_root
-from benchmark.registry import BACKBONES, DATASETS, METHODS, TASKS, Registry, load_plugins, scan_plugins
+from benchmark.registry import BACKBONES, METHODS, TASKS, Registry, load_plugins, scan_plugins
 from benchmark.settings import Given, check, setting, words
 
 SUITE_KEYS = frozenset(
     {"name", "title", "description", "backbone", "pretrained", "corpus", "templates", "validation"}
-    | {"tasks", "recipe", "methods", "paper"}
+    | {"tasks", "recipe", "methods", "paper", "related", "backbones"}
 )
 
 
@@ -109,6 +110,7 @@ class RunConfig(Settings):
         options: method -> all options of its ``Options`` dataclass, as JSON types.
         task_options: task -> its options and its ``datasets``.
         broken: one line per plugin that raised on import.
+        variants: method -> what tells its cells from the method as it is set by default; methods without are left out.
     """
 
     methods: tuple[str, ...] = ()
@@ -119,6 +121,7 @@ class RunConfig(Settings):
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     task_options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_config(
@@ -138,19 +141,77 @@ def load_config(
         ConfigError: holds every problem found, each with where it stands.
         PluginError: no selected method can be imported.
     """
-    return _Loader(flags or {}, overrides, config_file).load()
+    problems: list[str] = []
+    return config_of(user_layers(flags or {}, overrides, config_file, problems), problems)
+
+
+def user_layers(
+    flags: Mapping[str, Any], overrides: Sequence[str], config_file: str | None, problems: list[str]
+) -> list[Layer]:
+    """Return what the user says, weakest first: the file, the flags, the key=value words."""
+    layers = [from_yaml(Path(config_file), problems)] if config_file else []
+    return [*layers, from_flags(flags), from_overrides(overrides, Recipe, problems)]
+
+
+def config_of(user: Sequence[Layer], problems: Sequence[str] = ()) -> RunConfig:
+    """Return the checked configuration of the user's layers above the suite that they name.
+
+    Args:
+        user: weakest first.
+        problems: found while these layers were read.
+
+    Raises:
+        ConfigError, PluginError: as in :func:`load_config`.
+    """
+    return _Loader(user, problems).load()
+
+
+def suite_recipe(method: str, suite: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a suite gives a method when the user says nothing; nothing is imported.
+
+    Args:
+        method: canonical name.
+        suite: as read, or as a cell's config.yaml holds it.
+
+    Raises:
+        ConfigError: the suite's recipe of the method is wrong.
+    """
+    loader = _Loader([], suite=_as_layer(suite))
+    recipe = loader._recipe(method, loader._method_layers(method), {})
+    loader._raise()
+    return recipe
+
+
+def suite_options(method: str, suite: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a suite gives a method when the user says nothing.
+
+    Raises:
+        ConfigError: the suite's options of the method are wrong.
+        PluginError: the method is unknown or cannot be imported.
+    """
+    loader = _Loader([], suite=_as_layer(suite))
+    _, options, broken = loader._options(METHODS, [method], {method: loader._method_layers(method)})
+    loader._raise()
+    if broken:
+        raise PluginError(broken[0])
+    return options[method]
+
+
+def _as_layer(suite: Mapping[str, Any]) -> Layer:
+    return Layer(f"suite '{suite.get('name', '')}'", dict(suite))
 
 
 class _Loader:
     """Collects the problems of all layers: first what needs no import, then the plugins' own options."""
 
-    def __init__(self, flags: Mapping[str, Any], overrides: Sequence[str], config_file: str | None) -> None:
-        self.problems: list[str] = []
-        self.entries: list[tuple[Mapping[str, Any], Layer, str]] = []
+    def __init__(
+        self, user: Sequence[Layer], problems: Sequence[str] = (), *, suite: Layer | None = None
+    ) -> None:
+        self.problems: list[str] = list(problems)
+        self.entries = DataEntries(self.problems)
         self.defaults = from_yaml(configs("defaults.yaml"), self.problems)
-        self.user = [from_yaml(Path(config_file), self.problems)] if config_file else []
-        self.user += [from_flags(flags), from_overrides(overrides, Recipe, self.problems)]
-        self.suite = suite_layer(self._last("suite", "phantom"), self.problems)
+        self.user = list(user)
+        self.suite = suite or suite_layer(self._last("suite", DEFAULT_SUITE), self.problems)
         self.layers = [self.defaults, self.suite, *self.user]
 
     def load(self) -> RunConfig:
@@ -159,7 +220,8 @@ class _Loader:
         methods = self._select(METHODS, "methods", METHODS.names(extras=False))
         suite = self._suite()
         known_tasks = list(self._section(suite, "tasks", self.suite))
-        tasks = self._select(TASKS, "tasks", [name for name in known_tasks if _knows(TASKS, name)])
+        everything = [name for name in known_tasks if _knows(TASKS, name) and TASKS.entry(name).in_all]
+        tasks = self._select(TASKS, "tasks", everything)
         adapt_only = not tasks
         for task in tasks if known_tasks else []:
             if task not in [_canonical(TASKS, name) for name in known_tasks]:
@@ -175,7 +237,7 @@ class _Loader:
         task_layers = {name: [*self.layers] for name in tasks}
         tasks, task_options, lost = self._options(TASKS, tasks, task_layers)
         broken += more + lost
-        self._check_data_keys()
+        self.entries.check_keys()
         self._raise()
         if not methods or not (tasks or adapt_only):
             raise PluginError("; ".join(broken) or "nothing to run: no method or no task is selected")
@@ -268,6 +330,7 @@ class _Loader:
     def _suite(self) -> dict[str, Any]:
         """Return the suite with the user's changes to its data entries; check their keys and datasets."""
         suite = dict(self.suite.values)
+        self._section(suite, "related", self.suite)
         for layer in self.user:
             for key in ("corpus", "validation"):
                 if key in layer.values:
@@ -275,19 +338,20 @@ class _Loader:
                         **self._section(suite, key, self.suite),
                         **self._section(layer.values, key, layer),
                     }
-                    self._check_data(suite[key], layer, key)
+                    self.entries.add(suite[key], layer, key)
             if "templates" in layer.values:
                 suite["templates"] = layer.values["templates"]
         for key in ("corpus", "validation"):
-            self._check_data(self.suite.values.get(key) or {}, self.suite, key)
+            self.entries.add(self.suite.values.get(key) or {}, self.suite, key)
         for layer in self.layers:
             for task, options in self._section(layer.values, "tasks", layer).items():
                 self._resolved_below(TASKS, task, layer, "tasks")
                 datasets = options.get("datasets") if isinstance(options, dict) else None
                 for name, entry in (datasets or {}).items():
-                    self._check_data(entry, layer, f"tasks.{task}.datasets.{name}")
+                    self.entries.add(entry, layer, f"tasks.{task}.datasets.{name}")
             for method in self._section(layer.values, "methods", layer):
                 self._resolved_below(METHODS, method, layer, "methods")
+        suite["corpus"] = self.entries.with_share(suite.get("corpus"), self.layers)
         suite.setdefault("name", Path(self.suite.source).stem)
         return suite
 
@@ -296,39 +360,6 @@ class _Loader:
             registry.resolve(name)
         except PluginError as error:
             self.problems.append(f"{layer.where(f'{key}.{name}')}: {error}")
-
-    def _check_data(self, entry: Any, layer: Layer, key: str) -> None:
-        if not isinstance(entry, dict):
-            self.problems.append(f"{layer.where(key)}: expected keys and values, got {entry!r}")
-            return
-        if "dataset" in entry:
-            try:
-                DATASETS.resolve(entry["dataset"])
-                self.entries.append((entry, layer, key))
-            except PluginError as error:
-                self.problems.append(f"{layer.where(f'{key}.dataset')}: {error}")
-
-    def _check_data_keys(self) -> None:
-        """Check the keys of data entries against what tasks read and what each dataset plugin takes."""
-        from benchmark.data.load import PARTS, VIEW_KEYS
-
-        for entry, layer, key in list(self.entries):
-            for part in PARTS if key.startswith("tasks.") else ():
-                if part in entry:
-                    below = entry[part]
-                    whole = {"dataset": entry["dataset"], **below} if isinstance(below, dict) else below
-                    self._check_data(whole, layer, f"{key}.{part}")
-        for entry, layer, key in self.entries:
-            parameters = inspect.signature(DATASETS.get(entry["dataset"])).parameters.values()
-            if any(item.kind is item.VAR_KEYWORD for item in parameters):
-                continue
-            known = VIEW_KEYS | {item.name for item in parameters} - {"data_root", "reporter"}
-            known |= set(PARTS) if key.startswith("tasks.") else set()
-            for name in entry:
-                if name not in known:
-                    self.problems.append(
-                        f"{layer.where(f'{key}.{name}')}: {unknown('data key', name, known)}"
-                    )
 
     def _method_layers(self, name: str) -> list[Layer]:
         """Return the layers that may hold ``methods.<name>`` settings, the method's own file in its place."""

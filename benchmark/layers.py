@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from benchmark.registry import Registry
 from benchmark.settings import Given
 
 FLAGS, OVERRIDES = "flags", "key=value"
+DEFAULT_SUITE = "phantom"
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same result, many times faster
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,18 @@ class Layer:
         source: a file name, "flags" or "key=value".
         values: nested mapping. A plain selection (``methods: all``) is kept as ``only_methods``, so that
             ``methods`` always holds settings by name; the same for tasks.
+        places: key -> where it stands, for keys that are written elsewhere than the nesting says.
     """
 
     source: str
     values: dict[str, Any]
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def where(self, key: str) -> str:
         """Return how a message names a key of this layer: ``file:key``, ``--flag`` or the key."""
         key = key.removeprefix("only_")
+        if key in self.places:
+            return self.places[key]
         if self.source == FLAGS:
             return "--" + key.split(".")[-1].replace("_", "-")
         return key if self.source == OVERRIDES else f"{self.source}:{key}"
@@ -61,7 +67,7 @@ class Layer:
 
 def from_yaml(path: Path, problems: list[str]) -> Layer:
     """Read a YAML file as a layer; what is wrong with it is added to ``problems``."""
-    return Layer(shown(path), _selections(read_yaml(path, problems)))
+    return Layer(shown(path), selections(read_yaml(path, problems)))
 
 
 def from_flags(flags: Mapping[str, Any]) -> Layer:
@@ -70,7 +76,7 @@ def from_flags(flags: Mapping[str, Any]) -> Layer:
     given = {key: value for key, value in flags.items() if value is not None and value is not False}
     values = {key: value for key, value in given.items() if key not in recipe_flags}
     recipe = {key: value for key, value in given.items() if key in recipe_flags}
-    return Layer(FLAGS, _selections(values | ({"recipe": recipe} if recipe else {})))
+    return Layer(FLAGS, selections(values | ({"recipe": recipe} if recipe else {})))
 
 
 def from_overrides(pairs: Sequence[str], recipe: type, problems: list[str]) -> Layer:
@@ -127,7 +133,7 @@ def read_yaml(path: Path, problems: list[str] | None = None) -> dict[str, Any]:
     """Return the mapping in a YAML file; an unreadable file gives ``{}`` and one line in ``problems``."""
     problem = ""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506
         if values is None or isinstance(values, dict):
             return {str(key): value for key, value in (values or {}).items()}
         problem = f"expected keys and values, got {type(values).__name__}"
@@ -142,7 +148,7 @@ def read_yaml(path: Path, problems: list[str] | None = None) -> dict[str, Any]:
     return {}
 
 
-def _selections(values: dict[str, Any]) -> dict[str, Any]:
+def selections(values: dict[str, Any]) -> dict[str, Any]:
     """Tell a selection of names (``methods: all``) from settings by name (``methods: {name: ...}``)."""
     out = {}
     for key, value in values.items():
@@ -155,7 +161,7 @@ def _selections(values: dict[str, Any]) -> dict[str, Any]:
 
 def _put(layer: Layer, parts: list[str], value: Any, problems: list[str]) -> None:
     if len(parts) == 1:
-        chosen = _selections({parts[0]: value})
+        chosen = selections({parts[0]: value})
         layer.values.update(chosen)
         return
     here = layer.values

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from benchmark.config import Recipe, RunConfig
 from benchmark.errors import StoreError
 from benchmark.provenance import scrub
 from benchmark.registry import METHODS
-from benchmark.store import CellFolder, Store, UnreadableError
+from benchmark.store import CellFolder, Store, UnreadableError, cell_name
 
 State = Literal["todo", "partial", "done"]
 # Parts of a suite that the adapted weights do not depend on, or that are resolved elsewhere in the cell.
@@ -31,6 +31,8 @@ _NOT_ADAPTATION = {
     "recipe",
     "methods",
     "paper",
+    "related",
+    "backbones",
 }
 
 
@@ -42,6 +44,7 @@ class CellSpec:
         suite: the suite as read; its data entries say what to adapt and validate on.
         options: all options of the method, as JSON types.
         tasks: task name -> its options and datasets.
+        variant: what tells the cell from the method's own, as ``key=value,...``; empty when nothing does.
     """
 
     suite_name: str
@@ -59,16 +62,22 @@ class CellSpec:
     limit: int | None = None
     plugins: tuple[str, ...] = ()
     eval_only: bool = False
+    variant: str = ""
+
+    @property
+    def cell(self) -> str:
+        """Name of the method with its variant, ``<method>[+<variant>]``."""
+        return cell_name(self.method, self.variant)
 
     @property
     def label(self) -> str:
         """Name of the cell for people."""
-        return f"{self.method} seed {self.seed}"
+        return f"{self.cell} seed {self.seed}"
 
     @property
     def folder(self) -> str:
         """Folder of the cell relative to the output folder, for example ``runs/<suite>/<backbone>/<method>/seed-0``."""
-        names = (_safe(scrub(name)) for name in (self.suite_name, self.backbone, self.method))
+        names = (_safe(scrub(name)) for name in (self.suite_name, self.backbone, self.cell))
         return "/".join(("runs", *names, f"seed-{self.seed}"))
 
     @property
@@ -129,16 +138,24 @@ class Plan:
         return [cell for cell in self.cells if cell.state != "done"]
 
 
-def make_plan(config: RunConfig, store: Store) -> Plan:
-    """Return the cells of a configuration with the state that the store gives them.
+def make_plan(config: RunConfig | Sequence[RunConfig], store: Store) -> Plan:
+    """Return the cells of one or several configurations with the state that the store gives them.
+
+    A cell that several of them ask for is planned once, with the tasks of all.
+
+    Args:
+        config: those of one request; what is said of the request as a whole is read off the first.
+        store: where finished cells are.
 
     Raises:
         StoreError: finished cells were made with other settings, or by a newer version, or --eval-only
-            finds no adapter.
+            finds no adapter, or two configurations want different cells of one name.
     """
+    several = [config] if isinstance(config, RunConfig) else list(config)
+    config = several[0]
     cells = []
     conflicts: dict[str, list[str]] = {}
-    for spec in _specs(config):
+    for spec in _distinct(spec for one in several for spec in _specs(one)):
         folder = store.cell(spec.folder)
         state: State = "todo"
         missing = tuple(spec.tasks)
@@ -228,7 +245,7 @@ def plan_table(plan: Plan) -> rich.table.Table:
         spec, recipe = cell.spec, cell.spec.recipe
         length = f"{recipe.max_steps} steps" if recipe.max_steps else f"{recipe.epochs} epochs"
         table.add_row(
-            spec.method, str(spec.seed), spec.backbone, spec.suite_name, " ".join(cell.missing or spec.tasks),
+            spec.cell, str(spec.seed), spec.backbone, spec.suite_name, " ".join(cell.missing or spec.tasks),
             f"{length}, batch {recipe.batch_size}, lr {recipe.lr:g}", words[cell.state],
         )  # fmt: skip
     return table
@@ -243,8 +260,22 @@ def _specs(config: RunConfig) -> Iterator[CellSpec]:
                 pretrained=config.pretrained, method=method, options=config.options[method], seed=seed,
                 recipe=config.recipes[method], tasks=config.task_options, data_root=config.data_root,
                 device=config.device, num_workers=config.num_workers, limit=config.limit,
-                plugins=config.plugins, eval_only=config.eval_only,
+                plugins=config.plugins, eval_only=config.eval_only, variant=config.variants.get(method, ""),
             )  # fmt: skip
+
+
+def _distinct(specs: Iterable[CellSpec]) -> list[CellSpec]:
+    """Return the cells without repeats; the tasks of repeated ones are brought together."""
+    found: dict[str, CellSpec] = {}
+    for spec in specs:
+        known = found.setdefault(spec.folder, spec)
+        shared = known.tasks.keys() & spec.tasks.keys()
+        if known.adapt_hash != spec.adapt_hash or any(known.tasks[x] != spec.tasks[x] for x in shared):
+            differing = _differences(adapt_settings(known.public()), adapt_settings(spec.public()))
+            listed = "; ".join(line.replace(" there,", " once,") for line in differing) or "tasks"
+            raise StoreError(f"{spec.folder} is asked for with different settings ({listed})")
+        found[spec.folder] = dataclasses.replace(known, tasks={**known.tasks, **spec.tasks})
+    return list(found.values())
 
 
 def _read_config(folder: CellFolder) -> dict[str, Any]:
@@ -292,4 +323,4 @@ def _hash(content: Any) -> str:
 
 def _safe(name: str) -> str:
     """Return a name as one folder name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed"
+    return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", name).strip(".-") or "unnamed"

@@ -271,9 +271,9 @@ def register_method(
     return _decorator(METHODS, name, aliases, in_all, family)
 
 
-def register_task(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:
-    """Return a decorator that registers a task class."""
-    return _decorator(TASKS, name, aliases, True)
+def register_task(name: str, *, aliases: Sequence[str] = (), in_all: bool = True) -> Callable[[T], T]:
+    """Return a decorator that registers a task class; ``in_all``: whether ``--tasks all`` includes it."""
+    return _decorator(TASKS, name, aliases, in_all)
 
 
 def register_dataset(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:

@@ -7,6 +7,7 @@ collects every problem with the place it came from.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -54,7 +55,7 @@ def check(cls: type, given: Iterable[Given], kind: str) -> tuple[dict[str, Any],
     Returns:
         The typed values, and one line per problem (unknown key, wrong type, out of bounds).
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {item.name: item for item in dataclasses.fields(cls) if item.init}
     values: dict[str, Any] = {}
     problems: list[str] = []
@@ -71,6 +72,11 @@ def check(cls: type, given: Iterable[Given], kind: str) -> tuple[dict[str, Any],
         except ValueError as error:
             problems.append(f"{item.where}: expected {error}, got {item.value!r}")
     return values, problems
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def check_bounds(value: Any, metadata: Any) -> None:

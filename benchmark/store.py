@@ -1,6 +1,6 @@
 """The result store: one folder per cell, every file written whole or not at all, plus the tidy results.csv.
 
-``<output-dir>/runs/<suite>/<backbone>/<method>/seed-<n>/`` holds config.yaml, adapter.safetensors,
+``<output-dir>/runs/<suite>/<backbone>/<method>[+<variant>]/seed-<n>/`` holds config.yaml, adapter.safetensors,
 adapt.json, history.jsonl, provenance.json, efficiency.json, status.json, one ``<task>.json`` per task and
 ``predictions/``.
 """
@@ -240,6 +240,11 @@ class Store:
         return problems
 
 
+def cell_name(method: str, variant: str = "") -> str:
+    """Return how the cells of a method, or of a variant of it, are called: ``<method>[+<variant>]``."""
+    return f"{method}+{variant}" if variant else method
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under a temporary name beside it, then rename: readers never see half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +294,8 @@ def _cell_rows(cell: CellFolder, problems: list[str]) -> list[Sequence[Any]]:
     except StoreError as error:
         problems.append(str(error))
         return rows
-    identity = [config.get(key, "") for key in ("suite_name", "backbone", "method", "seed")]
+    method = cell_name(str(config.get("method", "")), str(config.get("variant") or ""))
+    identity = [config.get("suite_name", ""), config.get("backbone", ""), method, config.get("seed", "")]
     for task in cell.results():
         try:
             rows += [[*identity, *row] for row in _task_rows(task, cell.read_json(f"{task}.json"))]

@@ -14,7 +14,7 @@ from benchmark.backbones import Backbone, Tower, at_least_fp32
 from benchmark.errors import ConfigError, StoreError
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, PeftAdapter, choice, positive
-from methods.layers.hypergraph import HypergraphNetwork, Incidence, refine
+from methods.layers.hypergraph import HypergraphNetwork, Incidence, refine, refine_all
 from methods.layers.lora import (
     ENCODERS,
     LoRAOptions,
@@ -152,6 +152,16 @@ class AceLoRA(Method):
         if "text" not in self.graphs:
             return super().encode_text(token_ids)
         return self.refined("text", self.graph_of(self.backbone.text, token_ids))
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """Return unit-norm features ``[B, N, E]`` of the patches: rows of the whole hypergraph's output."""
+        if "image" not in self.graphs:
+            return super().patch_features(images)
+        graph = self.graph_of(self.backbone.image, images)
+        network: Any = self.graphs["image"]
+        with torch.autocast(graph.tokens.device.type, enabled=False):  # as in refined
+            output = refine_all(network, graph.tokens, graph.row, topk=self.options.neighbours)
+        return functional.normalize(output[:, 1:], dim=-1)
 
     def graph_of(self, tower: Tower, inputs: Tensor) -> Graph:
         """Return tokens and attention row of images ``[B, C, H, W]`` or token ids ``[B, L]``."""

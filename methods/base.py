@@ -203,6 +203,14 @@ class Method(nn.Module):
         """Return what :meth:`encode_text` gives, from the frozen tower's features ``[B, E]``."""
         return functional.normalize(self.text_head(at_least_fp32(features)), dim=-1)
 
+    def patch_features(self, images: Tensor) -> Tensor:
+        """Return unit-norm features ``[B, N, E]`` of the patches of images, row by row of the tower's grid.
+
+        The adapted tower's patches go the way of its global token, :meth:`image_head` included.
+        """
+        features = self.backbone.image.patch_features(images, interventions=self.image_interventions())
+        return self.from_image_features(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+
     def similarity(self, images: Tensor, token_ids: Tensor) -> Tensor:
         """Return logits ``[B_images, B_texts]``."""
         return self.logit_scale() * self.encode_image(images) @ self.encode_text(token_ids).T
@@ -270,6 +278,10 @@ class Method(nn.Module):
         features = getattr(batch, "image_features", None)
         image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
         return image @ classes.T
+
+    def classify_patches(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Return cosines ``[B, N, C]`` of all patches with classes as :meth:`prepare_classes` returned them."""
+        return self.patch_features(images) @ classes.T
 
     # ------------------------------------------------------------------ trained state
     def train(self, mode: bool = True) -> Method:

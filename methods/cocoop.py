@@ -147,12 +147,21 @@ class CoCoOp(Method):
         """Return cosines ``[B, C]``: for every image its own class features (normalise, mean, normalise)."""
         features = getattr(batch, "image_features", None)
         image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
+        return torch.einsum("be,bce->bc", image, self._classes_for(image, classes))
+
+    def classify_patches(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Return cosines ``[B, N, C]``: the patches of an image with the class features of the whole image."""
+        own = self._classes_for(self.encode_image(images), classes)
+        return torch.einsum("bne,bce->bnc", self.patch_features(images), own)
+
+    def _classes_for(self, image: Tensor, classes: Tensor) -> Tensor:
+        """Return class features ``[B, C, E]`` for each of unit-norm images ``[B, E]``, a few images at a time."""
         num_classes, templates, _ = classes.shape
         prompts, rows = classes.flatten(0, 1), []
         for part in image.split(max(1, _SEQUENCES // len(prompts))):
             text = self.conditioned(part.repeat_interleave(len(prompts), 0), prompts.repeat(len(part), 1))
             text = text.unflatten(0, (len(part), num_classes, templates)).mean(dim=2)
-            rows.append(torch.einsum("be,bce->bc", part, functional.normalize(text, dim=-1)))
+            rows.append(functional.normalize(text, dim=-1))
         return torch.cat(rows)
 
     def parameter_group(self, name: str) -> str:

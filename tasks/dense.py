@@ -1,39 +1,38 @@
 """What segmentation and detection share: a small head trained on the frozen image tower of an adapted method.
 
-The tower only gives feature maps (:class:`Taps`): it runs in eval mode, without gradients, and nothing of it changes.
+The tower only gives feature maps (``tasks/heads/taps.py``): it runs in eval mode, without gradients, and nothing of it
+changes. A task brings what is its own: the head with its loss, scores, and what is stored for pictures.
+
 The head is trained on the part ``train``, selected on ``val``, and the part ``test`` is opened afterwards, once.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.backbone import InputSpec
-from benchmark.data.augment import AS_IT_IS, Augment, View
+from benchmark.data.augment import Augment
 from benchmark.data.images import fit_box
 from benchmark.data.load import load_dataset, part_entry
 from benchmark.data.prepared import MANIFEST, PIXELS, Prepared
 from benchmark.errors import ConfigError, DataError
+from benchmark.metrics import WeightedMetric
 from benchmark.settings import setting
-from benchmark.trainer import autocast
+from benchmark.statistics import metrics_report
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
-from tasks.heads.training import HeadFit
+from tasks.heads.taps import PUBLISHED_DEPTH, DenseBatch, Normed, TapBatches, Taps
+from tasks.heads.training import HeadFit, fit_head, seeded
 
-Normed = Literal["last", "all", "none"]
-PUBLISHED_DEPTH = 12
-"""Depth of the towers that published tap positions count blocks of."""
-CACHE_BYTES = 2 * 1024**3
-"""Tap features of one part are kept in memory up to this size, and computed again each time beyond it."""
+Found = TypeVar("Found")  # what a head finds in a part: masks, boxes
 
 
 @dataclass(frozen=True)
@@ -209,164 +208,120 @@ def _boxes(data: Prepared) -> list[np.ndarray]:
     return found
 
 
-# --- features of the frozen tower -----------------------------------------------------------------------------
-
-
-def tap_indices(published: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Return where published tap positions (of 12 blocks) lie in a tower of another depth.
-
-    The last block stays the last: block t is tapped after the share (t + 1) / 12 of the tower.
-    """
-    return tuple(math.ceil((tap + 1) * depth / PUBLISHED_DEPTH) - 1 for tap in published)
-
-
-class Taps:
-    """Feature maps of a method's frozen image tower.
-
-    Args:
-        method: adapted; put into eval mode here.
-        published: tap positions in a tower of 12 blocks. Towers whose stages have maps of several sizes (ResNet)
-            give each stage once.
-        context: device and precision.
-        normed: on which maps the tower's final norm acts.
-    """
-
-    def __init__(
-        self, method: Method, published: Sequence[int], context: TaskContext, normed: Normed = "last"
-    ) -> None:
-        self._method, self._context, self._normed = method.eval(), context, normed
-        self.spec = method.backbone.input_spec
-        indices = tap_indices(published, method.backbone.image.depth)
-        self._indices = indices
-        shapes = self._shapes()
-        self.pyramid = len({shape[1:] for shape in shapes}) > 1
-        if self.pyramid:
-            self._indices = tuple(dict.fromkeys(indices))
-            shapes = self._shapes()
-        self.shapes = shapes
-
-    @torch.no_grad()
-    def __call__(self, pixels: np.ndarray) -> list[Tensor]:
-        """Return one fp32 map ``[B, C, h, w]`` per tap of uint8 pixels ``[B, H, W]`` or ``[B, H, W, 3]``."""
-        tower = self._method.backbone.image
-        images = self.spec.to_input(pixels, self._context.device)
-        with autocast(self._context.precision, self._context.device):
-            output = tower.forward(
-                images, interventions=self._method.image_interventions(), taps=set(self._indices)
-            )
-            maps = [output.taps[index] for index in self._indices]
-            if self._normed == "last" and self._indices[-1] == tower.depth - 1:
-                maps[-1] = tower.tap(output.sequence)
-            elif self._normed == "all":
-                maps = [tower.final_norm(one.movedim(1, -1)).movedim(-1, 1) for one in maps]
-        return [one.float() for one in maps]
-
-    def _shapes(self) -> list[tuple[int, int, int]]:
-        blank = np.zeros((1, *self.spec.size), dtype=np.uint8)
-        return [(one.shape[1], one.shape[2], one.shape[3]) for one in self(blank)]
-
-
-@dataclass(frozen=True)
-class DenseBatch:
-    """Some images on their way to the head.
-
-    Attributes:
-        maps: one ``[B, C, h, w]`` per tap, on the device. rows: which images. views: how each is looked at.
-    """
-
-    maps: list[Tensor]
-    rows: np.ndarray
-    views: tuple[View, ...]
-
-
-class TapBatches:
-    """Batches of tap features of one part; kept in memory where the views are few and all of it fits.
-
-    Args:
-        taps: of the frozen tower.
-        images: the part.
-        augment: how training images are changed; the default takes them as they are.
-    """
-
-    def __init__(
-        self, taps: Taps, images: DenseImages, context: TaskContext, augment: Augment | None = None
-    ) -> None:
-        self._taps, self._images, self._context = taps, images, context
-        self._augment = augment or Augment()
-        views = self._augment.all_views()
-        values = sum(math.prod(shape) for shape in taps.shapes)
-        fits = views is not None and 4 * values * len(images) * len(views) <= CACHE_BYTES
-        self._kept: dict[View, list[Tensor]] | None = {} if fits else None
-
-    def steps(self, batch_size: int) -> int:
-        """Return the batches of one epoch."""
-        return math.ceil(len(self._images) / batch_size)
-
-    def epoch(self, number: int, batch_size: int, seed: int) -> Iterator[DenseBatch]:
-        """Yield an epoch of augmented images; order and views depend on seed and number alone."""
-        rng = np.random.default_rng([seed, number])
-        order = rng.permutation(len(self._images))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            yield self._batch(rows, self._augment.draw(rng, len(rows)))
-
-    def in_order(self, batch_size: int) -> Iterator[DenseBatch]:
-        """Yield every image once, as it is."""
-        for start in range(0, len(self._images), batch_size):
-            rows = np.arange(start, min(len(self._images), start + batch_size))
-            yield self._batch(rows, (AS_IT_IS,) * len(rows))
-
-    def _batch(self, rows: np.ndarray, views: tuple[View, ...]) -> DenseBatch:
-        if self._kept is None:
-            return DenseBatch(self._computed(rows, views), rows, views)
-        for view in set(views) - set(self._kept):
-            self._kept[view] = self._whole(view)
-        device, chosen = self._context.device, list(zip(rows, views, strict=True))
-        maps = [
-            torch.stack([self._kept[view][tap][int(row)] for row, view in chosen]).to(device)
-            for tap in range(len(self._taps.shapes))
-        ]
-        return DenseBatch(maps, rows, views)
-
-    def _whole(self, view: View) -> list[Tensor]:
-        """Return the features of all images in one view, on the CPU."""
-        count, size = len(self._images), self._context.batch_size
-        parts = [
-            [one.cpu() for one in self._computed(rows, (view,) * len(rows))]
-            for rows in (np.arange(start, min(count, start + size)) for start in range(0, count, size))
-        ]
-        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
-
-    def _computed(self, rows: np.ndarray, views: tuple[View, ...]) -> list[Tensor]:
-        pixels = [view.pixels(self._images.pixels(row)) for row, view in zip(rows, views, strict=True)]
-        return self._taps(np.stack(pixels))
-
-
 # --- the task -------------------------------------------------------------------------------------------------
 
 
-class DenseTask(Task):
+class Reader(ABC, Generic[Found]):
+    """A head with what its numbers mean.
+
+    Attributes:
+        head: on the device.
+    """
+
+    head: nn.Module
+
+    @abstractmethod
+    def loss(self, batch: DenseBatch, images: DenseImages) -> Tensor:
+        """Return the mean loss of a batch; the truth is looked at as its images are."""
+
+    @abstractmethod
+    def read(self, batches: TapBatches, batch_size: int) -> Found:
+        """Return what the head finds in all images of a part; it is in eval mode, without gradients."""
+
+
+class DenseTask(Task, Generic[Found]):
     """A task that trains a head on taps of the image tower.
 
     Class attributes:
-        truth: what images must bring.
+        kind: of its results. truth: what images must bring.
     """
 
     image_only = True
     Options: ClassVar[type] = DenseOptions
+    kind: ClassVar[str]
     truth: ClassVar[Literal["masks", "boxes"]]
 
     @abstractmethod
+    def reader(self, taps: Taps, train: DenseImages, device: torch.device) -> Reader[Found]:
+        """Return an untrained head for these taps; torch's generator is seeded."""
+
+    @abstractmethod
+    def score(self, found: Found, images: DenseImages) -> float:
+        """Return the number that selects the head's weights on the validation part; larger is better."""
+
+    @abstractmethod
+    def constant(self, train: DenseImages, val: DenseImages) -> np.ndarray:
+        """Return the best answer that is given for every image, whatever it shows."""
+
+    @abstractmethod
+    def metrics(self, found: Found, constant: np.ndarray, test: DenseImages) -> dict[str, WeightedMetric]:
+        """Return all metrics, that of the constant answer among them."""
+
+    @abstractmethod
+    def samples(self, found: Found, test: DenseImages, shown: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is stored of each image, and more of the rows ``shown``."""
+
+    def notes(self, reader: Any, constant: np.ndarray) -> dict[str, Any]:
+        """Return what else identifies the protocol of a result; ``reader`` is the task's own."""
+        del reader, constant
+        return {}
+
     def evaluate(
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
     ) -> DatasetResult:
-        """Train on ``train``, select on ``val``, then open ``test`` and measure there."""
+        """Train a head on ``train``, select on ``val``, then open ``test`` and measure there, once."""
+        options = self.options
+        taps = Taps(method, options.taps, context, options.final_norm)
+        parts = {part: self.part(entry, part, taps, context) for part in ("train", "val")}
+        with seeded(context.seed, context.device):
+            reader = self.reader(taps, parts["train"], context.device)
+        val = TapBatches(taps, parts["val"], context)
+        fit = fit_head(
+            reader.head,
+            TapBatches(taps, parts["train"], context, options.augment()),
+            loss=lambda batch: reader.loss(batch, parts["train"]),
+            validate=lambda: self.score(reader.read(val, context.batch_size), parts["val"]),
+            options=options,
+            context=context,
+            stage=f"train {name} head {parts['train'].title}",
+        )
+        constant = self.constant(parts["train"], parts["val"])
+        parts["test"] = test = self.part(entry, "test", taps, context)
+        found = reader.read(TapBatches(taps, test, context), context.batch_size)
+        return DatasetResult(
+            n=len(test),
+            kind=self.kind,
+            metrics=self.report(found, constant, test),
+            predictions=self.predictions(found, test),
+            info=self.facts(parts, taps, reader.head, fit) | self.notes(reader, constant),
+        )
 
     def part(self, entry: Mapping[str, Any], part: str, taps: Taps, context: TaskContext) -> DenseImages:
         """Open a part as the options ask for it."""
         return read_part(
             entry, part, self.truth, context, taps.spec, positives_only=self.options.positives_only
         )
+
+    def report(self, found: Found, constant: np.ndarray, test: DenseImages) -> dict[str, dict[str, Any]]:
+        """Return all metrics with intervals clustered by patient."""
+        return metrics_report(
+            self.metrics(found, constant, test),
+            len(test),
+            test.clusters,
+            resamples=self.options.bootstrap,
+            seed=self.options.bootstrap_seed,
+        )
+
+    def predictions(self, found: Found, test: DenseImages) -> dict[str, np.ndarray]:
+        """Return what is stored of the test part: ids, results per image, and the images that are shown."""
+        shown = panel_rows(test.ids, self.options.panels)
+        return {
+            "image_id": np.array(test.ids),
+            "patient_id": np.array(test.clusters),
+            "panel_id": np.array(test.ids)[shown],
+            "panel_pixels": np.stack([test.pixels(row) for row in shown]) if len(shown) else np.empty(0),
+            **self.samples(found, test, shown),
+        }
 
     def facts(
         self, parts: Mapping[str, DenseImages], taps: Taps, head: nn.Module, fit: HeadFit

@@ -9,7 +9,7 @@ on down to 0.05.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,14 +29,11 @@ from benchmark.detection_metrics import (
     precision_at_recalls,
 )
 from benchmark.errors import ConfigError
-from benchmark.metrics import plain_value
+from benchmark.metrics import WeightedMetric, plain_value
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from benchmark.statistics import metrics_report
-from methods.base import Method
-from tasks.base import DatasetResult, TaskContext
-from tasks.dense import DenseBatch, DenseImages, DenseOptions, DenseTask, TapBatches, Taps, panel_rows
-from tasks.heads.training import fit_head, seeded
+from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader
+from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.yolov3 import (
     Rule,
     YoloV3,
@@ -84,11 +81,11 @@ class DetectionOptions(DenseOptions):
 
 
 @dataclass(frozen=True)
-class Detector:
-    """A head with what its numbers mean.
+class Detector(Reader[Boxes]):
+    """A YOLOv3 head, its loss, and the boxes that it finds.
 
     Attributes:
-        anchors: ``[3, 3, 2]`` in pixels of images of ``size`` (height, width).
+        head: on the device. anchors: ``[3, 3, 2]`` in pixels of images of ``size`` (height, width).
     """
 
     head: YoloV3
@@ -106,8 +103,8 @@ class Detector:
         return yolo_loss(self.head(batch.maps), targets, self.anchors, self.size, self.options.assign)
 
     @torch.no_grad()
-    def detect(self, batches: TapBatches, batch_size: int) -> Boxes:
-        """Return what is found in all images of a part, down to ``low_conf``; the head is in eval mode."""
+    def read(self, batches: TapBatches, batch_size: int) -> Boxes:
+        """Return the boxes of a part, down to ``low_conf``."""
         corners: list[np.ndarray] = []
         scores: list[np.ndarray] = []
         for batch in batches.in_order(batch_size):
@@ -120,47 +117,16 @@ class Detector:
 
 
 @register_task("detection")
-class DetectionTask(DenseTask):
+class DetectionTask(DenseTask[Boxes]):
     """AP averaged over eight overlaps (headline), AP at each, variants, each with an interval clustered by patient."""
 
-    title = "Detection"
+    title, kind = "Detection", "detection"
     Options = DetectionOptions
     headline = ("map", "map_low_conf", "ap50")
     truth = "boxes"
     options: DetectionOptions
 
-    def evaluate(
-        self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
-    ) -> DatasetResult:
-        """Train the head, then measure it once on the test part."""
-        options = self.options
-        taps = Taps(method, options.taps, context, options.final_norm)
-        parts = {part: self.part(entry, part, taps, context) for part in ("train", "val")}
-        detector = self.detector(taps, parts["train"], context)
-        val = TapBatches(taps, parts["val"], context)
-        fit = fit_head(
-            detector.head,
-            TapBatches(taps, parts["train"], context, options.augment()),
-            loss=lambda batch: detector.loss(batch, parts["train"]),
-            validate=lambda: self.score(detector.detect(val, context.batch_size), parts["val"]),
-            options=options,
-            context=context,
-            stage=f"train detector {parts['train'].title}",
-        )
-        fixed = best_fixed_box([*_boxes(parts["train"]), *_boxes(parts["val"])])
-        parts["test"] = self.part(entry, "test", taps, context)
-        test = parts["test"]
-        found = detector.detect(TapBatches(taps, test, context), context.batch_size)
-        return DatasetResult(
-            n=len(test),
-            kind="detection",
-            metrics=self.report(found, fixed, test),
-            predictions=self.predictions(found, test),
-            info=self.facts(parts, taps, detector.head, fit)
-            | {"anchors": detector.anchors.tolist(), "constant_box": fixed.tolist()},
-        )
-
-    def detector(self, taps: Taps, train: DenseImages, context: TaskContext) -> Detector:
+    def reader(self, taps: Taps, train: DenseImages, device: torch.device) -> Detector:
         """Return an untrained head for these taps; a tower with its own pyramid needs no rescaling.
 
         Raises:
@@ -172,58 +138,49 @@ class DetectionTask(DenseTask):
             )
         shapes = np.concatenate([boxes[:, 2:] - boxes[:, :2] for boxes in _boxes(train)])
         anchors = kmeans_anchors(shapes) if self.options.anchors == "kmeans" else coco_anchors(train.size)
-        with seeded(context.seed, context.device):
-            head = YoloV3(
-                [shape[0] for shape in taps.shapes],
-                width=self.options.width,
-                rescale=(1, 1, 1) if taps.pyramid else (2, 1, 0.5),
-            )
-        return Detector(head.to(context.device), anchors.to(context.device), train.size, self.options)
+        head = YoloV3(
+            [shape[0] for shape in taps.shapes],
+            width=self.options.width,
+            rescale=(1, 1, 1) if taps.pyramid else (2, 1, 0.5),
+        )
+        return Detector(head.to(device), anchors.to(device), train.size, self.options)
 
     def score(self, found: Boxes, images: DenseImages) -> float:
-        """Return the AP that selects the weights, of detections down to ``low_conf``.
+        """Return the AP of detections down to ``low_conf``.
 
         Early epochs are rarely sure of anything: at the threshold of the test they would all score 0.
         """
         return plain_value(mean_average_precision(_matched(found, images)), len(images))
 
-    def report(self, found: Boxes, fixed: np.ndarray, test: DenseImages) -> dict[str, dict[str, Any]]:
-        """Return all metrics with intervals; ``map_trivial`` is the best answer that looks at no image."""
-        everywhere = Boxes.of([fixed[None]] * len(test), [np.ones(1)] * len(test))
+    def constant(self, train: DenseImages, val: DenseImages) -> np.ndarray:
+        """Return the box ``[4]`` that finds most when it is given for every image."""
+        return best_fixed_box([*_boxes(train), *_boxes(val)])
+
+    def metrics(self, found: Boxes, constant: np.ndarray, test: DenseImages) -> dict[str, WeightedMetric]:
+        """Return all metrics; ``map_trivial`` is that of the constant answer."""
+        everywhere = Boxes.of([constant[None]] * len(test), [np.ones(1)] * len(test))
         metrics = detection_metrics(_matched(found.at_least(self.options.conf), test))
         metrics["map_low_conf"] = mean_average_precision(_matched(found, test))
         metrics["map_trivial"] = mean_average_precision(_matched(everywhere, test))
-        return metrics_report(
-            metrics,
-            len(test),
-            test.clusters,
-            resamples=self.options.bootstrap,
-            seed=self.options.bootstrap_seed,
-        )
+        return metrics
 
-    def predictions(self, found: Boxes, test: DenseImages) -> dict[str, np.ndarray]:
-        """Return all boxes, the curves of precision over recall, and the images that are shown."""
+    def samples(self, found: Boxes, test: DenseImages, shown: np.ndarray) -> dict[str, np.ndarray]:
+        """Return all boxes, the curves of precision over recall, and the boxes that are shown."""
         truth, matches = Boxes.of(_boxes(test)), _matched(found, test)
-        shown = panel_rows(test.ids, self.options.panels)
-        drawn = {"truth": truth, "prediction": found.at_least(self.options.conf)}
+        curves = [precision_at_recalls(matches, at) for at in range(len(matches.thresholds))]
         return {
-            "image_id": np.array(test.ids),
-            "patient_id": np.array(test.clusters),
             **_table("truth", truth),
             **_table("found", found),
             "pr_iou": np.array(matches.thresholds),
             "pr_recall": RECALLS,
-            "pr_precision": np.stack(
-                [precision_at_recalls(matches, at) for at in range(len(matches.thresholds))]
-            ),
-            "panel_id": np.array(test.ids)[shown],
-            "panel_pixels": np.stack([test.pixels(row) for row in shown]) if len(shown) else np.empty(0),
-            **{
-                key: values
-                for name, boxes in drawn.items()
-                for key, values in _table(f"panel_{name}", boxes.of_images(shown)).items()
-            },
+            "pr_precision": np.stack(curves),
+            **_table("panel_truth", truth.of_images(shown)),
+            **_table("panel_prediction", found.at_least(self.options.conf).of_images(shown)),
         }
+
+    def notes(self, reader: Detector, constant: np.ndarray) -> dict[str, Any]:
+        """Return the anchors, and the box that answers every image."""
+        return {"anchors": reader.anchors.tolist(), "constant_box": constant.tolist()}
 
 
 def best_fixed_box(truth: Sequence[np.ndarray]) -> np.ndarray:

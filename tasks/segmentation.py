@@ -7,9 +7,8 @@ which Dice it prints; the defaults here are stated with each option.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +17,11 @@ from torch.nn import functional
 
 from benchmark.dense_metrics import Overlaps, best_fixed_mask, dice_per_image, segmentation_metrics
 from benchmark.errors import ConfigError
-from benchmark.metrics import weighted_mean
+from benchmark.metrics import WeightedMetric, weighted_mean
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from benchmark.statistics import metrics_report
-from methods.base import Method
-from tasks.base import DatasetResult, TaskContext
-from tasks.dense import (
-    DenseBatch,
-    DenseImages,
-    DenseOptions,
-    DenseTask,
-    TapBatches,
-    Taps,
-    panel_rows,
-)
-from tasks.heads.training import fit_head, seeded
+from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader
+from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.upernet import SCALES, UPerNet
 
 
@@ -82,72 +70,19 @@ def tversky_loss(
     return 1 - (hit + eps) / (hit + alpha * excess + beta * missed + eps)
 
 
-@register_task("segmentation")
-class SegmentationTask(DenseTask):
-    """Foreground Dice per image (headline), pooled Dice and IoU, each with an interval clustered by patient."""
+@dataclass(frozen=True)
+class Decoder(Reader[np.ndarray]):
+    """A UPerNet and its loss; it finds masks, bool ``[N, H, W]``: the likelier class of each pixel."""
 
-    title = "Segmentation"
-    Options = SegmentationOptions
-    headline = ("dice", "dice_pooled", "iou")
-    truth = "masks"
+    head: UPerNet
     options: SegmentationOptions
 
-    def evaluate(
-        self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
-    ) -> DatasetResult:
-        """Train the decoder, then measure it once on the test part."""
-        options = self.options
-        taps = Taps(method, options.taps, context, options.final_norm)
-        parts = {part: self.part(entry, part, taps, context) for part in ("train", "val")}
-        with seeded(context.seed, context.device):
-            head = self.head(taps).to(context.device)
-        train = TapBatches(taps, parts["train"], context, options.augment())
-        val = TapBatches(taps, parts["val"], context)
-        fit = fit_head(
-            head,
-            train,
-            loss=lambda batch: self.loss(head, batch, parts["train"]),
-            validate=lambda: float(dice_per_image(self.overlaps(head, val, parts["val"], context)[0]).mean()),
-            options=options,
-            context=context,
-            stage=f"train decoder {parts['train'].title}",
-        )
-        fixed = best_fixed_mask(_masks(parts["train"]), _masks(parts["val"]))
-        parts["test"] = self.part(entry, "test", taps, context)
-        test = parts["test"]
-        found, predicted = self.overlaps(head, TapBatches(taps, test, context), test, context)
-        trivial = Overlaps.of(np.broadcast_to(fixed, predicted.shape), _masks(test))
-        shown = panel_rows(test.ids, options.panels)
-        return DatasetResult(
-            n=len(test),
-            kind="segmentation",
-            metrics=self.report(found, trivial, test),
-            predictions={
-                "image_id": np.array(test.ids),
-                "patient_id": np.array(test.clusters),
-                **{key: np.asarray(getattr(found, key)) for key in ("shared", "predicted", "actual")},
-                "panel_id": np.array(test.ids)[shown],
-                "panel_pixels": np.stack([test.pixels(row) for row in shown]) if len(shown) else np.empty(0),
-                "panel_truth": _masks(test, shown),
-                "panel_prediction": predicted[shown],
-            },
-            info=self.facts(parts, taps, head, fit),
-        )
-
-    def head(self, taps: Taps) -> UPerNet:
-        """Return an untrained decoder for these taps; a tower with its own pyramid needs no rescaling."""
-        options = self.options
-        rescales: Sequence[float] = [1.0] * len(taps.shapes) if taps.pyramid else options.rescale
-        return UPerNet(
-            [shape[0] for shape in taps.shapes], rescales, width=options.width, dropout=options.dropout
-        )
-
-    def loss(self, head: UPerNet, batch: DenseBatch, images: DenseImages) -> Tensor:
+    def loss(self, batch: DenseBatch, images: DenseImages) -> Tensor:
         """Return cross-entropy plus Tversky loss of the foreground."""
         options, pairs = self.options, zip(batch.rows, batch.views, strict=True)
         masks = np.stack([view.mask(images.mask(row)) for row, view in pairs])
         truth = torch.from_numpy(masks).to(batch.maps[0].device)
-        logits = head(batch.maps, images.size)
+        logits = self.head(batch.maps, images.size)
         foreground = logits.softmax(dim=1)[:, 1]
         return options.ce_weight * functional.cross_entropy(
             logits, truth.long()
@@ -156,27 +91,60 @@ class SegmentationTask(DenseTask):
         )
 
     @torch.no_grad()
-    def overlaps(
-        self, head: UPerNet, batches: TapBatches, images: DenseImages, context: TaskContext
-    ) -> tuple[Overlaps, np.ndarray]:
-        """Return the overlaps of a part and its predicted masks, bool ``[N, H, W]``: the likelier class per pixel."""
+    def read(self, batches: TapBatches, batch_size: int) -> np.ndarray:
+        """Return the masks of a part."""
+        size = batches.images.size
         masks = [
-            head(batch.maps, images.size).argmax(dim=1).bool().cpu().numpy()
-            for batch in batches.in_order(context.batch_size)
+            self.head(batch.maps, size).argmax(dim=1).bool().cpu().numpy()
+            for batch in batches.in_order(batch_size)
         ]
-        predicted = np.concatenate(masks)
-        return Overlaps.of(predicted, _masks(images)), predicted
+        return np.concatenate(masks)
 
-    def report(self, found: Overlaps, trivial: Overlaps, test: DenseImages) -> dict[str, dict[str, Any]]:
-        """Return all metrics with intervals; ``dice_trivial`` is the best answer that looks at no image."""
-        metrics = segmentation_metrics(found) | {"dice_trivial": weighted_mean(dice_per_image(trivial))}
-        return metrics_report(
-            metrics,
-            len(test),
-            test.clusters,
-            resamples=self.options.bootstrap,
-            seed=self.options.bootstrap_seed,
-        )
+
+@register_task("segmentation")
+class SegmentationTask(DenseTask[np.ndarray]):
+    """Foreground Dice per image (headline), pooled Dice and IoU, each with an interval clustered by patient."""
+
+    title, kind = "Segmentation", "segmentation"
+    Options = SegmentationOptions
+    headline = ("dice", "dice_pooled", "iou")
+    truth = "masks"
+    options: SegmentationOptions
+
+    def reader(self, taps: Taps, train: DenseImages, device: torch.device) -> Decoder:
+        """Return an untrained decoder for these taps; a tower with its own pyramid needs no rescaling."""
+        options = self.options
+        rescales: Sequence[float] = [1.0] * len(taps.shapes) if taps.pyramid else options.rescale
+        channels = [shape[0] for shape in taps.shapes]
+        head = UPerNet(channels, rescales, width=options.width, dropout=options.dropout)
+        return Decoder(head.to(device), options)
+
+    def score(self, found: np.ndarray, images: DenseImages) -> float:
+        """Return the mean Dice."""
+        return float(dice_per_image(Overlaps.of(found, _masks(images))).mean())
+
+    def constant(self, train: DenseImages, val: DenseImages) -> np.ndarray:
+        """Return the mask ``[H, W]`` that fits best when it is given for every image."""
+        return best_fixed_mask(_masks(train), _masks(val))
+
+    def metrics(
+        self, found: np.ndarray, constant: np.ndarray, test: DenseImages
+    ) -> dict[str, WeightedMetric]:
+        """Return all metrics; ``dice_trivial`` is that of the constant answer."""
+        truth = _masks(test)
+        trivial = Overlaps.of(np.broadcast_to(constant, found.shape), truth)
+        return segmentation_metrics(Overlaps.of(found, truth)) | {
+            "dice_trivial": weighted_mean(dice_per_image(trivial))
+        }
+
+    def samples(self, found: np.ndarray, test: DenseImages, shown: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the pixel counts of every image, and the masks that are shown."""
+        overlaps = Overlaps.of(found, _masks(test))
+        return {
+            **{key: np.asarray(getattr(overlaps, key)) for key in ("shared", "predicted", "actual")},
+            "panel_truth": _masks(test, shown),
+            "panel_prediction": found[shown],
+        }
 
 
 def _masks(images: DenseImages, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:

@@ -6,7 +6,7 @@ softmax over scaled cosines (one dataset at a time), AUROC as in ``benchmark/met
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class ZeroShotTask(Task):
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
     ) -> DatasetResult:
         """Score every image against every class."""
-        data = _read(entry, name, context)
+        data = read_images(entry, name, context)
         similarity = similarities(method, data, context, f"zero-shot {data.title}")
         scale = float(method.logit_scale().detach())
         metrics = zero_shot_report(
@@ -103,7 +103,7 @@ class ZeroShotTask(Task):
             raise ConfigError(
                 f"suite:validation.kind: expected multiclass or multilabel, got '{entry['kind']}'"
             )
-        data = _read(entry, "validation", context)
+        data = read_images(entry, "validation", context)
         multilabel = data.kind == "multilabel"
         targets = data.targets if multilabel else np.eye(len(data.classes), dtype=np.int64)[data.targets]
         least = int(entry.get("min_positives", 1))
@@ -121,7 +121,8 @@ class ZeroShotTask(Task):
         return validate
 
 
-def _read(entry: Mapping[str, Any], name: str, context: TaskContext) -> LabelledImages:
+def read_images(entry: Mapping[str, Any], name: str, context: TaskContext) -> LabelledImages:
+    """Open the dataset of an entry of the suite, cut to the rows that its ``limit`` and the run's allow."""
     prepared = load_dataset(entry, context.data_root, context.reporter, context.image_size)
     limits = [limit for limit in (entry.get("limit"), context.limit) if limit is not None]
     return labelled_images(name, prepared, dict(entry), limit=min(limits, default=None))
@@ -134,23 +135,37 @@ def similarities(method: Method, data: LabelledImages, context: TaskContext, sta
     Prompts are encoded once; images go through in batches, or bring cached features where the method leaves the image
     tower alone.
     """
-    backbone = method.backbone
+    parts: list[Tensor] = []
+    batches = image_batches(method, data, context, stage)
+    with autocast(context.precision, context.device):
+        classes = method.prepare_classes(class_tokens(method, data.classes, context))
+        for batch in batches:
+            parts.append(method.classify(batch, classes).float())
+    return torch.cat(parts).cpu().numpy().astype(np.float64)
+
+
+def image_batches(method: Method, data: LabelledImages, context: TaskContext, stage: str) -> Iterator[Batch]:
+    """Return all images of a dataset in order, in batches.
+
+    Where the method leaves the image tower alone they bring cached features. These are looked up at once, so call this
+    outside of autocast.
+    """
     constant = "image" not in method.adapts
     features = context.frozen.of_images(data.pixels, data.digest) if constant else None
     context.reporter.start(stage, len(data))
-    parts: list[Tensor] = []
-    with autocast(context.precision, context.device):
-        classes = method.prepare_classes(class_tokens(method, data.classes, context))
+
+    def batches() -> Iterator[Batch]:
         for start in range(0, len(data), context.batch_size):
             rows = slice(start, min(len(data), start + context.batch_size))
             batch = Batch()
             if features is not None:
                 batch.image_features = features[rows].to(context.device)
             else:
-                batch.images = backbone.input_spec.to_input(data.pixels[rows], context.device)
-            parts.append(method.classify(batch, classes).float())
+                batch.images = method.backbone.input_spec.to_input(data.pixels[rows], context.device)
+            yield batch
             context.reporter.advance(rows.stop - rows.start)
-    return torch.cat(parts).cpu().numpy().astype(np.float64)
+
+    return batches()
 
 
 def class_tokens(method: Method, classes: tuple[str, ...], context: TaskContext) -> Tensor:

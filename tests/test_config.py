@@ -117,6 +117,36 @@ def test_wrong_names_are_one_clear_line(flags, change, line):
     assert any(line in problem for problem in problems(flags | change))
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "much", "true", "[1]"])
+def test_what_is_no_share_of_the_corpus_is_one_line(flags, value):
+    line = "corpus.fraction: expected a number above 0 and up to 1, got "
+    assert [problem for problem in problems(flags, [f"corpus.fraction={value}"]) if problem.startswith(line)]
+
+
+def test_the_share_of_the_corpus_is_a_number_and_all_of_it_is_none(flags):
+    plain = load_config(flags).suite["corpus"]
+    assert load_config(flags, ["corpus.fraction=5e-1"]).suite["corpus"] == plain | {"fraction": 0.5}
+    assert load_config(flags, ["corpus.fraction=1.0"]).suite["corpus"] == plain
+    found = problems(flags, ["validation.fraction=0.5", "tasks.fake_task.datasets.rsna.fraction=0.5"])
+    assert len([problem for problem in found if "only the corpus can be cut to a share" in problem]) == 2
+
+
+def test_all_leaves_out_tasks_that_are_asked_for_by_name(flags, write):
+    more = write(
+        "more.py",
+        "from benchmark.registry import register_task\n"
+        "@register_task('rare_task', in_all=False)\nclass Rare: pass\n",
+    )
+    suite = Path(flags["suite"])
+    suite.write_text(
+        suite.read_text().replace("  fake_task:\n", "  rare_task: {datasets: {}}\n  fake_task:\n")
+    )
+    flags = flags | {"plugins": [*flags["plugins"], str(more)]}
+    assert load_config(flags).tasks == ("fake_task",)
+    assert load_config(flags | {"tasks": "all"}).tasks == ("fake_task",)
+    assert load_config(flags | {"tasks": "all,rare_task"}).tasks == ("fake_task", "rare_task")
+
+
 def test_yaml_that_cannot_be_read_is_one_line(flags, write):
     path = write("mine.yaml", "recipe: {lr: [1\n")
     assert problems(flags, config_file=str(path))[0].startswith("mine.yaml: not valid YAML in line 2")

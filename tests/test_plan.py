@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 
@@ -9,6 +10,7 @@ import pytest
 
 from benchmark.config import load_config
 from benchmark.errors import StoreError
+from benchmark.paths import ROOT
 from benchmark.plan import CellSpec, make_plan, plan_table
 from benchmark.runner import execute_cell
 from benchmark.store import Store
@@ -118,6 +120,44 @@ def test_config_in_the_store_names_no_folder_of_this_machine(flags, finished, wo
 def test_unsafe_names_become_one_folder(flags, world):
     spec = dataclasses.replace(plan(flags, Store(world)).cells[0].spec, method="peft:dora", backbone="../a/b")
     assert spec.folder == "runs/fakes/a-b/peft-dora/seed-0"
+
+
+def test_a_variant_is_a_cell_of_its_own(flags, finished):
+    base = plan(flags, finished).cells[0].spec
+    config = dataclasses.replace(load_config(flags), variants={"fake_one": "depth=9,recipe.lr=0.1"})
+    spec = make_plan(config, finished).cells[0].spec
+    assert spec.folder == "runs/fakes/tiny/fake_one+depth=9,recipe.lr=0.1/seed-0"
+    assert spec.label == "fake_one+depth=9,recipe.lr=0.1 seed 0"
+    assert (spec.public()["method"], spec.public()["variant"]) == ("fake_one", "depth=9,recipe.lr=0.1")
+    assert spec.adapt_hash == base.adapt_hash  # the name changes no result
+    execute_cell(spec, finished, _Silent(), "fake_cells:run_cell")
+    finished.rebuild_results_csv()
+    with finished.output_dir.joinpath("results.csv").open() as file:
+        named = [row["method"] for row in csv.DictReader(file)]
+    assert named == ["fake_one", "fake_one+depth=9,recipe.lr=0.1", "fake_two"]
+
+
+def test_hashes_of_published_results_have_not_changed():
+    # results/reference was made before variants, shares of the corpus and related suites were there
+    with (ROOT / "results/reference/phantom/results.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if (row["backbone"], row["task"]) == ("tiny", "zeroshot")]
+    published = {(row["method"], row["seed"]): row["config_hash"] for row in rows}
+    config = load_config({"methods": ["clip_lora", "clip_adapter"], "tasks": "zeroshot", "seeds": "0,1"})
+    for cell in make_plan(config, Store(ROOT / "nothing")).cells:
+        assert cell.spec.task_hash("zeroshot") == published[cell.spec.method, str(cell.spec.seed)]
+
+
+def test_several_configurations_plan_a_shared_cell_once_with_the_tasks_of_all(flags, world):
+    store, config = Store(world / "out"), load_config(flags)
+    more = dataclasses.replace(config, task_options={"other_task": {"datasets": {}}})
+    cells = make_plan([config, more], store).cells
+    assert [cell.spec.cell for cell in cells] == ["fake_one", "fake_two"]
+    assert cells[0].missing == ("fake_task", "other_task")
+    other = load_config(flags, ["methods.fake_one.depth=9"])
+    with pytest.raises(
+        StoreError, match="fake_one/seed-0 is asked for with different settings .*depth: 3 once, 9 now"
+    ):
+        make_plan([config, other], store)
 
 
 def test_plan_table_has_a_row_per_cell(flags, finished):

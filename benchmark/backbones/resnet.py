@@ -79,6 +79,26 @@ class ResNetTower(ImageTower):
         sequence = TokenSequence(features.flatten(2).transpose(1, 2), None, pooled_at=0, content_at=0)
         return TowerOutput(sequence, tapped, None)
 
+    def patch_features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
+        """Return projected features ``[B, h w, E]`` of the cells of the last map, not normalised.
+
+        Attention pooling gives each cell what it would add to the pooled feature if it were looked at alone: its value,
+        through the output projection (MaskCLIP, arXiv 2112.01071). Average pooling gives it the projection.
+
+        Raises:
+            BenchmarkError: if something acts on tokens, or pooling is of another kind.
+        """
+        cells = self.forward(inputs, interventions=interventions).sequence.tokens
+        pool = getattr(self._visual, "attnpool", None)
+        if pool is not None:
+            return pool.c_proj(pool.v_proj(cells + pool.positional_embedding[1:].to(cells.dtype)))
+        if self._trunk.global_pool.pool_type != "avg":
+            raise BenchmarkError(
+                "the image tower of this backbone is a ResNet with a pooling of its own: its cells have no features "
+                "in the shared space; take a backbone with a ViT"
+            )
+        return self._visual.head(self._trunk.get_classifier()(cells))
+
     def attach(self, index: int, site: str, delta: nn.Module) -> Delta:
         """Refuse: there is no attention block to attach to."""
         self._refuse()

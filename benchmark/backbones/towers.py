@@ -451,6 +451,14 @@ class ImageTower(Tower):
         patches = sequence.tokens[:, sequence.content_at : sequence.content_at + rows * cols]
         return patches.transpose(1, 2).unflatten(2, (rows, cols))
 
+    def patch_features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
+        """Return projected features ``[B, h w, E]`` of all patches, row by row, not normalised.
+
+        Each patch takes the way of the global token: final norm, what the library does before projecting, projection.
+        """
+        patches = self.tap(self.forward(inputs, interventions=interventions).sequence)
+        return self.project(self.head_norm(patches.flatten(2).transpose(1, 2)))
+
     def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
         """Return the head mean of the scaled scores, before softmax."""
         return scores.mean(dim=1)

@@ -1,6 +1,7 @@
 """List methods (with what each can do), tasks, suites, datasets, backbones or tables.
 
-`list methods` tries every method on two small models, which takes some seconds; --names does not.
+`list methods` tries every method on two small models, which takes some seconds; --names does not. `list tables` shows
+the paper's tables and figures: how many numbers the paper prints, and how many cells each needs per seed on a suite.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import contextlib
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +19,8 @@ import rich.table
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, unknown
-from benchmark.layers import read_yaml
+from benchmark.experiments import cells_needed, experiments
+from benchmark.layers import DEFAULT_SUITE, read_yaml, suite_layer
 from benchmark.paths import configs, paper_tables
 from benchmark.registry import METHODS, REGISTRIES, scan_plugins
 from benchmark.settings import words
@@ -34,6 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="methods: members of families too (peft:<tuner>)")
     parser.add_argument("--markdown", action="store_true", help="methods: print the page docs/methods.md")
+    parser.add_argument("--suite", help="tables: the suite whose cells are counted (default: phantom)")
     parser.add_list("--plugins", "Python files or modules with more of them")
 
 
@@ -48,6 +52,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         known = ", ".join(KINDS)
         raise ConfigError(unknown("list", args.what, KINDS) if args.what else f"say what to list: {known}")
     flags = [flag for flag in ("names", "all", "markdown") if getattr(args, flag)]
+    if args.suite and args.what != "tables":
+        raise ConfigError("--suite goes with 'list tables'")
     if flags and args.what != "methods":
         raise ConfigError(f"--{flags[0]} goes with 'list methods'")
     if len(flags) + (args.markdown and args.json) > 1:
@@ -58,7 +64,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise PluginError("; ".join(problems))
     if args.what == "methods" and not args.names:
         return _methods(args, console)
-    rows = KINDS[args.what]()
+    rows = _tables(args.suite) if args.what == "tables" else KINDS[args.what]()
     if args.json:
         console.line(json.dumps(rows, indent=1))
     else:
@@ -150,15 +156,24 @@ def _suites() -> Rows:
     return rows
 
 
-def _tables() -> Rows:
-    """Return the tables that the paper reports: id, datasets and how many numbers."""
-    found: dict[str, Rows] = {}
+def _tables(suite_name: str | None = None) -> Rows:
+    """Return the tables and figures of the paper: what each is, the paper's numbers of it, and the cells it needs."""
     with paper_tables().open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["table"], []).append(row)
+        numbers = Counter(row["table"] for row in csv.DictReader(file))
+    problems: list[str] = []
+    suite = suite_layer(suite_name or DEFAULT_SUITE, problems).values
+    if problems:
+        raise ConfigError(problems)
+    backbone = str(suite.get("backbone", ""))
     return [
-        {"name": name, "datasets": list(dict.fromkeys(row["dataset"] for row in rows)), "numbers": len(rows)}
-        for name, rows in found.items()
+        {
+            "name": item.name,
+            "kind": item.kind,
+            "title": item.title,
+            "numbers": numbers[item.id] if item.name.startswith("table") else 0,
+            "cells": cells_needed(item, suite, backbone),
+        }
+        for item in experiments()
     ]
 
 

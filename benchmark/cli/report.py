@@ -18,7 +18,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--output-dir", default="results", help="folder of the results (default: results)")
     parser.add_argument("--suite", help="only this suite (default: all)")
-    parser.add_list("--tables", "tables to write (default: 1)")
+    parser.add_list(
+        "--tables", "all, or ids such as 1,5,A3 (default: 1 and every table whose runs are all there)"
+    )
+    parser.add_argument("--baseline", help="method that the others are tested against (default: zero_shot)")
     parser.add_list("--formats", f"formats to write: {', '.join(FORMATS)} (default: all)")
 
 
@@ -29,7 +32,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         0, or 2 when a result file could not be read (the report holds the others).
 
     Raises:
-        ConfigError: unknown format or key=value words.
+        ConfigError: unknown format, table or baseline, or key=value words.
         StoreError: there are no results.
     """
     formats = tuple(words(args.formats)) if args.formats else FORMATS
@@ -45,11 +48,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
     unreadable = store.rebuild_results_csv()
     for problem in unreadable:
         console.error(problem)
-    from benchmark.report import console_table, write_report
+    from benchmark.report import read_report
 
-    tables = tuple(words(args.tables)) if args.tables else ("1",)
-    written = write_report(output_dir, suite=args.suite, tables=tables, formats=formats)
-    console.table(console_table(output_dir, suite=args.suite))
+    tables = tuple(words(args.tables)) if args.tables else None
+    report = read_report(output_dir, suite=args.suite, tables=tables, baseline=args.baseline)
+    written = report.write(formats)
+    console.table(report.console())
     for path in written:
         console.line(str(path))
     return 2 if unreadable else 0

@@ -2,6 +2,7 @@
 
 key=value words set anything else: recipe.lr=1e-3  loss=clip  recipe=authors  methods.NAME.KEY=3
 tasks.zeroshot.bootstrap=500  corpus.limit=512
+A table or figure of the paper: --config configs/experiments/table_5.yaml (several files: one run for all of them).
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import argparse
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from benchmark.cli._parser import ArgumentParser, given
-from benchmark.config import RunConfig, load_config
+from benchmark.config import RunConfig
 from benchmark.console import Console, Reporter, duration
 from benchmark.errors import BenchmarkError
 from benchmark.plan import make_plan, plan_table
+from benchmark.request import Request, load_request
 from benchmark.runner import RUN_CELL, Summary, resolve, run_plan
 from benchmark.store import Store
 
@@ -28,13 +31,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_list("--tasks", "all, names, or none to adapt only (default: all of the suite)")
     parser.add_list("--seeds", "random seeds (default: 0)")
     parser.add_list("--plugins", "Python files or modules with more methods, tasks, datasets or backbones")
+    parser.add_argument(
+        "--config", nargs="+", metavar="FILE", help="YAML file with any of these settings, or experiments"
+    )
     for flag, meaning in (
         ("--suite", "name in configs/suites or FILE.yaml (default: phantom)"),
         ("--backbone", "backbone name (default: the suite's)"),
         ("--pretrained", "weights of the backbone: tag or path"),
         ("--data-root", "folder of prepared data sets (default: ~/.cache/medpeft-bench)"),
         ("--output-dir", "folder of the results (default: results)"),
-        ("--config", "YAML file with any of these settings"),
         ("--epochs", "passes over the corpus"),
         ("--max-steps", "stop adaptation after this many steps"),
         ("--batch-size", "pairs per step"),
@@ -66,43 +71,84 @@ def main(args: argparse.Namespace, console: Console, *, run_cell: str = RUN_CELL
         130 stopped.
     """
     began = time.monotonic()
-    config = load_config(given(args, "config"), args.overrides, args.config)
+    request = load_request(given(args, "config"), args.overrides, args.config or ())
+    for line in request.skipped:
+        console.warn(f"not run: {line}")
+    configs = _with_weights(request, console)
+    if not configs:
+        names = ", ".join(item.label for item in request.experiments)
+        console.line(f"{names}: describes the datasets and needs no run; `report` writes it")
+        return 0
+    config, broken = configs[0], list(dict.fromkeys(line for one in configs for line in one.broken))
     store = Store(config.output_dir)
-    for line in config.broken:
+    for line in broken:
         console.error(line)
-    plan = make_plan(config, store)
+    plan = make_plan(configs, store)
     if config.dry_run:
         console.table(plan_table(plan))
-        return 2 if config.broken else 0
+        return 2 if broken else 0
     store.check_writable()
-
-    def prepare(reporter: Reporter) -> None:
-        from benchmark.backbones import check_backbone
-
-        check_backbone(config.backbone, pretrained=config.pretrained)
-        resolve(PREPARE_SUITE)(config.suite, config.data_root, reporter)
-
     signal.signal(signal.SIGTERM, _stop)
     summary = run_plan(
-        plan, store, console=console, jobs=config.jobs, debug=config.debug, prepare=prepare, run_cell=run_cell
-    )
-    _finish(config, store, console)
+        plan, store, console=console, jobs=config.jobs, debug=config.debug, run_cell=run_cell,
+        prepare=lambda reporter: _prepare(configs, reporter),
+    )  # fmt: skip
+    _finish(configs, store, console)
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
     if summary.interrupted:
         console.warn("stopped. The same command goes on with the missing cells")
         return 130
-    return max(1 if summary.failed else 0, 2 if config.broken else 0)
+    return max(1 if summary.failed else 0, 2 if broken else 0)
 
 
-def _finish(config: RunConfig, store: Store, console: Console) -> None:
+def _with_weights(request: Request, console: Console) -> list[RunConfig]:
+    """Return the configurations that can run: a backbone that only some rows name may lack its weights.
+
+    Raises:
+        BenchmarkError: nothing is left.
+    """
+    from benchmark.backbones import check_backbone
+
+    lacking: dict[str, BenchmarkError] = {}
+    for name in sorted(request.named):
+        try:
+            check_backbone(name)
+        except BenchmarkError as error:
+            lacking[name] = error
+            console.warn(f"not run: rows of backbone {name}: {error}")
+    left = [config for config in request.configs if config.backbone not in lacking]
+    if request.configs and not left:
+        raise next(iter(lacking.values()))
+    return left
+
+
+def _prepare(configs: Sequence[RunConfig], reporter: Reporter) -> None:
+    """Check every backbone and make the data of every suite, once each."""
+    from benchmark.backbones import check_backbone
+
+    for name, pretrained in dict.fromkeys((config.backbone, config.pretrained) for config in configs):
+        check_backbone(name, pretrained=pretrained)
+    suites: dict[str, RunConfig] = {}
+    tasks: dict[str, dict[str, Any]] = {}
+    for config in configs:  # experiments ask for different tasks of one suite
+        suites.setdefault(config.suite_name, config)
+        tasks.setdefault(config.suite_name, {}).update(config.task_options)
+    for name, config in suites.items():
+        resolve(PREPARE_SUITE)({**config.suite, "tasks": tasks[name]}, config.data_root, reporter)
+
+
+def _finish(configs: Sequence[RunConfig], store: Store, console: Console) -> None:
     """Rebuild the summary files and print the table; none of this can lose the run."""
+    config, suites = configs[0], {config.suite_name for config in configs}
+    suite = config.suite_name if len(suites) == 1 else None
     for problem in store.rebuild_results_csv():
         console.warn(f"left out of results.csv: {problem}")
     try:
-        from benchmark.report import console_table, write_report
+        from benchmark.report import read_report
 
-        write_report(config.output_dir, suite=config.suite_name)
-        console.table(console_table(config.output_dir, suite=config.suite_name))
+        report = read_report(config.output_dir, suite=suite, baseline=config.baseline)
+        report.write()
+        console.table(report.console())
     except Exception as error:  # the results are safe in the store
         reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
         console.warn(f"no report ({reason}). The results are in {store.output_dir / 'results.csv'}")

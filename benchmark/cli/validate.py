@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmark.cli import run
 from benchmark.cli._parser import ArgumentParser, given
-from benchmark.config import load_config
+from benchmark.config import RunConfig
 from benchmark.console import Console
 from benchmark.errors import ConfigError
+from benchmark.request import load_request
 from benchmark.settings import coerce
+from benchmark.store import cell_name
 
 if TYPE_CHECKING:
     from benchmark.validation import Item
 
+GROUPS = ("data", "weights", "hardware", "cost")
 STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
@@ -51,24 +55,40 @@ def main(args: argparse.Namespace, console: Console) -> int:
             raise ValueError("a value of at least 2")
     except ValueError as error:
         raise ConfigError(f"--probe: expected {error}, got '{args.probe}'") from None
-    config = load_config(given(args, "config", "json", "probe"), args.overrides, args.config)
+    request = load_request(given(args, "config", "json", "probe"), args.overrides, args.config or ())
     from benchmark.validation import as_json, validate
 
-    items = validate(config, probe=probe)
+    found = [_named(item, config) for config in request.configs for item in validate(config, probe=probe)]
+    # Configurations of one experiment share data and weights.
+    items = sorted(dict.fromkeys(found), key=lambda item: GROUPS.index(item.group))
+    broken = list(dict.fromkeys(line for config in request.configs for line in config.broken))
     missing = [item for item in items if item.state == "missing"]
     if args.json:
-        console.line(json.dumps(as_json(items) | {"broken": list(config.broken)}, indent=1))
+        console.line(json.dumps(as_json(items) | {"broken": broken}, indent=1))
     else:
         _print(items, console)
-        for line in config.broken:
+        for line in broken:
             console.error(line)
+        for line in request.skipped:
+            console.warn(f"not run: {line}")
         todo: dict[str, Item] = {}
         for item in missing:  # parts of one dataset are made by one command
             todo.setdefault(item.todo or item.name, item)
         for item in todo.values():
             console.error(f"{item.name}: {item.found}" + (f". To do: {item.todo}" if item.todo else ""))
         console.line("the run can start" if not missing else f"{len(missing)} things are missing")
-    return 2 if missing or config.broken else 0
+    return 2 if missing or broken else 0
+
+
+def _named(item: Item, config: RunConfig) -> Item:
+    """Return an item with the variant of its method, and the plan with what it is of."""
+    if item.group == "cost" and item.name in config.variants:
+        return replace(item, name=cell_name(item.name, config.variants[item.name]))
+    if item.name == "plan" and config.variants:
+        return replace(
+            item, name="plan of " + ", ".join(cell_name(*pair) for pair in config.variants.items())
+        )
+    return item
 
 
 def _print(items: list[Item], console: Console) -> None:

@@ -13,7 +13,7 @@ from benchmark.errors import ConfigError, DataError
 from benchmark.registry import DATASETS
 
 _VIEW = "dataset title kind classes positive prompts metric min_positives templates task limit exclusive"
-_VIEW += " uncertain blank"
+_VIEW += " uncertain blank fraction"
 VIEW_KEYS = frozenset(_VIEW.split(" "))
 """Keys of a data entry that say how a dataset is read; all others are the dataset plugin's own."""
 PARTS = ("train", "val", "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -122,6 +123,7 @@ def pairs(
     data: Prepared,
     *,
     limit: int | None = None,
+    fraction: float = 1.0,
     uncertain: str = "zero",
     blank: str = "zero",
 ) -> PairData:
@@ -131,14 +133,16 @@ def pairs(
         name: of the corpus.
         data: the prepared dataset.
         limit: keep only the first rows.
+        fraction: share of the pairs, drawn before ``limit``; see :func:`share`.
         uncertain: what a label of -1 stands for: "zero" (absent, as in the authors' code), "one" (present) or
             "distinct" (a state of its own, which matches only itself).
         blank: what an empty label of a labelled row stands for: "zero" or "distinct".
 
     Raises:
-        ConfigError: unknown policy.
+        ConfigError: unknown policy, or a share that is none.
         DataError: if it has no report texts, or an empty one.
     """
+    data = share(data, fraction)
     frame = data.manifest if limit is None else data.manifest.iloc[:limit]
     if "text" not in frame:
         raise DataError(f"{data.source}: column 'text' is missing, so '{name}' cannot be a corpus")
@@ -159,6 +163,43 @@ def pairs(
         + "".join(f":{key}={value}" for key, value in policy.items() if value != "zero"),
         facts=_facts(data),
     )
+
+
+def share(data: Prepared, fraction: float) -> Prepared:
+    """Return a share of a dataset's rows, in their order: whole patients (else studies, else single images).
+
+    The order in which patients join follows from their ids alone, so that a smaller share lies in every larger one,
+    for every seed of a run. As many join as are needed to reach the share.
+
+    Args:
+        data: the dataset.
+        fraction: of its rows, in (0, 1].
+
+    Raises:
+        ConfigError: the share is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"corpus.fraction: expected a number above 0 and up to 1, got {fraction!r}")
+    if fraction == 1:
+        return data
+    groups = _groups(data.manifest)
+    keys = {group: hashlib.sha256(f"share {group}".encode()).hexdigest() for group in groups.unique()}
+    sizes = groups.value_counts()
+    order = sorted(keys, key=keys.__getitem__)
+    before = np.cumsum([0, *(sizes[group] for group in order[:-1])])  # rows of those who joined earlier
+    joined = {group for group, rows in zip(order, before, strict=True) if rows < fraction * len(groups)}
+    rows = np.flatnonzero(groups.isin(joined).to_numpy())
+    return data.select(rows, f"fraction={fraction:g}")
+
+
+def _groups(frame: pd.DataFrame) -> pd.Series[str]:
+    """Return, per row, the patient, else the study, else the image that it belongs to."""
+    groups = "image " + frame["image_id"].astype(str)
+    for column in ("study_id", "patient_id"):
+        if column in frame:
+            ids = frame[column].astype(str)
+            groups = groups.where(ids == "", f"{column} " + ids)
+    return groups
 
 
 def _labels(frame: pd.DataFrame, names: list[str], policy: Mapping[str, str]) -> np.ndarray:

@@ -3,107 +3,191 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from benchmark.errors import ConfigError, StoreError, unknown
+from benchmark.experiments import experiments
 from benchmark.report.collect import Block, collect_blocks
+from benchmark.report.datasets import DatasetTable, dataset_frame, dataset_tables, render_datasets
 from benchmark.report.formats import latex, markdown, terminal
-from benchmark.report.paper import load_paper
-from benchmark.report.tables import render, table_frame
+from benchmark.report.frames import efficiency_frame, table_frame
+from benchmark.report.paper import PaperTables, load_paper
+from benchmark.report.render import render_block
+from benchmark.report.tables import Rendered
+from benchmark.report.views import MAIN, experiment_blocks, with_papers_rows
 from benchmark.store import write_whole
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import RenderableType
 
-TABLES = ("1",)
 FORMATS = ("md", "tex", "csv", "html")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is reported of a store, read once.
+
+    Attributes:
+        blocks: the main blocks, with all runs of the store (of a suite).
+        views: blocks whose tables are shown: main ones first, then experiments.
+        datasets: tables of datasets.
+        paper: the paper's numbers.
+        baseline: cell that rows are tested against.
+        folder: where files go.
+    """
+
+    blocks: tuple[Block, ...]
+    views: tuple[Block, ...]
+    datasets: tuple[DatasetTable, ...]
+    paper: PaperTables
+    baseline: str | None
+    folder: Path
+
+    @cached_property
+    def rendered(self) -> list[Rendered]:
+        """All tables as text."""
+        return [
+            *(render_block(view, self.paper, self.baseline) for view in self.views),
+            *map(render_datasets, self.datasets),
+        ]
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Table id -> its numbers."""
+        groups: dict[str, list[Block]] = {}
+        for view in self.views:
+            groups.setdefault(view.table, []).append(view)
+        frames = {name: table_frame(views, self.paper, self.baseline) for name, views in groups.items()}
+        tables: dict[str, list[DatasetTable]] = {}
+        for table in self.datasets:
+            tables.setdefault(table.block.table, []).append(table)
+        return frames | {name: dataset_frame(found) for name, found in tables.items()}
+
+    def write(self, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Write tables, efficiency.csv, figures and index.html; return the files.
+
+        Raises:
+            ConfigError: a format is not known.
+        """
+        problems = [unknown("format", item, FORMATS) for item in formats if item not in FORMATS]
+        if problems:
+            raise ConfigError(problems)
+        written = [_write(self.folder / name, text) for name, text in self._texts(formats).items()]
+        if "html" not in formats:
+            return written
+        # Imported here: the final screen of a run needs no matplotlib.
+        from benchmark.report.figures import write_figures
+        from benchmark.report.html import page
+
+        pictures = write_figures(self.blocks, self.folder)
+        index = _write(self.folder / "index.html", page(self.blocks, self.rendered, pictures))
+        return [*written, *(path for picture in pictures for path in picture.files), index]
+
+    def console(self) -> RenderableType:
+        """The tables with scores, for ``rich``: intervals, trainable parameters, step time, what differs."""
+        return terminal([item for item in self.rendered if any(row.scores for row in item.block.rows)])
+
+    def _texts(self, formats: Sequence[str]) -> dict[str, str]:
+        """File name -> content of everything but the page and its figures."""
+        texts: dict[str, str] = {}
+        for name in dict.fromkeys(item.table for item in self.rendered):
+            parts = [item for item in self.rendered if item.table == name]
+            texts |= {f"{_stem(name)}.md": markdown(parts)} if "md" in formats else {}
+            texts |= {f"{_stem(name)}.tex": latex(parts)} if "tex" in formats else {}
+        if "csv" in formats:
+            texts |= {
+                f"{_stem(name)}.csv": frame.to_csv(index=False) for name, frame in self.frames().items()
+            }
+            texts["efficiency.csv"] = efficiency_frame(self.blocks).to_csv(index=False)
+        return texts
+
+
+def read_report(
+    output_dir: Path,
+    *,
+    suite: str | None = None,
+    tables: Sequence[str] | None = None,
+    baseline: str | None = None,
+) -> Report:
+    """Read a store and choose the tables that are shown.
+
+    Args:
+        output_dir: folder of the store.
+        suite: only this suite (its experiments may have rows of related ones); all of them if left out.
+        tables: ids such as "5" or "A.3", or "all"; if left out, the table of all methods and every experiment whose
+            cells are all in the store.
+        baseline: method (or variant, ``<method>+<variant>``) that the others are tested against.
+
+    Raises:
+        ConfigError: a table or the baseline is not known.
+        StoreError: the store has no runs (of this suite).
+    """
+    wanted = _table_ids(tables)
+    paper = load_paper()
+    everything = collect_blocks(output_dir, paper)
+    own = [block for block in everything if suite in (None, block.suite)]
+    if not own:
+        named = f" of suite '{suite}'" if suite else ""
+        raise StoreError(
+            f"{output_dir}: no runs{named} to report. Run the benchmark with this --output-dir first"
+        )
+    _check_baseline(baseline, own)
+    blocks = tuple(with_papers_rows(block, paper) for block in own)
+    main = [block for block in blocks if block.rows and (wanted is None or MAIN in wanted)]
+    views = experiment_blocks(everything, anchors=own, complete=wanted is None)
+    datasets = [] if wanted is None else dataset_tables(everything, own, paper)
+    return Report(
+        blocks=blocks,
+        views=(*main, *(view for view in views if wanted is None or view.table in wanted)),
+        datasets=tuple(table for table in datasets if wanted and table.block.table in wanted),
+        paper=paper,
+        baseline=baseline,
+        folder=output_dir / "report",
+    )
 
 
 def write_report(
     output_dir: Path,
     *,
     suite: str | None = None,
-    tables: Sequence[str] = TABLES,
+    tables: Sequence[str] | None = None,
     formats: Sequence[str] = FORMATS,
+    baseline: str | None = None,
 ) -> list[Path]:
-    """Write ``<output_dir>/report/``: tables, efficiency.csv, figures and index.html.
+    """Write ``<output_dir>/report/`` and return the files; arguments and errors as of `read_report` and `write`."""
+    return read_report(output_dir, suite=suite, tables=tables, baseline=baseline).write(formats)
 
-    Args:
-        output_dir: folder of the store.
-        suite: only runs of this suite; all of them if left out.
-        tables: table ids, of ``TABLES``.
-        formats: of ``FORMATS``; "html" is the page and the figures in it.
 
-    Returns:
-        The files written.
-
-    Raises:
-        ConfigError: a table or format is not known.
-        StoreError: the store has no runs (of this suite).
-    """
-    problems = [unknown("table", item, TABLES) for item in tables if item not in TABLES]
-    problems += [unknown("format", item, FORMATS) for item in formats if item not in FORMATS]
+def _table_ids(tables: Sequence[str] | None) -> frozenset[str] | None:
+    """Ids of the tables that are wanted, spelt as in their files; None: those that are complete."""
+    if tables is None:
+        return None
+    known = {_plain(one.id): one.id for one in experiments() if one.kind in ("table", "datasets")}
+    known.setdefault(MAIN, MAIN)
+    names = [name for name in tables if name.lower() != ALL]
+    problems = [unknown("table", name, [ALL, *known]) for name in names if _plain(name) not in known]
     if problems:
         raise ConfigError(problems)
-    paper = load_paper()
-    blocks = _blocks(output_dir, suite)
-    rendered = [render(block, paper) for block in blocks]
-    folder = output_dir / "report"
-    texts = {f"table_{name}.md": markdown(rendered) for name in tables if "md" in formats}
-    texts |= {f"table_{name}.tex": latex(rendered) for name in tables if "tex" in formats}
-    if "csv" in formats:
-        texts |= {f"table_{name}.csv": table_frame(blocks, paper).to_csv(index=False) for name in tables}
-        texts["efficiency.csv"] = efficiency_frame(blocks).to_csv(index=False)
-    written = [_write(folder / name, text) for name, text in texts.items()]
-    if "html" in formats:
-        # Imported here: the final screen of a run needs no matplotlib.
-        from benchmark.report.figures import write_figures
-        from benchmark.report.html import page
-        from benchmark.report.panels import write_panels
-
-        figures = [*write_figures(blocks, folder), *write_panels(blocks, folder)]
-        written += [*figures, _write(folder / "index.html", page(blocks, rendered, figures))]
-    return written
+    return frozenset(known.values() if len(names) < len(tables) else (known[_plain(name)] for name in names))
 
 
-def console_table(output_dir: Path, *, suite: str | None = None) -> RenderableType:
-    """The table of the final screen, for ``rich``: scores with intervals, trainable parameters, step time.
-
-    Raises:
-        StoreError: the store has no runs (of this suite).
-    """
-    paper = load_paper()
-    return terminal([render(block, paper) for block in _blocks(output_dir, suite)])
+def _plain(name: str) -> str:
+    """Table id without its dot and in one spelling: "a.3" -> "A3"."""
+    return name.replace(".", "").upper()
 
 
-def efficiency_frame(blocks: Sequence[Block]) -> pd.DataFrame:
-    """Costs per method, means over seeds: all numbers of efficiency.json (nested keys joined by "_")."""
-    frame: pd.DataFrame = pd.DataFrame(
-        {
-            "suite": block.suite,
-            "backbone": block.backbone,
-            "method": row.method,
-            "title": row.title,
-            "seeds": len(row.runs),
-            **row.efficiency,
-        }
-        for block in blocks
-        for row in block.rows
-    )
-    return frame
+def _stem(table: str) -> str:
+    return f"table_{table.replace('.', '')}"
 
 
-def _blocks(output_dir: Path, suite: str | None) -> list[Block]:
-    blocks = collect_blocks(output_dir, load_paper(), suite)
-    if not blocks:
-        wanted = f" of suite '{suite}'" if suite else ""
-        raise StoreError(
-            f"{output_dir}: no runs{wanted} to report. Run the benchmark with this --output-dir first"
-        )
-    return blocks
+def _check_baseline(baseline: str | None, blocks: Sequence[Block]) -> None:
+    cells = {row.cell for block in blocks for row in (*block.rows, *block.variants)}
+    if baseline is not None and baseline not in cells:
+        raise ConfigError(f"--baseline: {unknown('method', baseline, cells)}")
 
 
 def _write(path: Path, text: str) -> Path:

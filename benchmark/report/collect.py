@@ -7,12 +7,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchmarkError, StoreError
 from benchmark.registry import METHODS
 from benchmark.report.paper import PaperTables
-from benchmark.store import CellFolder, Store
+from benchmark.store import CellFolder, Store, cell_name
+
+if TYPE_CHECKING:
+    from benchmark.experiments import Experiment
+
+Key = tuple[str, str, str]
+"""Task, dataset, metric."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,8 @@ class Run:
     """One cell of the store as it was found.
 
     Attributes:
-        folder: ``runs/<suite>/<backbone>/<method>/seed-<n>``.
-        config: config.yaml; keys used: suite_name, suite, backbone, method, seed, limit.
+        folder: ``runs/<suite>/<backbone>/<method>[+<variant>]/seed-<n>``.
+        config: config.yaml; keys used: suite_name, suite, backbone, method, variant, seed, limit, recipe, tasks.
         status: success, failed, partial, running, or unreadable.
         error: the message of a run that is not a success.
         tasks: task name -> its JSON.
@@ -54,7 +60,19 @@ class Run:
     @property
     def method(self) -> str:
         """Name of the method."""
-        return str(self.config.get("method") or self.folder.parts[-2])
+        return str(self.config.get("method") or self.folder.parts[-2].partition("+")[0])
+
+    @property
+    def variant(self) -> str:
+        """What is changed against the method as the suite has it, such as "topk=3"; else empty."""
+        return str(
+            self.config.get("variant") or ("" if self.config else self.folder.parts[-2].partition("+")[2])
+        )
+
+    @property
+    def cell(self) -> str:
+        """Method and variant: ``<method>[+<variant>]``."""
+        return cell_name(self.method, self.variant)
 
     @property
     def seed(self) -> str:
@@ -66,7 +84,7 @@ class Run:
         """Samples per dataset if the run was cut short by --limit."""
         return self.config.get("limit")
 
-    def scores(self) -> dict[tuple[str, str, str], Mapping[str, Any]]:
+    def scores(self) -> dict[Key, Mapping[str, Any]]:
         """Return (task, dataset, metric) -> {"value", "ci_low", "ci_high", "n"} of all finished tasks.
 
         A failed or unfinished run has none: what lies in its folder may stem from an earlier attempt.
@@ -85,18 +103,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Score:
-    """One metric over the seeds of a method; fractions. The interval is the mean of the runs' intervals."""
+    """One metric over the seeds of a method; fractions. The interval is the mean of the runs' intervals.
+
+    Attributes:
+        n: samples that it was measured on, where the results say so.
+    """
 
     value: float
     sd: float | None
     ci_low: float | None
     ci_high: float | None
     seeds: int
+    n: int | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one backbone: means over its usable runs, and notes on the others.
+    """One method (or variant of it) on one backbone: means over its usable runs, and notes on the others.
 
     Attributes:
         paper_row: the row of the paper's tables that stands for this method.
@@ -105,6 +128,10 @@ class Row:
         efficiency: number of efficiency.json -> mean over seeds; nested keys joined by "_".
         notes: what a reader must know before comparing this row.
         ranked: False when its numbers may not be compared with the others (limited runs, ceilings).
+        variant: what is changed against the method as the suite has it.
+        place: the row's backbone where it is not that of its block.
+        missing: why there are no runs: "not run", or what is unknown here.
+        difference: titles of the two rows whose difference this one is.
     """
 
     method: str
@@ -112,12 +139,21 @@ class Row:
     paper_row: str = ""
     runs: tuple[Run, ...] = ()
     left_out: tuple[Run, ...] = ()
-    scores: Mapping[tuple[str, str, str], Score] = field(default_factory=dict)
+    scores: Mapping[Key, Score] = field(default_factory=dict)
     efficiency: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     ranked: bool = True
+    variant: str = ""
+    place: str = ""
+    missing: str = ""
+    difference: tuple[str, str] | None = None
 
-    def mean_over(self, keys: Collection[tuple[str, str, str]]) -> Score | None:
+    @property
+    def cell(self) -> str:
+        """Name of the row within its block: ``<method>[+<variant>][@<place>]``."""
+        return cell_name(self.method, self.variant) + (f"@{self.place}" if self.place else "")
+
+    def mean_over(self, keys: Collection[Key]) -> Score | None:
         """Mean of several scores, with the spread of the seeds' means; None when one of them is missing."""
         if not keys or not all(key in self.scores for key in keys):
             return None
@@ -129,41 +165,69 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """All methods of one suite on one backbone: what may be compared."""
+    """What stands in one table: the methods of one suite on one backbone, or the rows of an experiment.
+
+    Attributes:
+        suite, backbone: where the rows were measured, unless a row says otherwise (``Row.place``).
+        spec: the suite as the runs have it, with all tasks that ran.
+        ceiling: a reference row that is no method.
+        variants: cells that are variants of methods; rows of experiments, not of this table.
+        experiment: what the rows were chosen by; None for the table of all methods.
+        beside: other rows of the same suite and backbone: they know sample counts and reference scores too.
+        command: what runs the rows that are missing.
+        unlike: why the paper's numbers do not apply although the suite stands for the paper's.
+    """
 
     suite: str
     backbone: str
     spec: Mapping[str, Any]
     rows: tuple[Row, ...]
     ceiling: Row | None = None
+    variants: tuple[Row, ...] = ()
+    experiment: Experiment | None = None
+    beside: tuple[Row, ...] = ()
+    command: str = ""
+    unlike: str = ""
+
+    @property
+    def table(self) -> str:
+        """Id of the table in the paper, or the experiment's own."""
+        return "1" if self.experiment is None else str(self.experiment.id)
+
+    @property
+    def heading(self) -> str:
+        """Title of the suite, and the backbone."""
+        return f"{self.spec.get('title') or self.suite}, backbone {self.backbone}"
 
     def datasets(self, task: str = "zeroshot") -> list[str]:
         """Datasets of a task that some row has a score for, in the order of the suite file."""
         measured = list(dict.fromkeys(key[1] for row in self.rows for key in row.scores if key[0] == task))
-        listed = [name for name in self._dataset_specs(task) if name in measured]
+        listed = [name for name in self.dataset_specs(task) if name in measured]
         return listed + [name for name in measured if name not in listed]
 
-    def keys(self, metric: str, task: str = "zeroshot") -> list[tuple[str, str, str]]:
+    def keys(self, metric: str, task: str = "zeroshot") -> list[Key]:
         """Keys of one metric on every dataset that some row has it for."""
         return sorted({key for row in self.rows for key in row.scores if (key[0], key[2]) == (task, metric)})
 
     def data_notes(self, dataset: str, task: str = "zeroshot") -> list[str]:
         """What the preparation says of a dataset's data: another split than the published one, images left out."""
-        results = [
-            ((run.tasks.get(task) or {}).get("datasets") or {}).get(dataset) or {}
-            for row in self.rows
-            for run in row.runs
-        ]
-        notes = [
-            str(note) for result in results for note in (result.get("info") or {}).get("data_notes") or ()
-        ]
-        return list(dict.fromkeys(notes))
+        facts = self.facts(dataset, task)
+        return list(dict.fromkeys(str(note) for info in facts for note in info.get("data_notes") or ()))
+
+    def facts(self, dataset: str, task: str = "zeroshot") -> list[Mapping[str, Any]]:
+        """``info`` of each result of a dataset, of rows of this table first."""
+        runs = [run for row in (*self.rows, *self.beside) for run in row.runs]
+        results = [((run.tasks.get(task) or {}).get("datasets") or {}).get(dataset) for run in runs]
+        return [result.get("info") or {} for result in results if result]
 
     def dataset_title(self, dataset: str, task: str = "zeroshot") -> str:
-        """Title of a dataset in the suite file, else its name."""
-        return str((self._dataset_specs(task).get(dataset) or {}).get("title") or dataset)
+        """Title of a dataset in the suite file, of another task if need be; else its name."""
+        tasks = (task, *(self.spec.get("tasks") or {}))
+        entries = (self.dataset_specs(name).get(dataset) or {} for name in tasks)
+        return next((str(entry["title"]) for entry in entries if entry.get("title")), dataset)
 
-    def _dataset_specs(self, task: str) -> Mapping[str, Any]:
+    def dataset_specs(self, task: str) -> Mapping[str, Any]:
+        """Datasets of a task as the suite names them."""
         tasks = self.spec.get("tasks") or {}
         return (tasks.get(task) or {}).get("datasets") or {}
 
@@ -176,29 +240,42 @@ def read_runs(output_dir: Path, suite: str | None = None) -> list[Run]:
 
 def collect_blocks(output_dir: Path, paper: PaperTables, suite: str | None = None) -> list[Block]:
     """Group the runs of a store into comparable blocks, methods in the order of the paper's Table 1."""
-    groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
+    groups: dict[tuple[str, str], dict[tuple[str, str], list[Run]]] = {}
     for run in read_runs(output_dir, suite):
-        groups.setdefault((run.suite, run.backbone), {}).setdefault(run.method, []).append(run)
+        groups.setdefault((run.suite, run.backbone), {}).setdefault((run.method, run.variant), []).append(run)
     ceilings = _read_ceilings(output_dir)
     order = {title: rank for rank, title in enumerate(paper.methods("1"))}
     blocks = []
-    for (name, backbone), methods in sorted(groups.items()):
-        rows = [make_row(method, runs) for method, runs in methods.items()]
-        rows.sort(key=lambda row: (order.get(row.paper_row, len(order)), row.title.lower(), row.method))
-        specs = [run.config.get("suite") for row in rows for run in row.runs]
-        spec = dict(next((item for item in specs if isinstance(item, Mapping)), {}))
-        # a run adds its tasks to those of earlier ones; its suite names only the tasks that it was asked for
-        ran = [run.config.get("tasks") for row in rows for run in row.runs]
-        spec["tasks"] = {
-            name: task for item in [spec.get("tasks"), *ran] for name, task in (item or {}).items()
-        }
-        ceiling = ceilings.get(f"{name}/{backbone}")
-        blocks.append(Block(name, backbone, spec, tuple(rows), ceiling))
+    for (name, backbone), cells in sorted(groups.items()):
+        rows = [make_row(method, runs, variant) for (method, variant), runs in cells.items()]
+        rows.sort(key=lambda row: (order.get(row.paper_row, len(order)), row.title.lower(), row.cell))
+        whole = tuple(row for row in rows if not row.variant)
+        variants = tuple(row for row in rows if row.variant)
+        ceiling, spec = ceilings.get(f"{name}/{backbone}"), _spec(rows)
+        blocks.append(
+            Block(name, backbone, spec, whole, ceiling, variants, unlike=other_backbone(spec, backbone))
+        )
     return blocks
 
 
-def make_row(method: str, runs: Sequence[Run]) -> Row:
-    """Average the runs of a method; limited and imported runs count only when there are no others."""
+def other_backbone(spec: Mapping[str, Any], backbone: str) -> str:
+    """Why numbers on this backbone are not the paper's; empty when it is the one of the suite."""
+    own = spec.get("backbone") or backbone
+    return "" if own == backbone else f"the suite stands for the paper's with backbone {own}, not {backbone}"
+
+
+def _spec(rows: Sequence[Row]) -> dict[str, Any]:
+    """The suite of the rows' runs, with the tasks of all of them: each run names only those it was asked for."""
+    runs = [run for row in rows for run in row.runs]
+    suites = [run.config["suite"] for run in runs if isinstance(run.config.get("suite"), Mapping)]
+    spec = dict(next(iter(suites), {}))
+    asked = [spec.get("tasks"), *(run.config.get("tasks") for run in runs)]
+    spec["tasks"] = {name: task for item in asked for name, task in (item or {}).items()}
+    return spec
+
+
+def make_row(method: str, runs: Sequence[Run], variant: str = "") -> Row:
+    """Average the runs of a method or variant; limited and imported runs count only when there are no others."""
     runs = sorted(runs, key=lambda run: (len(run.seed), run.seed))
     notes = [note for run in runs if (note := _note(run))]
     usable = [run for run in runs if run.scores()]
@@ -217,6 +294,7 @@ def make_row(method: str, runs: Sequence[Run]) -> Row:
         notes.append(f"limited to {_listed(limits)} samples: not comparable, not ranked")
     used = whole or trained or runs
     title, paper_row = method_titles(method)
+    title += f" ({variant})" if variant else ""
     only_imported = bool(used) and all(run.imported for run in used)
     return Row(
         method=method,
@@ -228,6 +306,7 @@ def make_row(method: str, runs: Sequence[Run]) -> Row:
         efficiency=_mean_efficiency([run for run in used if run.efficiency]),
         notes=tuple(notes),
         ranked=bool(whole) and not only_imported,
+        variant=variant,
     )
 
 
@@ -302,8 +381,8 @@ def _note(run: Run) -> str:
     return "" if not word else f"seed {run.seed} {word}" + (f" ({run.error})" if run.error else "")
 
 
-def _mean_scores(runs: Sequence[Run]) -> dict[tuple[str, str, str], Score]:
-    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+def _mean_scores(runs: Sequence[Run]) -> dict[Key, Score]:
+    found: dict[Key, list[Mapping[str, Any]]] = {}
     for run in runs:
         for key, entry in run.scores().items():
             found.setdefault(key, []).append(entry)
@@ -312,14 +391,16 @@ def _mean_scores(runs: Sequence[Run]) -> dict[tuple[str, str, str], Score]:
 
 def _mean_score(entries: Sequence[Mapping[str, Any]]) -> Score:
     values = [float(entry["value"]) for entry in entries]
-    bounds = [
+    low, high = (
         fmean(side) if len(side) == len(entries) else None
         for side in (
             [float(entry[name]) for entry in entries if entry.get(name) is not None]
             for name in ("ci_low", "ci_high")
         )
-    ]
-    return Score(fmean(values), stdev(values) if len(values) > 1 else None, bounds[0], bounds[1], len(values))
+    )
+    counts = [int(entry["n"]) for entry in entries if entry.get("n") is not None]
+    spread = stdev(values) if len(values) > 1 else None
+    return Score(fmean(values), spread, low, high, len(values), max(counts, default=None))
 
 
 def _mean_efficiency(runs: Sequence[Run]) -> dict[str, float]:

@@ -9,7 +9,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.report.tables import NOTE_MARK, Cell, Column, Rendered, column_groups
+from benchmark.report.tables import (
+    NOTE_MARK,
+    TIED_MARK,
+    Cell,
+    Column,
+    Part,
+    Rendered,
+    column_groups,
+)
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -19,7 +27,10 @@ _TEX = {
     ">": r"\textgreater{}",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
 }
-_TERMINAL_METRICS = ("acc", "auroc", "dice", "map")
+_TERMINAL_METRICS = ("acc", "auroc", "dice", "map", "pointing")
+_TERMINAL_COSTS = ("trainable_parameters", "step_time_p50_s")
+NOISE = "What is larger than the noise"
+"""Heading of the words on differences."""
 
 
 def markdown(rendered: Sequence[Rendered]) -> str:
@@ -34,18 +45,29 @@ def latex(rendered: Sequence[Rendered]) -> str:
 
 def terminal(rendered: Sequence[Rendered]) -> RenderableType:
     """The tables for the final screen: accuracy and AUC with their intervals below, parameters, step time."""
-    return Group(*(part for item in rendered for part in _terminal_block(item)))
+    return Group(*(part for item in rendered if item.block.rows for part in _terminal_block(item)))
 
 
 # --- Markdown -----------------------------------------------------------------------------------------------
 
 
 def _markdown_block(item: Rendered) -> str:
-    heads = [_md(f"{column.group} {column.head}".strip()) for column in item.columns]
-    lines = [f"### {_md(item.heading)}", "", _md_row(heads), _md_row(["---", *["---:"] * (len(heads) - 1)])]
-    lines += [_md_row([_md_cell(cell) for cell in row]) for row in (*item.rows, *item.references)]
+    lines = [f"### {_md(item.heading)}", "", *_md_table(item.columns, (*item.rows, *item.references))]
     lines += ["", _md(item.caption), "", *(f"- {_md(NOTE_MARK + ' ' + note)}" for note in item.notes)]
+    if item.costs.columns:
+        lines += ["", *_md_table(item.costs.columns, item.costs.rows), "", _md(item.costs.caption)]
+    if item.words:
+        lines += ["", f"#### {NOISE}", "", *(f"- {_md(line)}" for line in item.words)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _md_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[str]:
+    heads = [_md(column.full) for column in columns]
+    return [
+        _md_row(heads),
+        _md_row(["---", *["---:"] * (len(heads) - 1)]),
+        *(_md_row([_md_cell(cell) for cell in row]) for row in rows),
+    ]
 
 
 def _md_row(cells: Sequence[str]) -> str:
@@ -54,7 +76,7 @@ def _md_row(cells: Sequence[str]) -> str:
 
 def _md_cell(cell: Cell) -> str:
     text = {"best": f"**{cell.text}**", "second": f"<u>{cell.text}</u>", "": _md(cell.text)}[cell.rank]
-    return f"{text} {_md(cell.detail)}".strip()
+    return f"{text}{TIED_MARK if cell.tied else ''} {_md(cell.detail)}".strip()
 
 
 def _md(text: str) -> str:
@@ -70,26 +92,39 @@ def tex_escape(text: str) -> str:
 
 
 def _latex_block(item: Rendered) -> str:
+    caption = [f"{item.heading}.", item.caption, *(f"{NOTE_MARK} {note}" for note in item.notes)]
+    scores = _latex_table(item.columns, item.rows, item.references, caption)
+    if not item.costs.columns:
+        return scores
+    costs: Part = item.costs
+    return scores + "\n" + _latex_table(costs.columns, costs.rows, (), [f"{item.heading}.", costs.caption])
+
+
+def _latex_table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Cell]],
+    references: Sequence[Sequence[Cell]],
+    caption: Sequence[str],
+) -> str:
     heads, rules, start = [], [], 1
-    for title, span in column_groups(item.columns):
+    for title, span in column_groups(columns):
         heads.append(rf"\multicolumn{{{span}}}{{c}}{{{tex_escape(title)}}}" if title else "")
         rules += [rf"\cmidrule(lr){{{start}-{start + span - 1}}}"] if title else []
         start += span
-    caption = [f"{item.heading}.", item.caption, *(f"{NOTE_MARK} {note}" for note in item.notes)]
     lines = [
         r"\begin{table*}",
         rf"\caption{{{' '.join(tex_escape(part) for part in caption)}}}",
         r"\centering",
         r"\resizebox{\textwidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * (len(item.columns) - 1)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"\toprule",
         _tex_row(heads),
         "".join(rules),
-        _tex_row([tex_escape(column.head) for column in item.columns]),
+        _tex_row([tex_escape(column.head) for column in columns]),
         r"\midrule",
-        *(_tex_row([_tex_cell(cell) for cell in row]) for row in item.rows),
-        r"\midrule",
-        *(_tex_row([_tex_cell(cell) for cell in row]) for row in item.references),
+        *(_tex_row([_tex_cell(cell) for cell in row]) for row in rows),
+        r"\midrule" if references else "",
+        *(_tex_row([_tex_cell(cell) for cell in row]) for row in references),
         r"\bottomrule",
         r"\end{tabular}}",
         r"\end{table*}",
@@ -104,6 +139,7 @@ def _tex_row(cells: Sequence[str]) -> str:
 def _tex_cell(cell: Cell) -> str:
     text = tex_escape(cell.text)
     text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "": text}[cell.rank]
+    text += f"${TIED_MARK}$" if cell.tied else ""
     return text + (rf" {{\scriptsize {tex_escape(cell.detail)}}}" if cell.detail else "")
 
 
@@ -113,29 +149,36 @@ def _tex_cell(cell: Cell) -> str:
 def _terminal_block(item: Rendered) -> list[RenderableType]:
     table = Table(title=Text(item.heading), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     chosen = [number for number, column in enumerate(item.columns) if _on_terminal(column)]
+    costs = [number for number, column in enumerate(item.costs.columns) if column.metric in _TERMINAL_COSTS]
     for number in chosen:
         column = item.columns[number]
-        head = Text("\n".join([*column.group.split(), column.head]))
+        samples = [f"n={column.samples}"] if column.samples else []
+        head = Text("\n".join([*column.title.split(), column.head, *samples]))
         fixed = column.role == "measured"
         table.add_column(head, justify="right" if number else "left", no_wrap=fixed, overflow="fold")
-    for row in (*item.rows, *item.references):
-        is_reference = row in item.references
-        table.add_row(
-            *(_terminal_cell(row[number]) for number in chosen), style="dim" if is_reference else None
-        )
+    for number in costs:
+        column = item.costs.columns[number]
+        words = [column.title.split()[0], *column.head.removeprefix("all").split()]
+        table.add_column(Text("\n".join(words)), justify="right", overflow="fold")
+    priced = item.costs.rows or ((),) * len(item.rows)
+    for row, prices, measured in zip(item.rows, priced, item.block.rows, strict=True):
+        if not measured.missing:
+            table.add_row(*(_terminal_cell(row[at]) for at in chosen), *(prices[at].text for at in costs))
+    for row in item.references:
+        table.add_row(*(_terminal_cell(row[number]) for number in chosen), style="dim")
     lines = [f"{NOTE_MARK} {note}" for note in item.notes]
-    legend = "Percent, mean over seeds; below: 95 % bootstrap interval. Best bold, second underlined."
-    return [table, Text("\n".join([legend, *lines]), style="dim")]
+    legend = "Mean over seeds; below: 95 % bootstrap interval. Best bold, second underlined"
+    legend += f", {TIED_MARK} tied with best."
+    return [table, Text("\n".join([legend, *lines, *item.short]), style="dim")]
 
 
 def _on_terminal(column: Column) -> bool:
-    return column.role in ("method", "cost") or (
-        column.role == "measured" and column.metric in _TERMINAL_METRICS
-    )
+    return column.role == "method" or (column.role == "measured" and column.metric in _TERMINAL_METRICS)
 
 
 def _terminal_cell(cell: Cell) -> Text:
     text = Text(cell.text, style={"best": "bold", "second": "underline", "": ""}[cell.rank])
+    text.append(TIED_MARK if cell.tied else "", style="not bold not underline")
     # Six columns of scores must fit: no spread over seeds here, and the interval below, without brackets.
     bounds = cell.interval.strip("[]").replace(", ", "-")
     return text.append(f"\n{bounds}", style="not bold not underline dim") if bounds else text

@@ -67,7 +67,14 @@ def label_line_ends(axes: Axes, labels: Sequence[Label]) -> None:
             fontsize=_FONT_SIZE,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.5,
+                "shrinkA": 0,
+                "shrinkB": 2,
+                "relpos": (0, 0.5),  # from the text's left edge: a steep line would cross other labels
+            },
             parse_math=False,
         )
 

@@ -34,7 +34,7 @@ class PaperTables:
 
     def methods(self, table: str) -> list[str]:
         """Return the method titles of a table in the paper's order."""
-        return list(dict.fromkeys(self.table(table)["row_method"]))
+        return self._methods.get(table, [])
 
     def value(self, table: str, method: str, dataset: str, metric: str) -> float | None:
         """Return a reported number in the paper's unit, or None where the paper has none.
@@ -46,6 +46,22 @@ class PaperTables:
             metric: our name (acc, auroc, dice, map) or the paper's (ACC, AUC, ...).
         """
         return self._values.get((table, method, dataset, METRICS.get(metric, metric)))
+
+    def reports(self, table: str, dataset: str, metric: str) -> bool:
+        """Return whether a table has this metric of this dataset for some method; names as in `value`."""
+        return (table, dataset, METRICS.get(metric, metric)) in self._columns
+
+    @cached_property
+    def _methods(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for table, method in self.frame[["table", "row_method"]].drop_duplicates().itertuples(index=False):
+            names.setdefault(table, []).append(method)
+        return names
+
+    @cached_property
+    def _columns(self) -> frozenset[tuple[str, str, str]]:
+        keys = self.frame[["table", "dataset", "metric"]].itertuples(index=False, name=None)
+        return frozenset(keys)
 
     @cached_property
     def _values(self) -> dict[tuple[str, str, str, str], float]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from benchmark.backbones import Backbone, Tower
@@ -96,25 +97,66 @@ class LoRA(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the update of ``inputs``."""
-        inputs = dropout(inputs, self.dropout) if self.training else inputs
-        return self.scale * functional.linear(functional.linear(inputs, self.A), self.B)
+        keep = drawn_mask(inputs, self.dropout) if self.training and self.dropout > 0 else None
+        update: Tensor = _Update.apply(inputs, self.A, self.B, self.scale, keep, self.dropout)
+        return update
 
 
-def dropout(inputs: Tensor, probability: float) -> Tensor:
-    """Return ``inputs`` with each value dropped independently and the rest scaled up.
+class _Update(torch.autograd.Function):
+    """s B A drop(x), whose backward keeps x as it came and the mask in single bytes, and drops x once more.
+
+    x is one tensor for q, k and v, so it is kept once; plain autograd would keep a dropped copy and a mask as wide as x
+    for each of them. Operation by operation the arithmetic is plain autograd's, bit for bit.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, a: Tensor, b: Tensor, scale: float, keep: Tensor | None, probability: float
+    ) -> Tensor:
+        low = functional.linear(dropped(inputs, keep, probability), a)
+        ctx.save_for_backward(inputs, a, b, low, keep)
+        ctx.scale, ctx.probability = scale, probability
+        return scale * functional.linear(low, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, a, b, low, keep = ctx.saved_tensors
+        kind = low.dtype  # coarser than the weights under autocast
+        scaled = gradient.to(kind) * ctx.scale
+        inner = scaled @ b.to(kind)
+        kept = dropped(inputs, keep, ctx.probability).to(kind)
+        for_a = inner.flatten(0, -2).T @ kept.flatten(0, -2)
+        for_b = scaled.flatten(0, -2).T @ low.flatten(0, -2)
+        for_inputs = None
+        if ctx.needs_input_grad[0]:
+            for_inputs = dropped((inner @ a.to(kind)).to(inputs.dtype), keep, ctx.probability)
+        return for_inputs, for_a.to(a.dtype), for_b.to(b.dtype), None, None, None
+
+
+def drawn_mask(inputs: Tensor, probability: float) -> Tensor:
+    """Return which values of ``inputs`` dropout keeps, each drawn independently: bool, of its shape.
 
     On a CPU, torch draws one random number per value, a seventh of a LoRA step on the embedded backbone; here four
     values share one 64-bit draw, 16 bits each, so that the probability is met to 1 in 65,536.
     """
-    if probability == 0.0:
-        return inputs
     if inputs.device.type != "cpu":
-        return functional.dropout(inputs, probability)
+        return torch.native_dropout(inputs, probability, True)[1]
     count = inputs.numel()
     draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     threshold = round(probability * 2**16) - 2**15
-    keep = draws.view(torch.int16)[:count].view(inputs.shape) >= threshold
-    return inputs * (keep.to(inputs.dtype) * (1 / (1 - probability)))
+    return draws.view(torch.int16)[:count].view(inputs.shape) >= threshold
+
+
+def dropped(inputs: Tensor, keep: Tensor | None, probability: float) -> Tensor:
+    """Return ``inputs`` with what is not kept set to 0 and the rest scaled up; unchanged without a mask."""
+    return inputs if keep is None else inputs * (keep.to(inputs.dtype) * (1 / (1 - probability)))
+
+
+def dropout(inputs: Tensor, probability: float) -> Tensor:
+    """Return ``inputs`` with each value dropped independently and the rest scaled up."""
+    keep = drawn_mask(inputs, probability) if probability > 0 else None
+    return dropped(inputs, keep, probability)
 
 
 def blocks_at(position: str, depth: int) -> range:

@@ -16,7 +16,8 @@ from benchmark.errors import CellError
 
 if TYPE_CHECKING:
     from tasks.base import TaskContext
-    from tasks.dense import DenseBatch, DenseOptions, TapBatches
+    from tasks.dense import DenseOptions
+    from tasks.heads.taps import DenseBatch, TapBatches
 
 
 @dataclass(frozen=True)

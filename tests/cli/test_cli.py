@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 from benchmark.cli import main
 from benchmark.cli import run as run_verb
 from benchmark.cli._parser import ArgumentParser, normalised, verbs
+from benchmark.errors import PluginError
 from benchmark.paths import ROOT
+from benchmark.request import load_request
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ def test_failing_report_does_not_lose_the_run(capsys, fakes, words, monkeypatch)
     def broken(*_, **__):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(benchmark.report, "write_report", broken)
+    monkeypatch.setattr(benchmark.report, "read_report", broken)
     assert main(words) == 0
     assert "warning: no report (RuntimeError: no ink)" in capsys.readouterr().err
 
@@ -162,6 +165,74 @@ def test_lists_are_json_on_request(capsys, what):
     assert all(row["name"] for row in rows)
     assert main(["list", what]) == 0
     assert rows[0]["name"] in capsys.readouterr().out
+
+
+EXPERIMENT = """
+experiment:
+  id: X
+  kind: table
+  tasks: {fake_task: [acc]}
+  rows:
+    - {title: two, method: fake_two}
+    - {title: deep, method: fake_one, set: {depth: 9}}
+    - {title: unknown, method: fake_one, backbone: kad}
+    - {title: heavy, method: fake_one, backbone: bmc-clip}
+"""
+
+
+def test_an_experiment_runs_its_rows_and_the_next_one_shares_them(
+    capsys, fakes, words, world, write, monkeypatch
+):
+    def no_weights(name, pretrained=None):
+        raise PluginError(f"no weights of {name}")
+
+    monkeypatch.setattr("benchmark.backbones.check_backbone", no_weights)
+    monkeypatch.setattr(run_verb, "_prepare", lambda configs, reporter: None)
+    first = write("a.yaml", EXPERIMENT)
+    assert main([*words, "--config", str(first)]) == 0
+    out, err = capsys.readouterr()
+    assert "2 cells: 2 done, 0 reused" in out
+    assert "not run: table X, unknown: no backbone 'kad' is known here" in err
+    assert "not run: rows of backbone bmc-clip: no weights of bmc-clip" in err
+    assert (world / "out/runs/fakes/tiny/fake_one+depth=9/seed-0/fake_task.json").is_file()
+    second = write("b.yaml", EXPERIMENT.replace("id: X", "id: Y").replace("depth: 9", "depth: 8"))
+    assert main([*words, "--config", str(first), str(second), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 cells" in out
+    assert out.count("reuse") == 2
+
+
+def test_an_experiment_goes_on_after_an_interruption(capsys, fakes, words, write, monkeypatch):
+    file = str(write("a.yaml", EXPERIMENT.split("    - {title: unknown")[0]))
+    monkeypatch.setenv("TROUBLE_fake_two", "interrupt")  # the other one is longer, so it comes first
+    assert main([*words, "--config", file]) == 130
+    monkeypatch.delenv("TROUBLE_fake_two")
+    assert main([*words, "--config", file]) == 0
+    assert "2 cells: 1 done, 1 reused" in capsys.readouterr().out
+
+
+def test_an_experiment_without_cells_says_so(capsys, fakes, words, write):
+    text = (
+        EXPERIMENT.split("  rows:")[0].replace("table", "datasets")
+        + "  rows: [{title: a, task: fake_task}]\n"
+    )
+    assert main([*words, "--config", str(write("a.yaml", text))]) == 0
+    assert "table X: describes the datasets and needs no run" in capsys.readouterr().out
+
+
+def test_every_suite_and_backbone_of_an_experiment_is_prepared_once(flags, write, monkeypatch):
+    text = EXPERIMENT.replace("kad", "tiny_b").replace("heavy, method", "again, set: {depth: 1}, method")
+    path = write("a.yaml", text.replace("bmc-clip", "tiny_b"))
+    given = {key: value for key, value in flags.items() if key != "methods"}
+    seen = []
+    monkeypatch.setattr(
+        run_verb, "resolve", lambda path: lambda suite, *_: seen.append(sorted(suite["tasks"]))
+    )
+    monkeypatch.setattr("benchmark.backbones.check_backbone", lambda name, pretrained=None: seen.append(name))
+    configs = load_request(given, [], [str(path)]).configs
+    more = dataclasses.replace(configs[0], task_options={"other_task": {"datasets": {}}})
+    run_verb._prepare([*configs, more], None)
+    assert seen == ["tiny", "tiny_b", ["fake_task", "other_task"]]
 
 
 def test_help_lists_the_verbs(capsys):

@@ -112,6 +112,7 @@ def test_names_in_json_have_aliases_and_sources(capsys):
         (["tasks", "--all"], "--all goes with 'list methods'"),
         (["methods", "--names", "--all"], "choose one of --names, --all and --markdown"),
         (["methods", "--markdown", "--json"], "--json not with --markdown"),
+        (["tasks", "--suite", "phantom"], "--suite goes with 'list tables'"),
         (["methods", "r=2"], "list takes no 'r=2'"),
     ],
 )
@@ -120,3 +121,21 @@ def test_wrong_requests_are_one_line(capsys, words, says):
     err = capsys.readouterr().err
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_tables_tell_the_papers_numbers_and_the_cells_of_a_suite(capsys):
+    assert main(["list", "tables", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["table_5"] == {
+        "name": "table_5", "kind": "table", "title": "Components of ACE-LoRA", "numbers": 15, "cells": 5,
+    }  # fmt: skip
+    assert (rows["table_A1"]["cells"], rows["figure_A2"]["numbers"]) == (0, 0)
+    assert sum(row["numbers"] for row in rows.values()) == 250
+    assert main(["list", "tables", "--suite", "radiology", "--json"]) == 0
+    radiology = {row["name"]: row["cells"] for row in json.loads(capsys.readouterr().out)}
+    assert (rows["figure_A4"]["cells"], radiology["figure_A4"]) == (
+        6,
+        7,
+    )  # 1 % of the phantoms is less than a batch
+    assert main(["list", "tables", "--suite", "radiolgy"]) == 2
+    assert "Did you mean 'radiology'?" in capsys.readouterr().err

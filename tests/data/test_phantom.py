@@ -13,11 +13,12 @@ import pytest
 from benchmark.data.datasets.phantom import load
 from benchmark.data.phantom import grammar
 from benchmark.data.phantom.domains import MIMIC, NIH
-from benchmark.data.phantom.parts import FIVE, PARTS, draw_part
+from benchmark.data.phantom.parts import FIVE, PARTS, RSNA_OTHERS, draw_part
 from benchmark.data.phantom.render import IMAGE_SIZE, render
 from benchmark.data.phantom.reports import ASSERTED, DENIED, DOUBTED, OMIT, labels_of, report
 from benchmark.data.phantom.studies import (
     BLOCK,
+    BOTH,
     CHEXPERT_LABELS,
     FINDINGS,
     INDEX,
@@ -154,6 +155,17 @@ def test_boxes_are_there_exactly_with_pneumonia_and_lie_in_the_image(small):
         assert 0 <= x1 < x2 <= IMAGE_SIZE
         assert 0 <= y1 < y2 <= IMAGE_SIZE
         assert min(x2 - x1, y2 - y1) >= 4
+
+
+def test_films_for_detection_show_two_findings_beside_the_one_with_boxes(small):
+    data = small["rsna_boxes"]
+    others = data.studies.present[:, [INDEX[name] for name in RSNA_OTHERS]]
+    assert data.studies.has("consolidation").all()
+    assert (others.sum(1) == 2).all()
+    assert others.mean(0).min() > 0.25  # a third each
+    boxed = [len(json.loads(value)) for value in data.manifest["boxes"]]
+    both = data.studies.side[:, INDEX["consolidation"]] == BOTH
+    assert (np.array(boxed) == 1 + both).all()
 
 
 def test_a_box_is_brighter_than_the_same_place_without_the_finding():

@@ -13,7 +13,7 @@ import torch
 from benchmark.console import NullReporter
 from benchmark.data.load import data_entries, load_dataset
 from benchmark.data.prepared import Prepared, Rows, write_prepared
-from benchmark.data.samples import Batch, labelled_images, pairs
+from benchmark.data.samples import Batch, labelled_images, pairs, share
 from benchmark.errors import ConfigError, DataError, PluginError
 from benchmark.losses import label_mask
 
@@ -90,6 +90,59 @@ def test_the_policies_decide_which_pairs_the_loss_leaves_out(tmp_path: Path) -> 
     assert left_out("b", uncertain="distinct") == set()
     assert left_out("c", labelled="1,1,1,1") == {(2, 1), (3, 1), (3, 2)}
     assert left_out("d", labelled="1,1,1,1", blank="distinct") == set()
+
+
+def many(folder: Path, **columns: Any) -> Prepared:
+    """Return 60 rows: 20 patients of one to five images each, in no order."""
+    generator = np.random.default_rng(0)
+    owners = np.repeat(np.arange(20), np.tile([1, 2, 3, 4, 5], 4))
+    generator.shuffle(owners)
+    frame = pd.DataFrame({"image_id": [f"i{k}" for k in range(60)], "text": [f"text {k}" for k in range(60)]})
+    for name, values in {"patient_id": [f"p{k}" for k in owners], **columns}.items():
+        frame[name] = values
+    pixels = np.zeros((60, 2, 2), np.uint8)
+    return write_prepared(folder / "many", name="many", pixels=pixels, manifest=frame, info={})
+
+
+def test_shares_are_nested_whole_patients_and_large_enough(tmp_path: Path) -> None:
+    data = many(tmp_path)
+    owner = dict(zip(data.manifest["image_id"], data.manifest["patient_id"], strict=True))
+    before: set[str] = set()
+    for fraction in (0.01, 0.05, 0.1, 0.25, 0.5, 0.9, 1.0):
+        part = pairs("many", data, fraction=fraction)
+        ids = set(part.ids)
+        others = {owner[item] for item in owner if item not in ids}
+        assert before <= ids
+        assert not others & {owner[item] for item in ids}  # no patient is cut in two
+        assert fraction * 60 <= len(part) < fraction * 60 + 5
+        assert part.texts == [f"text {item[1:]}" for item in part.ids]  # rows stay together, in their order
+        before = ids
+    assert len(pairs("many", data, fraction=0.5, limit=7)) == 7
+
+
+def test_a_share_follows_from_the_ids_alone(tmp_path: Path) -> None:
+    data = many(tmp_path)
+    backwards = data.select(np.arange(60)[::-1], "backwards")
+    assert set(pairs("many", backwards, fraction=0.3).ids) == set(pairs("many", data, fraction=0.3).ids)
+    digests = {pairs("many", data, fraction=value).digest for value in (0.3, 0.31, 1.0)}
+    assert len(digests) == 3
+    assert pairs("many", data).digest == pairs("many", data, fraction=1.0).digest
+
+
+def test_without_patients_studies_stay_whole_and_else_single_images(tmp_path: Path) -> None:
+    studies = [f"s{k // 3}" for k in range(60)]
+    by_study = share(many(tmp_path / "a", patient_id="", study_id=studies), 0.5).manifest["study_id"]
+    assert set(by_study.value_counts()) == {3}
+    assert len(share(many(tmp_path / "b", patient_id=""), 0.5)) == 30
+    known = ["p"] * 30 + [""] * 30  # one patient of thirty images, thirty images of nobody
+    sizes = {len(share(many(tmp_path / f"c{k}", patient_id=known), k / 60)) for k in range(1, 31)}
+    assert max(sizes) >= 30
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.01, float("nan")])
+def test_what_is_no_share_is_refused(tmp_path: Path, fraction: float) -> None:
+    with pytest.raises(ConfigError, match="corpus.fraction: expected a number above 0 and up to 1, got"):
+        share(many(tmp_path), fraction)
 
 
 def test_unknown_policies_are_named_and_the_digest_knows_them(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmark import report
+from benchmark.experiments import Experiment, ResolvedRow
+from benchmark.report import datasets, views
 from benchmark.store import CellFolder, Store
 
 SUITE = {
@@ -81,10 +84,14 @@ def write_cell(tmp_path: Path) -> WriteCell:
         flops: float | None = 3.0e9,
         curve: tuple[float, ...] = (0.5, 0.6, 0.65),
         dirty: bool = False,
+        variant: str = "",
+        recipe: dict[str, Any] | None = None,
     ) -> CellFolder:
-        cell = Store(tmp_path).cell(f"runs/{suite['name']}/{backbone}/{method}/seed-{seed}")
+        folder = f"{method}+{variant}" if variant else method
+        cell = Store(tmp_path).cell(f"runs/{suite['name']}/{backbone}/{folder}/seed-{seed}")
         identity = {"suite_name": suite["name"], "backbone": backbone, "method": method, "seed": seed}
-        cell.write_config({**identity, "suite": suite, "limit": limit})
+        settings = {"suite": suite, "limit": limit, "variant": variant, "recipe": recipe or {}}
+        cell.write_config({**identity, **settings})
         cell.write_json("status.json", {"status": status, "error": error})
         cell.write_json("provenance.json", {"git": {"commit": "0123456789abcdef", "dirty": dirty}})
         cell.write_json(
@@ -110,3 +117,17 @@ def write_cell(tmp_path: Path) -> WriteCell:
         return cell
 
     return write
+
+
+@pytest.fixture
+def choose_experiments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the report know these experiments alone; each is an Experiment with the rows that it resolves to."""
+
+    def choose(*chosen: tuple[Experiment, Sequence[ResolvedRow]]) -> None:
+        rows = {experiment.id: tuple(resolved) for experiment, resolved in chosen}
+        for module in (report, views, datasets):
+            monkeypatch.setattr(module, "experiments", lambda: tuple(one for one, _ in chosen))
+        for module in (views, datasets):
+            monkeypatch.setattr(module, "resolve", lambda one, suite, backbone: rows[one.id])
+
+    return choose

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmark.report import console_table
+from benchmark.report import read_report
 from benchmark.report.collect import collect_blocks
 from benchmark.report.formats import latex, markdown
+from benchmark.report.frames import table_frame
 from benchmark.report.paper import load_paper
-from benchmark.report.tables import render, table_frame
+from benchmark.report.render import render_block
 from tests.report.conftest import SUITE, metric
 
 DENSE: dict[str, Any] = SUITE | {
@@ -46,22 +47,22 @@ def block(write_cell, tmp_path: Path):
 
 
 def test_dice_stands_beside_zero_shot_and_the_papers_table_4(block):
-    rendered = render(block, load_paper())
-    heads = [f"{column.group} {column.head}".strip() for column in rendered.columns]
-    at = heads.index("SIIM segmentation Dice")
-    assert heads[at : at + 4] == [
-        "SIIM segmentation Dice",
-        "SIIM segmentation paper Dice",
-        "SIIM segmentation pooled Dice",
-        "SIIM segmentation IoU",
+    rendered = render_block(block, load_paper())
+    heads = [column.full.removesuffix(", n = 1000") for column in rendered.columns]
+    at = heads.index("SIIM segmentation Dice [%]")
+    assert heads[at - 1 : at + 4] == [
+        "SIIM segmentation Dice paper [%]",
+        "SIIM segmentation Dice [%]",
+        "SIIM segmentation Dice difference [points]",
+        "SIIM segmentation pooled Dice [%]",
+        "SIIM segmentation IoU [%]",
     ]
-    assert at > heads.index("RSNA AUC")
+    assert at > heads.index("RSNA AUC [%]")
     rows = {row[0].text: row for row in (*rendered.rows, *rendered.references)}
     assert (rows["ACE-LoRA"][at].text, rows["ACE-LoRA"][at].rank) == ("50.0", "best")
-    assert rows["ACE-LoRA"][at + 1].text == "46.34"
-    assert rows["ACE-LoRA"][at + 1].spread == "(+3.7)"
+    assert [rows["ACE-LoRA"][at + step].text for step in (-1, 1)] == ["46.34", "+3.7"]
     assert rows["CoOp"][at].spread == "(s)"
-    assert rows["CoOp"][at + 1].text == ""
+    assert [rows["CoOp"][at + step].text for step in (-1, 1)] == ["", ""]
     assert rows["ACE-LoRA"][at].spread == ""
     assert rows["One answer for every image"][at].text == "21.0"
     assert rows["Untrained image tower"][at].text == "33.0"
@@ -92,5 +93,5 @@ def test_tasks_of_later_runs_keep_their_titles(write_cell, tmp_path: Path):
 
 def test_the_final_screen_shows_dice(block, tmp_path: Path):
     console = Console(width=200, record=True, file=StringIO())
-    console.print(console_table(tmp_path))
+    console.print(read_report(tmp_path).console())
     assert "Dice" in console.export_text()

@@ -1,16 +1,40 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
-from benchmark.report.figures import pareto_front
+from benchmark.experiments import Experiment, ExperimentRow, ResolvedRow
+from benchmark.report.collect import Block, collect_blocks
+from benchmark.report.figures import (
+    confusion,
+    efficiency,
+    forest,
+    ranks,
+    reliability,
+    style,
+    sweeps,
+    training,
+    write_figures,
+)
+from benchmark.report.figures.efficiency import pareto_front
+from benchmark.report.figures.stored import Stored
+from benchmark.report.figures.style import Drawing
 from benchmark.report.labels import place_labels, spread_apart
-from benchmark.report.tables import parameters_text, seconds_text
+from benchmark.report.paper import load_paper
+from benchmark.report.views import experiment_blocks
+from tests.report.conftest import SUITE, WriteCell
+
+Choose = Callable[..., None]
 
 
 def test_the_pareto_front_keeps_what_nothing_cheaper_reaches() -> None:
@@ -51,14 +75,201 @@ def test_labels_of_crowded_points_do_not_cover_each_other_or_leave_the_axes() ->
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
 
 
-def test_numbers_are_short_and_keep_three_digits() -> None:
-    values = (None, 0, 77, 2049, 35_000, 969_217, 3_550_000, 195_900_000)
-    assert [parameters_text(value) for value in values] == [
-        "-", "0", "77", "2.05 K", "35.0 K", "969 K", "3.55 M", "196 M"
-    ]  # fmt: skip
-    assert [seconds_text(value) for value in (None, 0.0123, 0.25, 1.5)] == [
-        "-",
-        "12.3 ms",
-        "250 ms",
-        "1.50 s",
+# --- kinds of figures -----------------------------------------------------------------------------------------
+
+
+def _blocks(folder: Path) -> list[Block]:
+    return collect_blocks(folder, load_paper())
+
+
+def _one(drawings: Iterator[Drawing]) -> Drawing:
+    (drawing,) = drawings
+    return drawing
+
+
+def test_every_method_has_another_look_also_in_grey() -> None:
+    looks = [style.look(number) for number in range(11)]
+    assert len({(one.colour, one.marker) for one in looks}) == 11
+    assert len({one.marker for one in looks}) == 11
+    assert len({(one.marker, str(one.dashes)) for one in looks[:5]}) == len(
+        {str(one.dashes) for one in looks[:5]}
+    )
+
+
+def test_scores_stand_against_all_costs_that_were_measured(tmp_path: Path, write_cell: WriteCell) -> None:
+    write_cell("zero_shot", parameters=0, flops=None, step=None, curve=())
+    write_cell("coop", scores=(0.5, 0.8))
+    (block,) = _blocks(tmp_path)
+    paper, every = efficiency.draw(block)
+    assert [paper.name, every.name] == ["A1", "efficiency"]
+    assert [axes.get_xlabel() for axes in paper.figure.axes] == ["Trainable parameters"]
+    labels = [axes.get_xlabel() for axes in every.figure.axes if axes.axison]
+    assert len(labels) == 6  # parameters, FLOPs and time; nobody measured memory
+    assert len(set(labels)) == 3
+    assert "n = 1000" in every.caption
+    drawn = {text.get_text() for text in every.figure.axes[0].texts}
+    assert {"Zero-shot", "CoOp"} <= drawn
+
+
+def test_a_forest_has_a_panel_per_column_and_a_line_per_method(tmp_path: Path, write_cell: WriteCell) -> None:
+    write_cell("zero_shot", parameters=0, curve=())
+    for seed in (0, 1):
+        write_cell("coop", seed, (0.5 + 0.02 * seed, 0.8))
+    (block,) = _blocks(tmp_path)
+    drawing = _one(forest.draw(block))
+    shown = [axes for axes in drawing.figure.axes if axes.axison]
+    assert [axes.get_title(loc="left").split("\n")[0] for axes in shown] == ["CheXpert 5x200"] * 2 + [
+        "RSNA"
+    ] * 2
+    assert {axes.get_xlabel() for axes in shown} == {"ACC (%), n = 1000", "AUC (%), n = 1000"}
+    means = [line.get_xdata()[0] for line in shown[0].lines if len(line.get_xdata()) == 1]
+    assert means == pytest.approx([40, 51])
+    ends = [list(line.get_xdata()) for line in shown[0].lines if line.get_marker() in ("None", "")]
+    assert [37, 43] in [pytest.approx(end) for end in ends]
+    assert "Band: Zero-shot" in drawing.caption
+
+
+def test_average_ranks_need_three_methods(tmp_path: Path, write_cell: WriteCell) -> None:
+    for number, method in enumerate(("zero_shot", "coop")):
+        write_cell(method, scores=(0.4 + 0.1 * number, 0.7))
+    assert list(ranks.draw(_blocks(tmp_path)[0])) == []
+    write_cell("taskres", scores=(0.6, 0.9))
+    drawing = _one(ranks.draw(_blocks(tmp_path)[0]))
+    texts = [text.get_text() for text in drawing.figure.axes[0].texts]
+    assert "TaskRes  1.00" in texts
+    assert any(text.startswith("CD = ") for text in texts)
+    assert "4 columns" in drawing.caption
+
+
+def test_training_curves_are_means_of_the_steps_of_all_seeds(tmp_path: Path, write_cell: WriteCell) -> None:
+    write_cell("coop", 0, curve=(0.5, 0.6, 0.7))
+    write_cell("coop", 1, curve=(0.5, 0.6))
+    drawing = _one(training.draw(_blocks(tmp_path)[0]))
+    (line,) = drawing.figure.axes[0].lines
+    assert np.asarray(line.get_xdata()).tolist() == [0, 10]
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([50.5, 60.5])
+
+
+def _sweep(choose: Choose, *values: float) -> None:
+    declared = [
+        ExperimentRow(title="frozen", method="zero_shot"),
+        *(ExperimentRow(title=f"r = {value:g}", method="coop", set={"r": value}) for value in values),
     ]
+    rows = [
+        ResolvedRow(
+            row.title,
+            "",
+            SUITE["name"],
+            "tiny",
+            method=row.method,
+            variant=f"r={row.set['r']:g}" if row.set else "",
+            value=row.set.get("r"),
+        )
+        for row in declared
+    ]
+    experiment = Experiment(
+        "A.3", "curve", title="Rank", tasks={"zeroshot": ("acc",)}, rows=tuple(declared), option="r"
+    )
+    choose((experiment, rows))
+
+
+def test_a_sweep_is_drawn_by_rising_value_with_what_is_missing_named(
+    tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose
+) -> None:
+    _sweep(choose_experiments, 8, 2, 4)
+    write_cell("zero_shot", parameters=0, curve=())
+    write_cell("coop", scores=(0.6, 0.7), variant="r=8")
+    write_cell("coop", scores=(0.5, 0.7), variant="r=2")
+    (block,) = experiment_blocks(_blocks(tmp_path), ("curve",))
+    drawing = _one(sweeps.draw(block))
+    assert drawing.name == "A3"
+    (axes,) = drawing.figure.axes
+    assert axes.get_xlabel() == "Rank (r)"
+    assert axes.get_xticks().tolist() == [2, 8]
+    curve = next(line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_zorder() == 2)
+    assert np.asarray(curve.get_ydata()).tolist() == pytest.approx([50, 60])
+    assert [text.get_text() for text in axes.texts] == ["CheXpert 5x200", "RSNA"]
+    assert "Not shown: r = 4 (not run)." in drawing.caption
+    assert "No values of the paper" in drawing.caption
+
+
+def test_one_point_is_no_curve(tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose) -> None:
+    _sweep(choose_experiments, 2, 8)
+    write_cell("coop", variant="r=8")
+    (block,) = experiment_blocks(_blocks(tmp_path), ("curve",))
+    assert list(sweeps.draw(block)) == []
+
+
+# --- answers --------------------------------------------------------------------------------------------------
+
+
+def test_confusion_worked_by_hand() -> None:
+    similarity = np.array([[3.0, 1, 0], [0, 1, 0], [0, 5, 1], [2, 1, 0]])
+    shares = confusion.confusion(similarity, np.array([0, 0, 1, 1]))
+    assert shares[:2].tolist() == [[0.5, 0.5, 0], [0.5, 0.5, 0]]
+    assert np.isnan(shares[2]).all()
+
+
+def test_calibration_error_worked_by_hand() -> None:
+    """Logits ln 3 and ln 9 against 0: confidences 3/4 and 9/10; of the first two answers one is right, of two both."""
+    similarity = np.log([[3.0, 1], [1, 3], [9, 1], [1, 9]]) / 2
+    found = reliability.reliability(similarity, np.array([0, 0, 0, 1]), scale=2.0)
+    assert found.ece == pytest.approx((2 * abs(0.5 - 0.75) + 2 * abs(1 - 0.9)) / 4)
+    filled = ~np.isnan(found.accuracy)
+    assert found.accuracy[filled].tolist() == [0.5, 1]
+    assert found.confidence[filled].tolist() == pytest.approx([0.75, 0.9])
+    assert np.flatnonzero(filled).tolist() == [11, 13]  # of 15 bins
+
+
+def _with_answers(cell: Any, similarity: np.ndarray, **info: Any) -> None:
+    result = cell.read_json("zeroshot.json")
+    result["datasets"]["rsna"]["info"] = {"classes": ["nothing", "something of a long name"], **info}
+    cell.write_json("zeroshot.json", result)
+    ids = np.array(["a", "b", "c", "d"])
+    arrays = {"image_id": ids, "patient_id": ids, "similarity": similarity, "target": np.array([0, 0, 1, 1])}
+    cell.write_npz("predictions/zeroshot-rsna.npz", arrays)
+
+
+def test_answers_of_all_seeds_are_drawn_once_per_method(tmp_path: Path, write_cell: WriteCell) -> None:
+    right = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    wrong = np.array([[0.0, 1], [1, 0], [0, 1], [0, 1]])
+    _with_answers(write_cell("coop", 0), right, logit_scale=1.0)
+    _with_answers(write_cell("coop", 1), wrong, logit_scale=1.0)
+    _with_answers(write_cell("zero_shot"), wrong, logit_scale=100.0)
+    stored = Stored.read(_blocks(tmp_path)[0], "zeroshot", "rsna")
+    matrix = _one(confusion.draw(stored))
+    _, coop = (axes for axes in matrix.figure.axes if axes.axison)
+    assert [text.get_text() for text in coop.texts] == ["75", "25", "0", "100"]
+    assert "n = 4" in matrix.caption
+    diagram = _one(reliability.draw(stored))
+    frozen, coop = (axes for axes in diagram.figure.axes if axes.axison)
+    sure = 100 / (1 + np.exp(-1))
+    assert frozen.texts[0].get_text() == "ECE 25.0"  # sure of four answers, three of them right
+    assert coop.texts[0].get_text() == f"ECE {((100 - sure) + abs(75 - sure)) / 2:.1f}"
+
+
+def test_transductive_answers_are_left_out(tmp_path: Path, write_cell: WriteCell) -> None:
+    _with_answers(write_cell("coop"), np.eye(2)[[0, 0, 1, 1]], transductive=True)
+    stored = Stored.read(_blocks(tmp_path)[0], "zeroshot", "rsna")
+    assert list(confusion.draw(stored)) == []
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def test_pictures_carry_title_caption_and_no_date(
+    tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose
+) -> None:
+    choose_experiments()
+    write_cell("coop")
+    write_cell("coop", backbone="other")
+    pictures = write_figures(_blocks(tmp_path), tmp_path / "report")
+    names = [picture.name for picture in pictures]
+    assert {"figure_A1", "figure_training", "figure_A1_toy_tiny"} <= set(names)
+    assert len(set(names)) == len(names)
+    for picture in pictures:
+        assert [path.stem for path in picture.files] == [picture.name] * 2
+        assert picture.caption.endswith(".")
+        with Image.open(picture.png) as image:
+            assert image.info["Description"] == picture.caption
+        assert b"CreationDate" not in picture.pdf.read_bytes()

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from benchmark.report import write_report
 from benchmark.report.collect import Block, collect_blocks
-from benchmark.report.panels import curve_figure, panel_figure, write_panels
+from benchmark.report.figures import maps, panels, write_figures
+from benchmark.report.figures.stored import Stored
+from benchmark.report.figures.style import Drawing
 from benchmark.report.paper import load_paper
 from benchmark.store import CellFolder
 from tests.report.conftest import WriteCell, metric
@@ -65,9 +68,15 @@ def _block(folder: Path) -> Block:
     return block
 
 
-def _titles(figure: Figure | None) -> list[str]:
-    assert figure is not None
-    return [axes.get_title() for axes in figure.axes if axes.get_title()]
+def _drawn(folder: Path, task: str) -> dict[str, Drawing]:
+    drawings = panels.draw(Stored.read(_block(folder), task, "siim"))
+    return {drawing.name.partition("_")[0]: drawing for drawing in drawings}
+
+
+def _titles(drawing: Drawing) -> list[str]:
+    """Titles of the columns of a grid of pictures: the only texts above it."""
+    (axes,) = drawing.figure.axes
+    return [text.get_text() for text in axes.texts if text.get_position()[1] < 0]
 
 
 def test_a_column_per_method_that_found_something_else(tmp_path: Path, write_cell: WriteCell) -> None:
@@ -78,42 +87,45 @@ def test_a_column_per_method_that_found_something_else(tmp_path: Path, write_cel
         ("full_ft", (0, -1)),
     ):
         _with_masks(write_cell(method), *found)
-    figure = panel_figure(_block(tmp_path), "outline", "siim")
-    titles = _titles(figure)
+    drawing = _drawn(tmp_path, "outline")["A5"]
+    titles = _titles(drawing)
     assert titles[:2] == ["Input", "Truth"]
     assert len(titles) == 5
     assert sum("and 1 more" in title for title in titles) == 1
-    assert figure is not None
-    assert len(figure.axes) == 2 * 5
-    note = figure.texts[-1].get_text() + figure.get_supxlabel()
-    assert "evenly spaced" in note
-    assert "The same predictions: " in note
+    films = [image for image in drawing.figure.axes[0].images if np.asarray(image.get_array()).ndim == 2]
+    assert len(films) == 2 * 5
+    assert "evenly spaced" in drawing.caption
+    assert "The same results, shown once: " in drawing.caption
 
 
 def test_masks_are_filled_where_they_are(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_masks(write_cell("zero_shot"), 4, -1)
-    figure = panel_figure(_block(tmp_path), "outline", "siim")
-    assert figure is not None
-    shades = [[image.get_array() for image in axes.images[1:]] for axes in figure.axes]
-    assert [len(one) for one in shades] == [0, 1, 1, 0, 1, 0]  # input, truth, prediction of either image
-    np.testing.assert_array_equal(np.asarray(shades[2][0])[..., 3] > 0, _masks(4)[0])
+    (axes,) = _drawn(tmp_path, "outline")["A5"].figure.axes
+    shades = [image for image in axes.images if np.asarray(image.get_array()).shape[-1] == 4]
+    places = [
+        tuple(int(value + 0.1) for value in (image.get_extent()[0], image.get_extent()[3]))
+        for image in shades
+    ]
+    assert places == [(1, 0), (2, 0), (1, 1)]  # column and row: both truths, the prediction that is not empty
+    np.testing.assert_array_equal(np.asarray(shades[1].get_array())[..., 3] > 0, _masks(4)[0])
 
 
 def test_boxes_lie_on_the_edges_of_their_pixels(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_boxes(write_cell("zero_shot"), [1, 1, 4, 4], [0, 2, 3, 8])
-    figure = panel_figure(_block(tmp_path), "find", "siim")
-    assert figure is not None
-    boxes = [[patch.get_bbox().extents.tolist() for patch in axes.patches] for axes in figure.axes]
-    assert [len(one) for one in boxes] == [0, 1, 3, 0, 2, 2]
-    assert boxes[1] == [[0.5, 0.5, 3.5, 4.5]]
-    assert boxes[2][1:] == [[0.5, 0.5, 3.5, 3.5], [-0.5, 1.5, 2.5, 7.5]]
-    assert [text.get_text() for text in figure.axes[2].texts] == ["0.75", "0.75"]
+    (axes,) = _drawn(tmp_path, "find")["A5"].figure.axes
+    boxes = [patch.get_bbox().extents for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert (
+        len(boxes) == 1 + 3 + 2 + 2
+    )  # truth, both in the column of the method, of the first and the second image
+    np.testing.assert_allclose(boxes[0] - [1.045, 0, 1.045, 0], np.array([1, 1, 4, 5]) / 8)
+    np.testing.assert_allclose(boxes[2] - [2.09, 0, 2.09, 0], np.array([1, 1, 4, 4]) / 8)
+    assert [text.get_text() for text in axes.texts if text.get_text()[0].isdigit()] == ["0.75", "0.75"]
 
 
 def test_a_method_that_was_shown_other_images_is_left_out(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_masks(write_cell("zero_shot"), 1, 1)
     _with_masks(write_cell("coop"), 2, 2, ids=np.array(["a", "z"]))
-    assert len(_titles(panel_figure(_block(tmp_path), "outline", "siim"))) == 3
+    assert len(_titles(_drawn(tmp_path, "outline")["A5"])) == 3
 
 
 def test_curves_end_where_recall_ends_and_average_over_overlaps_and_seeds(
@@ -122,9 +134,8 @@ def test_curves_end_where_recall_ends_and_average_over_overlaps_and_seeds(
     _with_boxes(write_cell("zero_shot", seed=0), precision=0.4)
     _with_boxes(write_cell("zero_shot", seed=1), precision=0.8)
     _with_boxes(write_cell("coop"), precision=1.0)
-    figure = curve_figure(_block(tmp_path), "find", "siim")
-    assert _titles(figure) == ["IoU 0.50", "Mean over IoU 0.40 to 0.50"]
-    assert figure is not None
+    figure = _drawn(tmp_path, "find")["pr"].figure
+    assert [axes.get_title() for axes in figure.axes] == ["IoU 0.50", "Mean over IoU 0.40 to 0.50"]
     (at_half, _), (mean, _) = (axes.lines for axes in figure.axes)
     assert np.asarray(at_half.get_xdata()).tolist() == [0, 25, 50]
     assert np.asarray(at_half.get_ydata()).tolist() == pytest.approx([60, 60, 30])
@@ -133,34 +144,67 @@ def test_curves_end_where_recall_ends_and_average_over_overlaps_and_seeds(
     assert labels[0] == labels[1] == [row.title for row in _block(tmp_path).rows]
 
 
+def test_maps_stand_beside_the_image_with_its_boxes(tmp_path: Path, write_cell: WriteCell) -> None:
+    for method, shift in (("zero_shot", 0.0), ("coop", 0.5), ("taskres", 0.0)):
+        _store(
+            write_cell(method),
+            "look",
+            panel_id=IDS,
+            panel_pixels=np.full((2, 8, 8), 90, np.uint8),
+            panel_truth=np.array([[1, 1, 4, 5], [2, 2, 7, 7], [0, 0, 2, 2]], np.float32),
+            panel_truth_image=np.array([0, 1, 1]),
+            panel_map=shift + np.arange(8, dtype=np.float32).reshape(2, 2, 2) / 10,
+        )
+    (drawing,) = maps.draw(Stored.read(_block(tmp_path), "look", "siim"))
+    (axes,) = drawing.figure.axes
+    assert drawing.name == "3_look_siim"
+    assert len(_titles(drawing)) == 3
+    assert sum("and 1 more" in title for title in _titles(drawing)) == 1
+    assert len(axes.patches) == 3 * 3  # three boxes in the image's column and in each method's
+    assert [image.get_array().shape for image in axes.images] == [(8, 8), (2, 2), (2, 2)] * 2
+    ranges = [text.get_text() for text in axes.texts if " to " in text.get_text()]
+    assert sorted(ranges) == ["0.00 to 0.30", "0.40 to 0.70", "0.50 to 0.80", "0.90 to 1.20"]
+
+
 def test_nothing_is_drawn_without_pictures_or_from_failed_runs(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_masks(write_cell("coop", status="failed"), 1, 1)
     write_cell("zero_shot")
-    assert write_panels([_block(tmp_path)], tmp_path / "report") == []
+    assert _drawn(tmp_path, "outline") == {}
 
 
 def test_a_damaged_file_costs_only_its_column(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_masks(write_cell("zero_shot"), 1, 1)
     damaged = _with_masks(write_cell("coop"), 2, 2).path / "predictions" / "outline-siim.npz"
     damaged.write_bytes(damaged.read_bytes()[:50])
-    assert len(_titles(panel_figure(_block(tmp_path), "outline", "siim"))) == 3
+    assert len(_titles(_drawn(tmp_path, "outline")["A5"])) == 3
 
 
-def test_the_report_writes_and_embeds_the_pictures(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_the_report_writes_and_embeds_the_pictures(
+    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
+) -> None:
+    choose_experiments()
     cell = write_cell("zero_shot", curve=(), parameters=0, flops=None)
     _with_masks(cell, 1, 3)
     _with_boxes(cell, [1, 1, 4, 4])
     names = ("figure_A5_outline_siim", "figure_A5_find_siim", "figure_pr_find_siim")
-    written = {path.name: path.read_bytes() for path in write_report(tmp_path, formats=["html"])}
-    assert {f"{name}.{kind}" for name in names for kind in ("png", "pdf")} <= set(written)
+    written = {path.name for path in write_report(tmp_path, formats=["html"])}
+    assert {f"{name}.{kind}" for name in names for kind in ("png", "pdf")} <= written
     page = (tmp_path / "report" / "index.html").read_text()
-    assert all(f'alt="{name}"' in page for name in names)
+    assert page.count("data:image/png;base64,") == sum(name.endswith(".png") for name in written)
 
 
-def test_the_same_store_gives_the_same_files(tmp_path: Path, write_cell: WriteCell) -> None:
-    _with_masks(write_cell("zero_shot"), 1, 3)
+def test_the_same_store_gives_the_same_files(
+    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
+) -> None:
+    choose_experiments()
+    _with_masks(write_cell("zero_shot", scores=None), 1, 3)
     once, twice = (
-        [path.read_bytes() for path in write_panels([_block(tmp_path)], tmp_path / folder)] for folder in "ab"
+        [
+            path.read_bytes()
+            for item in write_figures([_block(tmp_path)], tmp_path / folder)
+            for path in item.files
+        ]
+        for folder in "ab"
     )
-    assert len(once) == 2
+    assert len(once) >= 2
     assert once == twice

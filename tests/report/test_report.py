@@ -4,15 +4,16 @@ import copy
 import io
 import json
 import re
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from benchmark.cli import main
 from benchmark.errors import ConfigError, StoreError
-from benchmark.report import collect, console_table, write_report
+from benchmark.report import collect, read_report, write_report
 from benchmark.report.paper import load_paper
 from tests.report.conftest import SUITE, WriteCell
 
@@ -20,8 +21,9 @@ TITLES = {"zero_shot": "BiomedCLIP", "clip_lora": "CLIP-LoRA", "ace_lora": "ACE-
 
 
 @pytest.fixture(autouse=True)
-def _titles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Titles of the paper without importing the methods."""
+def _titles(monkeypatch: pytest.MonkeyPatch, choose_experiments: Callable[..., None]) -> None:
+    """Titles of the paper without importing the methods, and the main table alone."""
+    choose_experiments()
     monkeypatch.setattr(collect, "method_titles", lambda name: (TITLES.get(name, name),) * 2)
 
 
@@ -40,8 +42,10 @@ def store(tmp_path: Path, write_cell: WriteCell) -> Path:
     return tmp_path
 
 
-def _markdown_rows(path: Path) -> dict[str, list[str]]:
-    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+def _markdown_rows(path: Path, part: int = 0) -> dict[str, list[str]]:
+    """Rows of a table of a file by their first cell."""
+    tables = [text for text in path.read_text().split("\n\n") if text.startswith("|")]
+    lines = tables[part].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in rows}
 
@@ -49,17 +53,21 @@ def _markdown_rows(path: Path) -> dict[str, list[str]]:
 def test_csv_holds_means_over_seeds_as_fractions(store: Path) -> None:
     write_report(store, formats=["csv"])
     frame = pd.read_csv(store / "report" / "table_1.csv").set_index("title")
-    assert list(frame.index) == ["BiomedCLIP", "CLIP-LoRA", "ACE-LoRA", "user_method"]
+    methods = ["BiomedCLIP", "CLIP-LoRA", "ACE-LoRA", "user_method"]
+    assert list(frame.index) == [*methods, "Always the most frequent class"]
     ace = frame.loc["ACE-LoRA"]
     assert ace["chexpert_5x200_acc"] == pytest.approx(0.52)
     assert ace["chexpert_5x200_acc_sd"] == pytest.approx(0.04 / 2**0.5)
     assert ace["chexpert_5x200_acc_ci_low"] == pytest.approx(0.49)
     assert ace["rsna_auroc"] == pytest.approx(0.91)
-    assert ace["rsna_auroc_paper"] == pytest.approx(0.8719)
+    assert ace["chexpert_5x200_acc_n"] == 1000
     assert ace["trainable_parameters"] == 969_217
-    assert frame["chexpert_5x200_acc_difference"].isna().all()
-    assert (frame["difference_reason"] == "the images are generated").all()
-    assert pd.isna(frame.loc["user_method", "rsna_acc_paper"])
+    assert ace["by_tower_text"] == 12_000
+    majority = frame.loc["Always the most frequent class"]
+    assert (majority["kind"], majority["rsna_acc"]) == ("reference", 0.77)
+    assert frame["rsna_auroc_paper"].isna().all()
+    assert frame["rsna_auroc_difference"].isna().all()
+    assert (frame.loc[methods, "difference_reason"] == "the images are generated").all()
 
 
 def test_failed_runs_stay_out_of_means_and_all_troubles_are_noted(store: Path) -> None:
@@ -71,21 +79,38 @@ def test_failed_runs_stay_out_of_means_and_all_troubles_are_noted(store: Path) -
     assert "seed 2 failed (loss is not finite at step 7)" in lora["notes"]
 
 
-def test_markdown_marks_best_and_second_and_shows_the_papers_number_apart(store: Path) -> None:
+def test_markdown_marks_best_and_second_with_units_and_n(store: Path) -> None:
     write_report(store, formats=["md"])
     text = (store / "report" / "table_1.md").read_text()
     rows = _markdown_rows(store / "report" / "table_1.md")
     heads = rows["Method"]
-    acc, paper = heads.index("CheXpert 5x200 ACC"), heads.index("CheXpert 5x200 paper ACC")
+    acc = heads.index("CheXpert 5x200 ACC [%], n = 1000")
+    assert heads[acc - 1 : acc + 2 : 2] == [
+        "CheXpert 5x200 ACC paper [%], n = 1000",
+        "CheXpert 5x200 ACC difference [points], n = 1000",
+    ]
     assert rows["ACE-LoRA"][acc] == "**52.0** +- 2.8 [49.0, 55.0]"
     assert rows[r"CLIP-LoRA\*"][acc].startswith("<u>45.0</u>")
     assert rows["BiomedCLIP"][acc] == "35.0 [32.0, 38.0]"
-    assert rows["ACE-LoRA"][paper] == "49.80"
-    assert rows["Always the most frequent class"][heads.index("RSNA ACC")] == "77.0"
-    assert rows["ACE-LoRA"][heads.index("Trainable")] == "969 K"
-    assert rows["ACE-LoRA"][heads.index("Step")] == "20 ms"
-    assert "Differences from the paper are left blank: the images are generated." in text
+    assert rows["ACE-LoRA"][acc - 1] == rows["ACE-LoRA"][acc + 1] == ""
+    assert rows["Always the most frequent class"][heads.index("RSNA ACC [%], n = 1000")] == "77.0"
+    assert "and for differences are blank: the images are generated." in text
     assert "loss is not finite at step 7" in text
+
+
+def test_costs_stand_below_the_scores_with_the_convention(store: Path) -> None:
+    write_report(store, formats=["md"])
+    text = (store / "report" / "table_1.md").read_text()
+    rows = _markdown_rows(store / "report" / "table_1.md", part=1)
+    heads = rows["Method"]
+    assert list(rows)[2:] == ["BiomedCLIP", "CLIP-LoRA", "ACE-LoRA", "user\\_method"]
+    shown = {head: rows["ACE-LoRA"][heads.index(head)] for head in heads}
+    assert shown["Trainable parameters all"] == "969 K"
+    assert shown["Trainable parameters text"] == "12.0 K"
+    assert shown["Training step [ms]"] == "20.0"
+    assert shown["GFLOPs per pair training step"] == "4.00"
+    assert shown["Inference FLOPs, frozen = 1 merged"] == "-"
+    assert "FLOPs: multiply-add = 2." in text
 
 
 def test_differences_appear_where_the_suite_says_they_mean_something(
@@ -96,9 +121,11 @@ def test_differences_appear_where_the_suite_says_they_mean_something(
     write_cell("ace_lora", 0, (0.50, 0.80), suite=suite)
     write_report(tmp_path, formats=["md", "csv"])
     frame = pd.read_csv(tmp_path / "report" / "table_1.csv")
+    assert frame.loc[0, "chexpert_5x200_acc_paper"] == pytest.approx(0.498)
     assert frame.loc[0, "chexpert_5x200_acc_difference"] == pytest.approx(0.50 - 0.498)
     rows = _markdown_rows(tmp_path / "report" / "table_1.md")
-    assert rows["ACE-LoRA"][rows["Method"].index("CheXpert 5x200 paper ACC")] == "49.80 (+0.2)"
+    at = rows["Method"].index("CheXpert 5x200 ACC paper [%], n = 1000")
+    assert rows["ACE-LoRA"][at : at + 3] == ["49.80", "50.0 [47.0, 53.0]", "+0.2"]
 
 
 def test_data_that_are_not_as_published_are_named_and_not_compared(
@@ -113,9 +140,28 @@ def test_data_that_are_not_as_published_are_named_and_not_compared(
     write_report(tmp_path, formats=["md", "csv"])
     frame = pd.read_csv(tmp_path / "report" / "table_1.csv")
     assert frame["chexpert_5x200_acc_difference"].isna().all()
-    assert frame.loc[0, "chexpert_5x200_acc_paper"] == pytest.approx(0.498)
+    assert frame["chexpert_5x200_acc_paper"].isna().all()
+    assert frame.loc[0, "rsna_acc_paper"] == pytest.approx(0.7954)
     text = (tmp_path / "report" / "table_1.md").read_text()
+    assert "Blank for CheXpert 5x200: the data were prepared differently (notes below)." in text
     assert "CheXpert 5x200: not the published split (test: 10 ids)." in text
+
+
+def test_the_papers_numbers_are_left_blank_for_another_backbone_and_for_limited_runs(
+    tmp_path: Path, write_cell: WriteCell
+) -> None:
+    suite = copy.deepcopy(SUITE) | {"backbone": "tiny"}
+    suite["paper"]["comparable"] = True  # type: ignore[index]
+    write_cell("ace_lora", suite=suite, backbone="huge")
+    write_cell("ace_lora", suite=suite)
+    write_cell("clip_lora", suite=suite, limit=10)
+    (other, own) = read_report(tmp_path).rendered
+    assert "blank: the suite stands for the paper's with backbone tiny, not huge." in other.caption
+    frame = read_report(tmp_path).frames()["1"].set_index(["backbone", "method"])
+    assert pd.isna(frame.loc[("huge", "ace_lora"), "rsna_acc_paper"])
+    assert frame.loc[("tiny", "ace_lora"), "rsna_acc_paper"] == pytest.approx(0.7954)
+    assert pd.isna(frame.loc[("tiny", "clip_lora"), "rsna_acc_paper"])
+    assert "Table 1" in own.caption
 
 
 def test_a_suite_without_counterpart_in_the_paper_has_no_paper_columns(
@@ -125,7 +171,7 @@ def test_a_suite_without_counterpart_in_the_paper_has_no_paper_columns(
     write_report(tmp_path, formats=["md"])
     rows = _markdown_rows(tmp_path / "report" / "table_1.md")
     assert not [head for head in rows["Method"] if "paper" in head]
-    assert "chexpert\\_5x200 ACC" in rows["Method"]
+    assert "chexpert\\_5x200 ACC [%], n = 1000" in rows["Method"]
 
 
 def test_limited_runs_are_marked_and_never_ranked(tmp_path: Path, write_cell: WriteCell) -> None:
@@ -135,8 +181,9 @@ def test_limited_runs_are_marked_and_never_ranked(tmp_path: Path, write_cell: Wr
     write_cell("full_ft", 1, (0.99, 0.99), limit=64)
     write_report(tmp_path, formats=["md", "csv"])
     rows = _markdown_rows(tmp_path / "report" / "table_1.md")
-    assert rows[r"ACE-LoRA\*"][0].startswith("90.0")
-    assert rows[r"Full FT\*"][0].startswith("**45.0**")
+    at = rows["Method"].index("CheXpert 5x200 ACC [%], n = 1000")
+    assert rows[r"ACE-LoRA\*"][at].startswith("90.0")
+    assert rows[r"Full FT\*"][at].startswith("**45.0**")
     frame = pd.read_csv(tmp_path / "report" / "table_1.csv").set_index("title")
     assert not frame.loc["ACE-LoRA", "ranked"]
     assert "limited to 64 samples: not comparable" in frame.loc["ACE-LoRA", "notes"]
@@ -147,10 +194,12 @@ def test_a_method_whose_runs_all_failed_keeps_its_row(tmp_path: Path, write_cell
     write_cell("ace_lora", 0, None, status="failed", error="out of memory")
     write_cell("clip_lora", 0, None, status="running")
     write_cell("full_ft", 0)
-    write_report(tmp_path)
+    write_report(tmp_path, formats=["md"])
     rows = _markdown_rows(tmp_path / "report" / "table_1.md")
-    assert rows[r"ACE-LoRA\*"][0] == "-"
-    assert "out of memory" in (tmp_path / "report" / "index.html").read_text()
+    at = rows["Method"].index("CheXpert 5x200 ACC [%], n = 1000")
+    assert rows[r"ACE-LoRA\*"][at] == "failed"
+    assert rows[r"CLIP-LoRA\*"][at] == "-"
+    assert "seed 0 failed (out of memory)" in (tmp_path / "report" / "table_1.md").read_text()
     assert "seed 0 is unfinished" in (tmp_path / "report" / "table_1.md").read_text()
 
 
@@ -177,7 +226,7 @@ def test_several_backbones_and_suites_become_blocks_that_are_ranked_apart(
     write_cell("ace_lora", 0, (0.7, 0.9), suite={**SUITE, "name": "second", "title": "Second"})
     write_report(store, formats=["md", "csv"])
     text = (store / "report" / "table_1.md").read_text()
-    assert [line for line in text.splitlines() if line.startswith("###")] == [
+    assert [line for line in text.splitlines() if line.startswith("### ")] == [
         "### Second, backbone tiny",
         "### Toy suite, backbone other",
         "### Toy suite, backbone tiny",
@@ -196,7 +245,7 @@ def test_the_ceiling_is_a_separate_last_row(store: Path) -> None:
     write_report(store, formats=["md", "csv"])
     rows = _markdown_rows(store / "report" / "table_1.md")
     assert list(rows)[-1] == "Linear probe (supervised ceiling)"
-    assert rows["Linear probe (supervised ceiling)"][rows["Method"].index("RSNA ACC")] == "99.0"
+    assert rows["Linear probe (supervised ceiling)"][rows["Method"].index("RSNA ACC [%], n = 1000")] == "99.0"
     frame = pd.read_csv(store / "report" / "table_1.csv")
     assert frame.iloc[-1]["kind"] == "reference"
     (store / "ceilings.json").write_text('{"toy/tiny": []}')
@@ -214,55 +263,15 @@ def test_latex_is_balanced_and_escaped(tmp_path: Path, write_cell: WriteCell) ->
     assert r"50\% of A\&B\_\{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \# \$" in text
     bare = re.sub(r"\\[{}%&$#_\\]", "", text)
     assert bare.count("{") == bare.count("}")
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert text.count(r"\begin{") == text.count(r"\end{") == 4
     assert r"\textbf{40.0}" in text
     assert r"\underline{30.0}" in text
     assert r"under\_score*" in text
     assert r"\scriptsize [37.0, 43.0]" in text
-    body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
-    assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in body[1:]} == {len(columns)}
-
-
-class _Tags(HTMLParser):
-    """Counts what is open and collects scripts and images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.sources: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_html_is_self_contained_and_escapes_everything_from_the_store(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
-    evil = "<script>alert('x')</script>"
-    suite = copy.deepcopy(SUITE) | {"title": f"Suite {evil} $x^2$"}
-    suite["tasks"]["zeroshot"]["datasets"]["rsna"]["title"] = f"RSNA {evil}"  # type: ignore[index]
-    write_cell("ace_lora", 0, suite=suite, dirty=True)
-    write_cell("clip_lora", 0, suite=suite, status="partial", error=evil)
-    write_report(tmp_path)
-    text = (tmp_path / "report" / "index.html").read_text()
-    tags = _Tags()
-    tags.feed(text)
-    assert tags.open == []
-    assert "script" not in tags.seen
-    assert "&lt;script&gt;" in text
-    assert len(tags.sources) == 2
-    assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
-    assert "0123456789 with changes" in text
-    assert "1 of 2 runs were made with uncommitted changes" in text
-    assert "61 s" in text
+    for table in text.split(r"\begin{table*}")[1:]:
+        body = [line for line in table.splitlines() if line.endswith(r"\\")]
+        columns = table.split(r"\begin{tabular}{")[1].split("}")[0]
+        assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in body[1:]} == {len(columns)}
 
 
 def test_means_over_datasets_need_every_dataset(tmp_path: Path, write_cell: WriteCell) -> None:
@@ -281,26 +290,6 @@ def test_means_over_datasets_need_every_dataset(tmp_path: Path, write_cell: Writ
     assert lora.mean_over(block.keys("acc")) is None
 
 
-def test_html_lists_every_run_and_marks_the_best(store: Path) -> None:
-    write_report(store, formats=["html"])
-    text = (store / "report" / "index.html").read_text()
-    runs = text.split("<h2>Runs</h2>")[1]
-    assert runs.count("<tr>") == 1 + 7
-    assert "loss is not finite at step 7" in runs
-    assert '<span class="best">52.0</span> <small>&plusmn; 2.8</small>' in text
-    assert '<td class="paper">49.80</td>' in text
-
-
-def test_figures_are_written_as_png_and_pdf(store: Path) -> None:
-    written = write_report(store, formats=["html"])
-    names = {path.name for path in written}
-    for stem in ("figure_efficiency", "figure_training"):
-        assert {f"{stem}.png", f"{stem}.pdf"} <= names
-        assert (store / "report" / f"{stem}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-        assert (store / "report" / f"{stem}.pdf").read_bytes()[:5] == b"%PDF-"
-    assert all(path.is_file() for path in written)
-
-
 def test_efficiency_csv_averages_every_number_of_the_cells(store: Path) -> None:
     write_report(store, formats=["csv"])
     frame = pd.read_csv(store / "report" / "efficiency.csv").set_index("method")
@@ -314,18 +303,32 @@ def test_efficiency_csv_averages_every_number_of_the_cells(store: Path) -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_final_screen_shows_value_interval_parameters_and_time(store: Path, width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(console_table(store))
+    console.print(read_report(store).console())
     text = console.export_text()
-    for expected in ("52.0", "49.0-55.0", "969 K", "20 ms", "seed 2 failed"):
+    for expected in ("52.0", "49.0-55.0", "969 K", "20.0", "[ms]", "n=1000", "seed 2 failed"):
         assert expected in text
     assert "0.52" not in text
 
 
-def test_unknown_tables_and_formats_are_named_together(store: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        write_report(store, tables=["9"], formats=["docx"])
-    assert len(caught.value.problems) == 2
-    assert "unknown table '9'" in caught.value.problems[0]
+def test_unknown_tables_formats_and_baselines_are_named(store: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown table '9'.* Known: 1, all"):
+        write_report(store, tables=["9"])
+    with pytest.raises(ConfigError, match="unknown format 'docx'"):
+        write_report(store, formats=["docx"])
+    with pytest.raises(ConfigError, match=r"--baseline: unknown method 'ace'.* Did you mean 'ace_lora'"):
+        write_report(store, baseline="ace")
+
+
+def test_the_command_writes_the_tables_that_are_asked_for(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--output-dir", str(store), "--tables", "1", "--formats", "md", "--baseline", "clip_lora"]
+    assert main(["report", *words]) == 0
+    assert (store / "report" / "table_1.md").is_file()
+    assert not (store / "report" / "table_1.csv").exists()
+    assert str(store / "report" / "table_1.md") in capsys.readouterr().out.replace("\n", "")
+    assert main(["report", "--output-dir", str(store), "--baseline", "nothing"]) == 2
+    assert "error: --baseline: unknown method 'nothing'" in capsys.readouterr().err
 
 
 def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
@@ -334,7 +337,11 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_the_same_store_gives_the_same_files(tmp_path: Path, write_cell: WriteCell) -> None:
-    write_cell("ace_lora", curve=())
+    write_cell("ace_lora")
     first = {path.name: path.read_bytes() for path in write_report(tmp_path)}
     second = {path.name: path.read_bytes() for path in write_report(tmp_path)}
     assert first == second
+    assert {"index.html", "table_1.csv", "table_1.md", "table_1.tex", "efficiency.csv"} <= set(first)
+    for stem in ("figure_efficiency", "figure_training"):
+        assert first[f"{stem}.png"][:8] == b"\x89PNG\r\n\x1a\n"
+        assert first[f"{stem}.pdf"][:5] == b"%PDF-"

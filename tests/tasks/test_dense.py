@@ -17,15 +17,8 @@ from benchmark.data.augment import AS_IT_IS, Augment, View
 from benchmark.errors import CellError, ConfigError, DataError
 from benchmark.small_models import small_backbone
 from methods.base import Method
-from tasks.dense import (
-    DenseOptions,
-    TapBatches,
-    Taps,
-    check_apart,
-    panel_rows,
-    read_part,
-    tap_indices,
-)
+from tasks.dense import DenseOptions, check_apart, panel_rows, read_part
+from tasks.heads.taps import TapBatches, Taps, tap_indices
 from tasks.heads.training import decay_factor, fit_head, seeded
 from tests.small import context, method
 
@@ -214,7 +207,7 @@ def test_kept_features_are_those_computed_each_time(root: Path, monkeypatch: pyt
     around = context(wrapped.backbone, root)
     taps, augment = Taps(wrapped, (5, 11), around), Augment(0.5, 0.5)
     kept = list(TapBatches(taps, images, around, augment).epoch(1, 5, 0))
-    monkeypatch.setattr("tasks.dense.CACHE_BYTES", 0)
+    monkeypatch.setattr("tasks.heads.taps.CACHE_BYTES", 0)
     fresh = list(TapBatches(taps, images, around, augment).epoch(1, 5, 0))
     other = list(TapBatches(taps, images, around, augment).epoch(2, 5, 0))
     assert [len(batch.rows) for batch in kept] == [5, 5, 2]

@@ -16,8 +16,8 @@ from benchmark.errors import ConfigError, DataError
 from benchmark.metrics import plain_value
 from methods.base import Method
 from tasks.base import DatasetResult
-from tasks.dense import TapBatches, Taps
 from tasks.detection import DetectionOptions, DetectionTask, best_fixed_box
+from tasks.heads.taps import TapBatches, Taps
 from tests import small
 
 ENTRY: dict[str, Any] = {
@@ -109,7 +109,7 @@ def test_boxes_follow_the_flips_of_their_images(tmp_path: Path) -> None:
     context, task = small.context(method.backbone, tmp_path), DetectionTask(options)
     taps = Taps(method, options.taps, context)
     images = task.part(ENTRY, "train", taps, context)
-    detector = task.detector(taps, images, context)
+    detector = task.reader(taps, images, context.device)
     detector.head.eval()
     flipped = [
         detector.loss(batch, images)

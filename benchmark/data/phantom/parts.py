@@ -1,4 +1,4 @@
-"""The parts of the suite: one corpus, one validation set and three shifted evaluation sets.
+"""The parts of the suite: one corpus, one validation set and four shifted evaluation sets.
 
 Each part is a hospital, a rule for which findings its studies carry, and what is published with it.
 """
@@ -59,7 +59,7 @@ class Part:
         present: (rng, index of the block's first study, hospital) -> findings of a block, [BLOCK, 16] bool.
         split: what it is for.
         labels: ``report`` (read from the report), ``chexpert`` or ``nih`` (truth).
-        boxes, masks: whether pneumonia boxes and pneumothorax masks are published with it.
+        boxes, masks: whether boxes of pneumonia and consolidation, and pneumothorax masks, are published with it.
     """
 
     domain: Domain
@@ -108,6 +108,24 @@ class OneAgainst:
         return _with_devices(rng, findings, domain)
 
 
+@dataclass(frozen=True)
+class OneAmong:
+    """Every study has the target, and ``beside`` different ones of the others."""
+
+    target: str
+    others: tuple[str, ...]
+    beside: int
+
+    def __call__(self, rng: np.random.Generator, first: int, domain: Domain) -> Array:
+        """Draw the findings of a block, [BLOCK, 16] bool."""
+        del first
+        order = np.argsort(rng.random((BLOCK, len(self.others))), axis=1)[:, : self.beside]
+        findings = np.zeros((BLOCK, len(FINDINGS)), bool)
+        findings[np.arange(BLOCK)[:, None], np.array([INDEX[name] for name in self.others])[order]] = True
+        findings[:, INDEX[self.target]] = True
+        return _with_devices(rng, findings, domain)
+
+
 def _even(rng: np.random.Generator, first: int, domain: Domain) -> Array:
     """One fifth normal; the rest carries one to three findings, drawn almost evenly."""
     del first
@@ -127,6 +145,9 @@ PARTS: dict[str, Part] = {
     "nih": Part(NIH, 1500, _even, "val", "nih"),
     "chexpert_5x200": Part(CHEXPERT, 1000, _five, "test", "chexpert"),
     "rsna": Part(RSNA, 1000, OneAgainst("pneumonia", RSNA_OTHERS, hard=0.85), "test", "chexpert", boxes=True),
+    "rsna_boxes": Part(
+        RSNA, 1000, OneAmong("consolidation", RSNA_OTHERS, beside=2), "test", "chexpert", boxes=True
+    ),
     "siim": Part(
         SIIM, 1000, OneAgainst("pneumothorax", SIIM_OTHERS, hard=0.5), "test", "chexpert", masks=True
     ),
@@ -221,6 +242,6 @@ def describe(name: str, count: int, seed: int) -> dict[str, Any]:
         "image_size": IMAGE_SIZE,
         "split": part.split,
         "labels": part.labels,
-        "composition": asdict(part.present) if isinstance(part.present, OneAgainst) else None,
+        "composition": asdict(part.present) if isinstance(part.present, OneAgainst | OneAmong) else None,
         "hospital": asdict(part.domain),
     }

@@ -1,0 +1,209 @@
+"""Score against cost: trainable parameters, FLOPs, memory and time, with the Pareto front."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from benchmark.report.collect import Block, Row
+from benchmark.report.figures.style import (
+    GREY,
+    Drawing,
+    Look,
+    freeze_layout,
+    look,
+    new_figure,
+    samples_text,
+    seeds_text,
+    unranked_text,
+)
+from benchmark.report.labels import Segment, place_labels
+
+_SCORES = {"auroc": "Mean AUROC (%)", "acc": "Mean accuracy (%)"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A number of efficiency.json.
+
+    Attributes:
+        key: its name there. label: of the axis. unit: shown at its ticks. trained: whether it is a cost of training, so
+            that a method which trains nothing has none of it.
+    """
+
+    key: str
+    label: str
+    unit: str = ""
+    trained: bool = True
+
+
+_TRAINABLE = Cost("trainable_parameters", "Trainable parameters")
+_COSTS = (
+    _TRAINABLE,
+    Cost("step_flops_per_pair", "FLOPs of a training step per pair"),
+    Cost("peak_memory_bytes", "Peak memory of training (bytes)", "B"),
+    Cost("step_time_p50_s", "Median time of a training step (s)", "s"),
+)
+_FORWARD = Cost("forward_flops_per_pair", "FLOPs of a forward pass per pair", trained=False)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method in a scatter: cost (0 when nothing is trained), score and its spread in percent."""
+
+    title: str
+    cost: float
+    score: float
+    spread: float
+    look: Look
+    solid: bool
+
+
+def draw(block: Block) -> Iterator[Drawing]:
+    """Yield A1, the paper's (accuracy against parameters and forward FLOPs), and all scores against all costs."""
+    for name, scores, costs in (
+        ("A1", ("acc",), (_TRAINABLE, _FORWARD)),
+        ("efficiency", tuple(_SCORES), _COSTS),
+    ):
+        figure = _figure(block, scores, costs)
+        if figure is not None:
+            yield Drawing(name, f"Score against cost: {block.heading}", _caption(block, scores), figure)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, score) pairs those that no cheaper or equally cheap one reaches in score, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front
+
+
+def _figure(block: Block, scores: Sequence[str], costs: Sequence[Cost]) -> Figure | None:
+    points = {(score, cost): _points(block, score, cost) for score in scores for cost in costs}
+    known = {panel for panel, found in points.items() if any(point.cost for point in found)}
+    panels = [(score, cost) for cost in costs for score in scores if (score, cost) in known]
+    if not panels:
+        return None
+    wide = min(2, len(panels))
+    high = -(-len(panels) // wide)
+    figure = new_figure(width=4.8 * wide, height=3.6 * high + 0.3)
+    grid = list(figure.subplots(high, wide, squeeze=False).flat)
+    for axes, (score, cost) in zip(grid, panels, strict=False):
+        _scatter(axes, points[score, cost])
+        axes.set_xlabel(cost.label)
+        axes.set_ylabel(_SCORES[score])
+        _cost_ticks(axes, points[score, cost], cost.unit)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.suptitle(block.heading, fontsize=10, parse_math=False)
+    freeze_layout(figure)
+    for axes, panel in zip(grid, panels, strict=False):
+        _label_points(axes, points[panel])
+    return figure
+
+
+def _caption(block: Block, scores: Sequence[str]) -> str:
+    keys = [key for score in scores for key in block.keys(score)]
+    titles = [block.dataset_title(dataset) for dataset in dict.fromkeys(key[1] for key in keys)]
+    return (
+        f"Zero-shot scores, mean over {', '.join(titles)} ({samples_text(block.rows, keys)} each) and over "
+        f"{seeds_text(block.rows)}; bars: standard deviation over seeds. Costs as efficiency.csv has them. Dashed: "
+        f"Pareto front, what nothing cheaper reaches.{unranked_text(block.rows)}"
+    )
+
+
+def _points(block: Block, metric: str, cost: Cost) -> list[Point]:
+    points = []
+    for number, row in enumerate(block.rows):
+        score, price = row.mean_over(block.keys(metric)), _price(row, cost)
+        if score is not None and price is not None:
+            spread = 100 * (score.sd or 0.0)
+            points.append(Point(row.title, price, 100 * score.value, spread, look(number), row.ranked))
+    return points
+
+
+def _price(row: Row, cost: Cost) -> float | None:
+    """A cost; 0 for what is paid in training by a method that trains nothing, whatever the key."""
+    trains = row.efficiency.get("trainable_parameters") != 0
+    return row.efficiency.get(cost.key) if trains or not cost.trained else 0.0
+
+
+def _scatter(axes: Axes, points: Sequence[Point]) -> None:
+    axes.set_xscale("log")
+    free, low, high = _cost_range(points)
+    margin = max(2.0, (high / low) ** 0.12)
+    has_free = any(point.cost == 0 for point in points)
+    axes.set_xlim(free / margin**0.5 if has_free else low / margin, high * margin)
+    tops = [point.score + point.spread for point in points] or [1.0]
+    bottoms = [point.score - point.spread for point in points] or [0.0]
+    room = max(1.0, 0.12 * (max(tops) - min(bottoms)))
+    axes.set_ylim(min(bottoms) - room, max(tops) + room)
+    for point in points:
+        axes.errorbar(
+            point.cost or free,
+            point.score,
+            yerr=point.spread or None,
+            color=point.look.colour,
+            marker=point.look.marker,
+            markersize=7,
+            markerfacecolor=point.look.colour if point.solid else "white",
+            elinewidth=0.9,
+            capsize=2,
+            zorder=3,
+        )
+    for start, end in _front_lines(points):
+        axes.plot(*zip(start, end, strict=True), color="#888888", linewidth=1.0, linestyle="--", zorder=1)
+
+
+def _cost_range(points: Sequence[Point]) -> tuple[float, float, float]:
+    """Where "nothing trained" stands on the cost axis, and the lowest and highest cost of the others."""
+    positive = [point.cost for point in points if point.cost > 0] or [1.0]
+    low, high = min(positive), max(positive)
+    return low / max(4.0, (high / low) ** 0.16), low, high
+
+
+def _front_lines(points: Sequence[Point]) -> list[Segment]:
+    """The steps of the Pareto front of whole runs."""
+    free = _cost_range(points)[0]
+    front = pareto_front([(point.cost or free, point.score) for point in points if point.solid])
+    lines: list[Segment] = []
+    for (cost, score), (next_cost, next_score) in itertools.pairwise(front):
+        corner = (next_cost, score)
+        lines += [((cost, score), corner), (corner, (next_cost, next_score))]
+    return lines
+
+
+def _cost_ticks(axes: Axes, points: Sequence[Point], unit: str) -> None:
+    """Ticks with unit prefixes; the axis is cut between "nothing trained" and the lowest cost."""
+    free, low, _ = _cost_range(points)
+    has_free = any(point.cost == 0 for point in points)
+    cut = (free * low) ** 0.5 if has_free else 0.0
+    start, end = max(cut, axes.get_xlim()[0]), axes.get_xlim()[1]
+    decades = [10.0**power for power in range(-5, 17)]
+    ticks = [tick for tick in decades if start < tick < end]
+    if len(ticks) < 3:
+        ticks = [digit * tick for tick in decades for digit in (1, 2, 5) if start < digit * tick < end]
+    texts = [EngFormatter(unit=unit)(tick) for tick in ticks]
+    axes.set_xticks([free, *ticks] if has_free else ticks, ["none\ntrained", *texts] if has_free else texts)
+    axes.minorticks_off()
+    if has_free:
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        at_axis = axes.get_xaxis_transform()
+        axes.axvline(cut, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.text(cut, 0, "//", transform=at_axis, ha="center", va="center", clip_on=False, bbox=white)
+
+
+def _label_points(axes: Axes, points: Sequence[Point]) -> None:
+    free = _cost_range(points)[0]
+    labels = [(point.title, point.look.colour, (point.cost or free, point.score)) for point in points]
+    bars: list[Segment] = [
+        ((cost, score - point.spread), (cost, score + point.spread))
+        for point, (_, _, (cost, score)) in zip(points, labels, strict=True)
+    ]
+    place_labels(axes, labels, [*bars, *_front_lines(points)])

@@ -1,0 +1,124 @@
+"""Pictures of what a task found: test images with truth and predictions (like the paper's Figure A.5), PR curves.
+
+Both are drawn from what cells have stored, whatever the task: ``predictions/<task>-<dataset>.npz`` with the keys
+
+* ``panel_id`` [K], ``panel_pixels`` [K, H, W] or [K, H, W, 3] uint8, and ``panel_truth``, ``panel_prediction``: masks
+  [K, H, W], or boxes [M, 4] (x1, y1, x2, y2) with ``..._image`` [M] (row 0..K-1) and, if any, ``..._score`` [M];
+* ``pr_iou`` [T], ``pr_recall`` [P], ``pr_precision`` [T, P].
+
+The task chooses the images, by a rule that looks at no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from benchmark.report.figures.pictures import PictureGrid, Place, column_title
+from benchmark.report.figures.stored import Array, Shown, Stored, shared_columns
+from benchmark.report.figures.style import Drawing, lay_out, look, new_figure
+from benchmark.report.labels import Label, label_line_ends
+
+_TRUTH, _FOUND = "#56B4E9", "#E69F00"  # told apart by all eyes, and light enough for a dark film
+_SHOWN_IOU = 0.5
+
+
+def draw(stored: Stored) -> Iterator[Drawing]:
+    """Yield A5_<task>_<dataset> and pr_<task>_<dataset> where cells have stored what they need."""
+    yield from _panels(stored)
+    yield from _curves(stored)
+
+
+def _panels(stored: Stored) -> Iterator[Drawing]:
+    """A row per image: the image, the truth, and what each method found there (its first seed)."""
+    methods = stored.shown(("panel_id", "panel_pixels", "panel_truth", "panel_prediction"))
+    first = methods[0].arrays if methods else {}
+    methods = [method for method in methods if np.array_equal(method.arrays["panel_id"], first["panel_id"])]
+    count = len(first.get("panel_id", ()))
+    if not count:
+        return
+    title = _heading(stored)
+    titles = ["Input", "Truth", *(column_title(method.title) for method in methods)]
+    grid = PictureGrid.of(count, titles, title)
+    for image, pixels in enumerate(first["panel_pixels"]):
+        places = [grid.place(image, column, pixels.shape[:2]) for column in range(len(titles))]
+        for place in places:
+            place.pixels(pixels)
+        _draw(places[1], first, "truth", image)
+        for place, method in zip(places[2:], methods, strict=True):
+            _draw(place, first, "truth", image, dashed=True)
+            _draw(place, method.arrays, "prediction", image)
+    caption = (
+        "Truth: blue, dashed beside predictions. Predictions: orange, solid, of the first seed. Images: evenly spaced "
+        f"in the order of ids.{shared_columns(methods)}"
+    )
+    yield Drawing(f"A5_{stored.task}_{stored.dataset}", title, caption, grid.figure)
+
+
+def _curves(stored: Stored) -> Iterator[Drawing]:
+    """Precision against recall: at one overlap, and averaged over all of them; mean over seeds."""
+    methods = stored.shown(("pr_iou", "pr_recall", "pr_precision"))
+    if not methods:
+        return
+    overlaps = methods[0].arrays["pr_iou"]
+    nearest = int(np.argmin(np.abs(overlaps - _SHOWN_IOU)))
+    figure = new_figure(width=9.6, height=4.2)
+    pair = figure.subplots(1, 2, sharex=True, sharey=True)
+    titles = (f"IoU {overlaps[nearest]:.2f}", f"Mean over IoU {overlaps[0]:.2f} to {overlaps[-1]:.2f}")
+    curves: list[list[Label]] = []
+    for axes, name, rows in zip(pair, titles, ([nearest], range(len(overlaps))), strict=True):
+        curves.append([_curve(axes, method, list(rows)) for method in methods])
+        axes.set(title=name, xlabel="Recall (%)", xlim=(0, 100), ylim=(0, 100))
+    pair[0].set_ylabel("Precision (%)")
+    title = f"Precision and recall. {_heading(stored)}"
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    lay_out(figure)
+    for axes, ends in zip(pair, curves, strict=True):
+        label_line_ends(axes, ends)
+    caption = (
+        "Highest precision at each recall or beyond it, mean over seeds; a line ends where recall does."
+        + shared_columns(methods)
+    )
+    yield Drawing(f"pr_{stored.task}_{stored.dataset}", title, caption, figure)
+
+
+# --- drawing --------------------------------------------------------------------------------------------------
+
+
+def _heading(stored: Stored) -> str:
+    return f"{stored.task.capitalize()} on {stored.name}: {stored.block.heading}"
+
+
+def _draw(place: Place, arrays: Mapping[str, Array], what: str, image: int, *, dashed: bool = False) -> None:
+    """Draw the mask or the boxes of one image; dashed lines without filling are for comparison."""
+    values, key = arrays[f"panel_{what}"], f"panel_{what}_image"
+    colour, style = (_TRUTH if what == "truth" else _FOUND), ("dashed" if dashed else "solid")
+    if key not in arrays:
+        place.mask(values[image].astype(bool), colour, style, filled=not dashed)
+        return
+    own = arrays[key] == image
+    for corners in values[own]:
+        place.box(corners, colour, style)
+    scores = arrays.get(f"panel_{what}_score")
+    for corners, score in zip(values[own], () if scores is None else scores[own], strict=False):
+        place.text(float(corners[0]), float(corners[1]), f"{score:.2f}", color=colour, va="bottom")
+
+
+def _curve(axes: Axes, method: Shown, rows: list[int]) -> Label:
+    """Draw the mean curve of a method's runs and return its label: title, colour and last point."""
+    recall = 100 * method.arrays["pr_recall"]
+    precision = 100 * np.mean([run["pr_precision"][rows].mean(axis=0) for run in method.runs], axis=0)
+    reached = max(1, int(np.count_nonzero(precision)))
+    style = look(method.number)
+    axes.plot(
+        recall[:reached],
+        precision[:reached],
+        color=style.colour,
+        linestyle=style.dashes,
+        marker=style.marker,
+        markersize=4,
+        markevery=(method.number % 5, max(5, reached // 8)),
+    )
+    return method.title, style.colour, (float(recall[reached - 1]), float(precision[reached - 1]))

@@ -1,0 +1,157 @@
+"""Grounding: does the similarity of patches with a finding's prompts show where the finding is?
+
+Protocol of the ACE-LoRA paper's Figure 3: cosines of all patch features with the text feature of the finding,
+up-sampled to the image and laid beside the radiologists' boxes. Nothing is trained. The paper shows two films and gives
+no numbers; the metrics are those of ``benchmark/grounding_metrics.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmark.errors import ConfigError
+from benchmark.grounding_metrics import boxed, central_map, mean_of_defined, scores_of
+from benchmark.metrics import Array, Floats, weighted_mean
+from benchmark.registry import register_task
+from benchmark.settings import setting
+from benchmark.statistics import metrics_report
+from benchmark.trainer import autocast
+from methods.base import Method
+from tasks.base import DatasetResult, Task, TaskContext
+from tasks.dense import DenseImages, panel_rows, read_part
+from tasks.zeroshot import class_tokens
+
+
+@dataclass(frozen=True)
+class GroundingOptions:
+    """Options of the task."""
+
+    panels: int = setting(6, "images that are stored with boxes and map", low=0)
+    bootstrap: int = setting(1000, "resamples behind every interval", low=1)
+    bootstrap_seed: int = setting(0, "seed of the resamples, the same for all methods", low=0)
+
+
+@register_task("grounding")
+class GroundingTask(Task):
+    """Pointing game, AUROC of pixels and contrast-to-noise ratio, each with an interval clustered by patient."""
+
+    title = "Grounding"
+    Options = GroundingOptions
+    headline = ("map_auroc", "pointing")
+
+    def evaluate(
+        self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
+    ) -> DatasetResult:
+        """Map the finding on every image that shows it, and compare with its boxes.
+
+        Args:
+            method: in eval mode.
+            entry: as for zero-shot classification; ``positive`` is the finding, the dataset must have boxes.
+            name: the dataset's name in results.
+            context: surroundings.
+        """
+        texts, column = _finding(entry, name)
+        whole = entry if "test" in entry else {**entry, "test": {}}
+        data = read_part(whole, "test", "boxes", context, method.backbone.input_spec)
+        grids = similarity_maps(method, data, texts, column, context)
+        insides = [boxed(boxes, data.size) for boxes in data.boxes or ()]
+        maps = (upsample(grid, data.size) for grid in grids)
+        found = scores_of(maps, insides)
+        return DatasetResult(
+            n=len(data),
+            kind="grounding",
+            metrics=self.report(found, insides, data),
+            predictions={
+                "image_id": np.array(data.ids),
+                "patient_id": np.array(data.clusters),
+                **{f"sample_{metric}": values for metric, values in found.items()},
+                **_panels(data, grids, panel_rows(data.ids, self.options.panels)),
+            },
+            info={
+                "title": data.title,
+                "finding": texts[column],
+                "templates": list(context.templates),
+                "grid": list(grids.shape[1:]),
+                "data": data.digest,
+            },
+        )
+
+    def report(self, found: Mapping[str, Floats], insides: list[Array], data: DenseImages) -> dict[str, Any]:
+        """Return all metrics with intervals.
+
+        ``..._trivial`` is the map that is highest in the middle of every image; ``pointing_random`` a random pixel's
+        hit rate, which is the share of the image inside boxes.
+        """
+        trivial = scores_of([central_map(data.size)] * len(insides), insides)
+        metrics = {metric: mean_of_defined(values) for metric, values in found.items()}
+        metrics |= {f"{metric}_trivial": mean_of_defined(values) for metric, values in trivial.items()}
+        metrics["pointing_random"] = weighted_mean(np.array([inside.mean() for inside in insides]))
+        return metrics_report(
+            metrics,
+            len(data),
+            data.clusters,
+            resamples=self.options.bootstrap,
+            seed=self.options.bootstrap_seed,
+        )
+
+
+@torch.no_grad()
+def similarity_maps(
+    method: Method, data: DenseImages, texts: tuple[str, ...], column: int, context: TaskContext
+) -> Array:
+    """Return the cosines of all patches with one class, float32 ``[N, h, w]`` on the tower's grid.
+
+    Args:
+        method: in eval mode.
+        data: images.
+        texts: all classes, as they enter the templates.
+        column: the class that is mapped.
+        context: surroundings.
+    """
+    grid, parts = method.backbone.image.grid, []
+    context.reporter.start(f"grounding {data.title}", len(data))
+    with autocast(context.precision, context.device):
+        classes = method.prepare_classes(class_tokens(method, texts, context))
+        for start in range(0, len(data), context.batch_size):
+            rows = range(start, min(len(data), start + context.batch_size))
+            pixels = np.stack([data.pixels(row) for row in rows])
+            images = method.backbone.input_spec.to_input(pixels, context.device)
+            parts.append(method.classify_patches(images, classes)[..., column].float())
+            context.reporter.advance(len(rows))
+    return torch.cat(parts).unflatten(1, grid).cpu().numpy()
+
+
+def upsample(grid: Array, size: tuple[int, int]) -> Array:
+    """Return a map ``[h, w]`` of patches as one of pixels ``[H, W]``: bilinear between the patches' centres."""
+    values = torch.from_numpy(np.asarray(grid, dtype=np.float64))[None, None]
+    return functional.interpolate(values, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
+
+
+def _finding(entry: Mapping[str, Any], name: str) -> tuple[tuple[str, ...], int]:
+    """Return the class texts of an entry and the place of the finding that its boxes show."""
+    finding = entry.get("positive")
+    classes = list(entry.get("classes") or [finding])
+    if finding is None or finding not in classes:
+        raise ConfigError(
+            f"grounding on '{name}': no key 'positive' names the finding that the boxes show, one of 'classes'"
+        )
+    prompts = entry.get("prompts") or {}
+    return tuple(str(prompts.get(label, label)) for label in classes), classes.index(finding)
+
+
+def _panels(data: DenseImages, grids: Array, shown: Array) -> dict[str, Array]:
+    assert data.boxes is not None  # read_part saw to it
+    boxes = [data.boxes[row] for row in shown]
+    return {
+        "panel_id": np.array(data.ids)[shown],
+        "panel_pixels": np.stack([data.pixels(row) for row in shown]) if len(shown) else np.empty(0),
+        "panel_truth": np.concatenate([np.empty((0, 4)), *boxes]).astype(np.float32),
+        "panel_truth_image": np.repeat(np.arange(len(shown)), [len(one) for one in boxes]),
+        "panel_map": grids[shown],
+    }

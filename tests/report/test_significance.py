@@ -1,0 +1,346 @@
+"""Tests of a table: from stored predictions to sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmark.dense_metrics import Overlaps, segmentation_metrics
+from benchmark.metrics import plain_value, zero_shot_metrics
+from benchmark.paired import Placements, delong_test, holm, permutation_test
+from benchmark.report.collect import Block, Row, Run, make_row
+from benchmark.report.predictions import Resampled, read_predictions, run_evidence
+from benchmark.report.significance import BlockTests, block_tests, compare_rows, seed_error
+from benchmark.store import Store
+
+N = 200
+PATIENTS = np.array([f"p{i // 2:03d}" for i in range(N)])
+IDS = np.array([f"image-{i:03d}" for i in range(N)])
+TARGET = np.random.default_rng(0).integers(0, 3, N)
+NOISE = np.random.default_rng(1).normal(0, 1, (N, 3))
+Make = Callable[..., Run]
+ACC, AUC = ("zeroshot", "toy", "acc"), ("zeroshot", "toy", "auroc")
+
+
+def scores(skill: float, seed: int = 0) -> np.ndarray:
+    """Cosines whose noise is mostly that of all methods, so that pairs differ less than their accuracies."""
+    own = np.random.default_rng(100 + seed).normal(0, 0.15, (N, 3))
+    return (skill * np.eye(3)[TARGET] + NOISE + own).astype(np.float32)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Return a function that stores a run of one zero-shot dataset and reads it back as the report does."""
+
+    def run(
+        method: str,
+        skill: float = 1.0,
+        seed: int = 0,
+        *,
+        trained: int = 1000,
+        order: np.ndarray | None = None,
+        target: np.ndarray = TARGET,
+        arrays: dict[str, Any] | None = None,
+        info: dict[str, Any] | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> Run:
+        order = np.arange(N) if order is None else order
+        similarity = scores(skill, seed)
+        built = zero_shot_metrics("multiclass", similarity, 2.0, target)
+        values = metrics or {name: plain_value(one, N) for name, one in built.items()}
+        entries = {
+            name: {"value": value, "ci_low": None, "ci_high": None, "n": N} for name, value in values.items()
+        }
+        result = {
+            "n": N,
+            "kind": "multiclass",
+            "metrics": entries,
+            "info": {"logit_scale": 2.0, **(info or {})},
+        }
+        cell = Store(tmp_path).cell(f"runs/s/tiny/{method}/seed-{seed}")
+        stored = {"similarity": similarity[order], "target": target[order]} if arrays is None else arrays
+        cell.write_npz(
+            "predictions/zeroshot-toy.npz", {"image_id": IDS[order], "patient_id": PATIENTS[order], **stored}
+        )
+        config = {"suite_name": "s", "backbone": "tiny", "method": method, "seed": seed}
+        return Run(cell.path, config, "success", "", {"zeroshot": {"datasets": {"toy": result}}},
+                   {"trainable_parameters": trained}, {}, ())  # fmt: skip
+
+    return run
+
+
+def row(method: str, *runs: Run) -> Row:
+    return replace(make_row(method, runs), title=method.upper())
+
+
+def block(*rows: Row) -> Block:
+    spec = {"tasks": {"zeroshot": {"datasets": {"toy": {"title": "Toy set"}}}}}
+    return Block("s", "tiny", spec, rows)
+
+
+def seeds(make: Make, method: str, skill: float, count: int = 3) -> Row:
+    return row(method, *(make(method, skill, seed) for seed in range(count)))
+
+
+@pytest.fixture
+def table(make: Make) -> Block:
+    return block(
+        row("frozen", make("frozen", 1.0, 9, trained=0)),
+        seeds(make, "better", 1.8),
+        seeds(make, "alike", 1.02),
+    )
+
+
+def test_the_column_equals_the_tests_by_hand(table: Block) -> None:
+    tests = block_tests(table)
+    right = {name: (scores(skill, seed).argmax(1) == TARGET) for name, skill, seed in
+             [("base", 1.0, 9)] + [(f"b{s}", 1.8, s) for s in range(3)]}  # fmt: skip
+    expected = permutation_test(np.stack([right[f"b{s}"] for s in range(3)]), right["base"], PATIENTS)
+    found = tests.against("better", ACC)
+    assert found is not None
+    assert found.test is not None
+    assert found.test.p_value == expected.p_value
+    assert found.test.difference == pytest.approx(expected.difference)
+    assert (found.test.n, found.test.clusters) == (200, 100)
+    family = [tests.against_baseline[(cell, ACC)] for cell in ("better", "alike")]
+    raw = [one.test.p_value for one in family if one.test]
+    assert [one.p_adjusted for one in family] == pytest.approx(holm(raw))
+
+
+def test_macro_auroc_is_tested_by_delong(table: Block) -> None:
+    found = block_tests(table).against("alike", AUC)
+    assert found is not None
+    assert found.test is not None
+    assert found.test.test == "DeLong"
+    first, second = table.rows[2].scores[AUC].value, table.rows[0].scores[AUC].value
+    assert found.difference == pytest.approx(first - second, abs=1e-6)
+
+
+def test_verdicts_and_ties(table: Block) -> None:
+    tests = block_tests(table)
+    assert tests.baseline == "frozen"
+    better, alike = (tests.against(cell, ACC) for cell in ("better", "alike"))
+    assert better is not None
+    assert alike is not None
+    assert better.larger_than_noise
+    assert not alike.larger_than_noise
+    assert tests.against("frozen", ACC) is None
+    assert tests.tied_with_best(ACC) == {"better"}
+    assert block_tests(table, "better").tied_with_best(ACC) == {"better"}
+
+
+def test_tied_rows_are_found(make: Make) -> None:
+    tests = block_tests(block(seeds(make, "one", 1.0), seeds(make, "two", 1.01), seeds(make, "far", 0.1)))
+    assert tests.tied_with_best(ACC) == {"one", "two"}
+
+
+def test_same_block_same_tests(table: Block) -> None:
+    assert block_tests(table) is block_tests(table)
+    assert block_tests(table) is not block_tests(replace(table))
+    assert block_tests(table, "alike").baseline == "alike"
+    assert block_tests(table, "unknown").baseline == ""
+
+
+def test_words(table: Block) -> None:
+    words = block_tests(table).words([ACC])
+    assert words[0].startswith("Toy set ACC: BETTER (+")
+    assert "p < 0.001) differs from FROZEN; the other one does not (|difference| <= " in words[0]
+    assert "two standard errors over seeds" in words[1]
+    assert len(words) == 2  # no seed is missing
+    assert block_tests(table).short()[0].startswith("Toy set ACC: 1 of 2 differ from FROZEN, most BETTER (+")
+
+
+def test_words_say_when_one_seed_was_run(make: Make) -> None:
+    made = block(row("frozen", make("frozen", trained=0)), row("a", make("a", 1.8, 1)), seeds(make, "b", 1.0))
+    words = block_tests(made).words()
+    assert words[-1] == "A was run with one seed only: the noise of training is not covered there."
+    many = [row(f"m{i}", make(f"m{i}", 1 + i / 10, i)) for i in range(5)]
+    words = block_tests(block(row("frozen", make("frozen", trained=0)), *many)).words()
+    assert words[-1].startswith("The methods that train were run with one seed only")
+
+
+def test_words_without_baseline_name_ties(make: Make) -> None:
+    words = block_tests(
+        block(seeds(make, "one", 1.0), seeds(make, "two", 1.01), seeds(make, "far", 0.1))
+    ).words([ACC])
+    assert "is best;" in words[0]
+    assert "is not told apart from it" in words[0]
+
+
+def test_a_difference_within_the_spread_of_seeds_does_not_count(make: Make) -> None:
+    uneven = row("uneven", make("uneven", 0.9, 0), make("uneven", 2.6, 1))
+    tests = block_tests(block(row("frozen", make("frozen", 1.0, 9, trained=0)), uneven))
+    found = tests.against("uneven", ACC)
+    assert found is not None
+    assert found.significant
+    assert found.within_seeds
+    assert not found.larger_than_noise
+    assert (
+        "differs on these patients, but by no more than two standard errors over seeds"
+        in tests.words([ACC])[0]
+    )
+
+
+def test_seed_error(make: Make) -> None:
+    trained, frozen = seeds(make, "t", 1.5), row("f", make("f", trained=0))
+    values = [run.scores()[ACC]["value"] for run in trained.runs]
+    assert seed_error(trained, frozen, ACC) == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+    assert seed_error(trained, row("once", make("once", seed=4)), ACC) is None
+    head = row("h", make("h", trained=0, info={"head_parameters": 10}))
+    assert seed_error(trained, head, ACC) is None
+
+
+def test_order_of_samples_does_not_matter(make: Make) -> None:
+    order = np.random.default_rng(5).permutation(N)
+    plain, mixed = row("a", make("a", 1.5, 1)), row("b", make("b", 1.5, 1, order=order))
+    base = row("f", make("f", 1.0, 9, trained=0))
+    for key in (ACC, AUC, ("zeroshot", "toy", "balanced_acc"), ("zeroshot", "toy", "auroc_flat")):
+        first, second = compare_rows(plain, base, [key])[0].test, compare_rows(mixed, base, [key])[0].test
+        assert first is not None
+        assert second is not None
+        assert first.p_value == pytest.approx(second.p_value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"target": np.roll(TARGET, 1)}, "different samples or labels"),
+        ({"metrics": {"acc": 0.123}}, "not the stored 12.3"),
+        ({"metrics": {"acc": 0.5}, "arrays": {"other": np.zeros(N)}}, "no paired test"),
+        ({"metrics": {"auroc": 0.5}}, "X has no result"),
+    ],
+)
+def test_reasons(make: Make, changes: dict[str, Any], reason: str) -> None:
+    found = compare_rows(row("x", make("x", **changes)), row("f", make("f", trained=0)), [ACC])[0]
+    assert found.test is None
+    assert not found.larger_than_noise
+    assert reason in found.reason
+
+
+def test_missing_predictions_are_said_in_words(make: Make) -> None:
+    lost = make("lost", 1.5)
+    (lost.folder / "predictions" / "zeroshot-toy.npz").unlink()
+    made = block(row("frozen", make("frozen", trained=0)), row("lost", lost))
+    assert block_tests(made).words([ACC])[0] == "Toy set ACC: Not tested: LOST: its predictions are missing."
+    assert block_tests(made).tied_with_best(ACC) == frozenset()
+
+
+def test_rows_that_are_not_ranked_take_no_part(make: Make) -> None:
+    limited = replace(seeds(make, "limited", 3.0), ranked=False)
+    made = block(row("frozen", make("frozen", trained=0)), seeds(make, "a", 1.5), limited)
+    tests = block_tests(made)
+    assert tests.against("limited", ACC) is None
+    assert tests.tied_with_best(ACC) == {"a"}
+
+
+def test_per_sample_metrics_of_any_task(make: Make) -> None:
+    a, b = np.random.default_rng(3).random((2, N))
+    a[:5] = b[:5] = np.nan
+    rows = [
+        row(name, make(name, metrics={"cnr": float(np.nanmean(values))}, arrays={"sample_cnr": values}))
+        for name, values in (("a", a), ("b", b))
+    ]
+    key = ("zeroshot", "toy", "cnr")
+    test = compare_rows(rows[0], rows[1], [key])[0].test
+    expected = permutation_test(a[5:], b[5:], PATIENTS[5:])
+    assert test is not None
+    assert (test.difference, test.n) == (pytest.approx(expected.difference), N - 5)
+    assert test.p_value == pytest.approx(expected.p_value, abs=0.01)
+
+
+def test_dice_and_pooled_dice(make: Make) -> None:
+    generator = np.random.default_rng(4)
+    actual = generator.integers(10, 100, N)
+    rows = []
+    for name, share in (("a", 0.8), ("b", 0.6)):
+        shared = (actual * np.clip(generator.normal(share, 0.1, N), 0, 1)).astype(np.int64)
+        arrays = {"shared": shared, "predicted": actual, "actual": actual}
+        built = segmentation_metrics(Overlaps(**arrays))
+        values = {metric: plain_value(one, N) for metric, one in built.items()}
+        rows.append(row(name, make(name, metrics=values, arrays=arrays)))
+    for metric, kind in (("dice", "permutation"), ("iou", "permutation"), ("dice_pooled", "bootstrap")):
+        key = ("zeroshot", "toy", metric)
+        test = compare_rows(rows[0], rows[1], [key])[0].test
+        assert test is not None
+        assert test.test == kind
+        assert test.difference == pytest.approx(rows[0].scores[key].value - rows[1].scores[key].value)
+        assert test.ci_low < test.difference < test.ci_high
+        assert test.p_value < 0.01
+
+
+def test_boxes_are_tested_by_resampling(make: Make) -> None:
+    corners = np.tile([[8.0, 8.0, 40.0, 40.0]], (N, 1))
+    truth = {"truth": corners, "truth_image": np.arange(N)}
+    rows = []
+    for name, hits in (("a", 180), ("b", 60)):
+        found = corners.copy()
+        found[hits:] += 30
+        confidence = np.linspace(0.9, 0.6, N)
+        arrays = {"found": found, "found_image": np.arange(N), "found_score": confidence, **truth}
+        value = (1 + 100 * hits // N) / 101  # recalls 0, 0.01, ... up to the share of boxes found
+        run = make(name, metrics={"map": value}, arrays=arrays)
+        measure = run_evidence(run, ("zeroshot", "toy", "map")).measure
+        assert isinstance(measure, Resampled)
+        assert measure.values[0] == pytest.approx(value)
+        rows.append(row(name, run))
+    test = compare_rows(rows[0], rows[1], [("zeroshot", "toy", "map")])[0].test
+    assert test is not None
+    assert test.test == "bootstrap"
+    assert test.p_value < 0.01
+
+
+def test_binary_auroc_uses_the_positive_column(make: Make) -> None:
+    y = (TARGET > 0).astype(np.int64)
+    rows, placed = [], []
+    for name, seed in (("a", 1), ("b", 2)):
+        two = scores(0.5, seed)[:, :2]
+        two[:, 1] += 0.5 * y
+        value = plain_value(zero_shot_metrics("binary", two, 2.0, y)["auroc"], N)
+        run = make(name, metrics={"auroc": value}, arrays={"similarity": two, "target": y})
+        run.tasks["zeroshot"]["datasets"]["toy"]["kind"] = "binary"
+        rows.append(row(name, run))
+        placed.append(Placements.of(two[:, 1] - two[:, 0], y))
+    test = compare_rows(rows[0], rows[1], [AUC])[0].test
+    assert test is not None
+    assert test.p_value == pytest.approx(delong_test(*placed, PATIENTS).p_value, rel=1e-3)
+
+
+def test_ranks(make: Make, table: Block) -> None:
+    found = block_tests(table).ranks()
+    assert found is not None
+    assert found.names[0] == "better"
+    assert found.titles[0] == "BETTER"
+    assert found.columns == (ACC, AUC)
+    assert sum(found.average) == pytest.approx(6)
+    assert found.critical_difference == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 2)), abs=5e-3)
+    assert found.groups == (found.names,)
+    assert BlockTests(block(*table.rows[:2])).ranks() is None
+
+
+def test_transductive_columns_are_not_ranked(make: Make) -> None:
+    made = block(*(row(f"m{i}", make(f"m{i}", 1 + i, i, info={"transductive": True})) for i in range(3)))
+    assert block_tests(made).ranks() is None
+
+
+def test_a_second_task_on_the_same_data_is_named(make: Make) -> None:
+    rows = []
+    for name, skill in (("f", 1.0), ("a", 1.8)):
+        run = make(name, skill, 1, trained=0)
+        run.tasks["joint"] = run.tasks["zeroshot"]  # type: ignore[index]
+        stored = run.folder / "predictions" / "zeroshot-toy.npz"
+        stored.with_name("joint-toy.npz").write_bytes(stored.read_bytes())
+        rows.append(row(name, run))
+    tests = block_tests(block(*rows))
+    assert [key[0] for key in tests.keys] == ["zeroshot", "zeroshot", "joint", "joint"]
+    assert [words.split(":")[0] for words in tests.words()[:3:2]] == ["Toy set ACC", "Toy set ACC (joint)"]
+
+
+def test_predictions_are_read_as_they_are(make: Make) -> None:
+    found = read_predictions(make("a"), "zeroshot", "toy")
+    assert found.protocol.scale == 2.0
+    np.testing.assert_array_equal(found.arrays["target"], TARGET)
