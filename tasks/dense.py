@@ -283,7 +283,7 @@ class DenseTask(Task, Generic[Found]):
             validate=lambda: self.score(reader.read(val, context.batch_size), parts["val"]),
             options=options,
             context=context,
-            stage=f"train {name} head {parts['train'].title}",
+            stage=f"train {self.kind} head {parts['train'].title}",
         )
         constant = self.constant(parts["train"], parts["val"])
         parts["test"] = test = self.part(entry, "test", taps, context)

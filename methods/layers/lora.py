@@ -150,13 +150,9 @@ def drawn_mask(inputs: Tensor, probability: float) -> Tensor:
 
 def dropped(inputs: Tensor, keep: Tensor | None, probability: float) -> Tensor:
     """Return ``inputs`` with what is not kept set to 0 and the rest scaled up; unchanged without a mask."""
-    return inputs if keep is None else inputs * (keep.to(inputs.dtype) * (1 / (1 - probability)))
-
-
-def dropout(inputs: Tensor, probability: float) -> Tensor:
-    """Return ``inputs`` with each value dropped independently and the rest scaled up."""
-    keep = drawn_mask(inputs, probability) if probability > 0 else None
-    return dropped(inputs, keep, probability)
+    if keep is None:
+        return inputs
+    return (inputs * (1 / (1 - probability))).mul_(keep.view(torch.uint8))  # bool takes twice the time on a CPU
 
 
 def blocks_at(position: str, depth: int) -> range:

@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 import methods
 from benchmark.errors import ConfigError
-from methods.layers.lora import LoRA, LoRAOptions, blocks_at, dropout
+from benchmark.timing import saved_bytes
+from methods.layers.lora import LoRA, LoRAOptions, blocks_at, drawn_mask, dropped
 from tests.parity.ace_reference import golden_backbone
 
 
@@ -86,13 +88,68 @@ def test_placement_options() -> None:
 def test_dropout_meets_its_probability_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     values = torch.ones(1000, 401)
-    dropped = dropout(values, 0.1)
-    assert (dropped == 0).float().mean().item() == pytest.approx(0.1, abs=2e-3)
-    assert dropped.mean().item() == pytest.approx(1.0, abs=3e-3)
-    lanes = [(dropped.flatten()[lane::4] == 0).float().mean().item() for lane in range(4)]
+    thinned = dropped(values, drawn_mask(values, 0.1), 0.1)
+    assert (thinned == 0).float().mean().item() == pytest.approx(0.1, abs=2e-3)
+    assert thinned.mean().item() == pytest.approx(1.0, abs=3e-3)
+    lanes = [(thinned.flatten()[lane::4] == 0).float().mean().item() for lane in range(4)]
     assert lanes == pytest.approx([0.1] * 4, abs=4e-3)
-    assert not torch.equal(dropout(values, 0.1), dropped)
-    assert dropout(values, 0.0) is values
+    assert not torch.equal(dropped(values, drawn_mask(values, 0.1), 0.1), thinned)
+    assert dropped(values, None, 0.0) is values
+
+
+def plain_update(lora: LoRA, x: Tensor) -> Tensor:
+    """The formula, left to autograd; it draws the mask as LoRA does."""
+    if lora.training and lora.dropout:
+        x = x * (drawn_mask(x, lora.dropout).to(x.dtype) * (1 / (1 - lora.dropout)))
+    return lora.scale * functional.linear(functional.linear(x, lora.A), lora.B)
+
+
+def loss_and_gradients(function, lora: LoRA, x: Tensor, needs_input: bool) -> list[Tensor]:
+    torch.manual_seed(1)
+    lora.zero_grad()
+    leaf = x.clone().requires_grad_(needs_input)
+    loss = function(lora, leaf * 1.5).float().square().mean()
+    loss.backward()
+    return [loss.detach(), lora.A.grad, lora.B.grad, *([leaf.grad] if needs_input else [])]
+
+
+@pytest.mark.parametrize("needs_input", [True, False])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(2, 7, 16), (3, 1, 64), (5, 32), (2, 65, 192)])
+def test_own_backward_has_the_bits_of_plain_autograd(shape, dropout, bf16, needs_input) -> None:
+    torch.manual_seed(0)
+    lora, x = LoRA(shape[-1], 24, r=4, scale=0.5, dropout=dropout), torch.randn(shape)
+    nn.init.normal_(lora.B)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        own = loss_and_gradients(lambda module, values: module(values), lora, x, needs_input)
+        plain = loss_and_gradients(plain_update, lora, x, needs_input)
+    assert all(torch.equal(a, b) for a, b in zip(own, plain, strict=True))
+
+
+def test_own_backward_is_the_derivative() -> None:
+    torch.manual_seed(0)
+    lora = LoRA(5, 4, r=2, scale=0.5, dropout=0.3).double()
+    nn.init.normal_(lora.B)
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+
+    def update(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        torch.manual_seed(2)
+        return torch.func.functional_call(lora, {"A": a, "B": b}, (x,))
+
+    assert torch.autograd.gradcheck(update, (x, lora.A, lora.B))
+
+
+def test_three_updates_of_one_input_keep_it_once_and_their_masks_in_bytes() -> None:
+    x = torch.randn(4, 65, 192, requires_grad=True) * 1.0
+    updates = [LoRA(192, 192, r=4, scale=0.5, dropout=0.1) for _ in "qkv"]
+    own = saved_bytes(lambda: sum(update(x) for update in updates), besides=nn.ModuleList(updates))
+    plain = saved_bytes(
+        lambda: sum(plain_update(update, x) for update in updates), besides=nn.ModuleList(updates)
+    )
+    tokens = 4 * 65
+    assert own == tokens * (192 * 4 + 3 * (192 + 4 * 4))  # x, masks, rank-4 products
+    assert plain == tokens * 3 * (2 * 192 * 4 + 4 * 4)
 
 
 def test_dropout_acts_in_training_only_and_not_while_b_is_zero() -> None:

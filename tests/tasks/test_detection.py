@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmark.backbones.towers import TowerOutput
+from benchmark.config import load_config
 from benchmark.detection_metrics import RECALLS, Boxes, detection_metrics, match
 from benchmark.errors import ConfigError, DataError
 from benchmark.metrics import plain_value
@@ -202,3 +203,12 @@ def test_parts_that_share_images_are_refused(tmp_path: Path) -> None:
 def test_a_dataset_without_boxes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="boxes"):
         _result(tmp_path, entry=ENTRY | {"part": "siim"})
+
+
+def test_the_embedded_suite_tests_on_films_of_a_draw_of_its_own() -> None:
+    config = load_config({"methods": ["zero_shot"], "tasks": ["detection"]})
+    options = dict(config.task_options["detection"])
+    (entry,) = options.pop("datasets").values()
+    assert DetectionOptions(**options).conf == 0.5
+    assert entry["part"] == "rsna_boxes"
+    assert [entry[part]["seed"] for part in ("train", "val", "test")] == [1, 2, 4]

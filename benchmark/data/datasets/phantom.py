@@ -1,7 +1,7 @@
 """The embedded dataset ``phantom``: drawn when it is first asked for, kept in ``<data-root>/phantom/``.
 
-Parts: ``mimic`` (pairs of film and report), ``nih`` (validation), ``chexpert_5x200``, ``rsna``, ``siim``
-(evaluation).
+Parts: ``mimic`` (pairs of film and report), ``nih`` (validation), ``chexpert_5x200``, ``rsna``, ``rsna_boxes``,
+``siim`` (evaluation).
 """
 
 from __future__ import annotations

@@ -51,7 +51,11 @@ def _map(place: Place, values: Array) -> None:
     place.text(
         0.03 * place.size[1],
         0.97 * place.size[0],
-        f"{values.min():.2f} to {values.max():.2f}",
+        f"{_hundredths(values.min())} to {_hundredths(values.max())}",
         va="bottom",
         color="white",
     )
+
+
+def _hundredths(value: float) -> str:
+    return f"{round(float(value), 2) + 0.0:.2f}"  # adding 0 turns -0 into 0
