@@ -142,9 +142,9 @@ def read_part(
     merged = part_entry(entry, part)
     data = load_dataset(merged, context.data_root, context.reporter, spec.size)
     if truth == "masks" and data.masks is None:
-        raise DataError(f"{data.folder}: '{data.name}' has no masks, which segmentation needs")
+        raise DataError(f"{data.folder}: '{data.name}' has no masks, which this task needs")
     if truth == "boxes" and "boxes" not in data.manifest:
-        raise DataError(f"{data.folder}/manifest.csv: column 'boxes' is missing, which detection needs")
+        raise DataError(f"{data.folder}/manifest.csv: column 'boxes' is missing, which this task needs")
     all_boxes = _boxes(data) if truth == "boxes" else None
     shown = [len(boxes) > 0 for boxes in all_boxes] if all_boxes is not None else _has_mask(data)
     rows = np.flatnonzero(shown) if positives_only else np.arange(len(data))

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchmarkError, StoreError
+from benchmark.provenance import scrub
 from benchmark.registry import METHODS
 from benchmark.report.paper import PaperTables
 from benchmark.store import CellFolder, Store, cell_name
@@ -346,7 +347,7 @@ def _read_run(cell: CellFolder) -> Run:
             imported=_read(cell, "adapt.json").get("imported") or {},
         )
     except StoreError as error:
-        return Run(cell.path, {}, "unreadable", str(error), {}, {}, {}, [])
+        return Run(cell.path, {}, "unreadable", str(scrub(str(error))), {}, {}, {}, [])
 
 
 def _read(cell: CellFolder, name: str) -> dict[str, Any]:

@@ -66,13 +66,13 @@ class Point:
 
 def draw(block: Block) -> Iterator[Drawing]:
     """Yield A1, the paper's (accuracy against parameters and forward FLOPs), and all scores against all costs."""
-    for name, scores, costs in (
-        ("A1", ("acc",), (_TRAINABLE, _FORWARD)),
-        ("efficiency", tuple(_SCORES), _COSTS),
+    for name, title, scores, costs in (
+        ("A1", "Accuracy against parameters and FLOPs", ("acc",), (_TRAINABLE, _FORWARD)),
+        ("efficiency", "Scores against costs", tuple(_SCORES), _COSTS),
     ):
         figure = _figure(block, scores, costs)
         if figure is not None:
-            yield Drawing(name, f"Score against cost: {block.heading}", _caption(block, scores), figure)
+            yield Drawing(name, f"{title}: {block.heading}", _caption(block, scores), figure)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
