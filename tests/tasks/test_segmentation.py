@@ -257,7 +257,7 @@ def test_the_embedded_suite_has_the_task_and_its_parts() -> None:
     entries = options.pop("datasets")
     assert dataclasses.asdict(SegmentationOptions(**options))["rescale"] == [4.0, 2.0, 2.0, 1.0, 0.5]
     seeds = [entry.get("seed", 0) for entry in data_entries(config.suite) if entry.get("part") == "siim"]
-    assert seeds == [1, 2, 3]
+    assert seeds == [1, 2, 4]
     assert TASKS.get("segmentation") is SegmentationTask
     assert set(entries) == {"siim"}
 
