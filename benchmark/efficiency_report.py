@@ -1,0 +1,242 @@
+"""How measured costs are shown: a table on the terminal, efficiency.csv, efficiency.json and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from rich.table import Table
+
+from benchmark.against import TOLERANCE, Verdict
+from benchmark.console import Console
+from benchmark.efficiency import FLOPS_CONVENTION, peak_memory
+from benchmark.provenance import hardware, provenance, scrub
+from benchmark.report.figures.style import COLOURS, STYLE, new_figure
+from benchmark.store import write_whole
+from benchmark.timing import Times
+from benchmark.workbench import Workbench
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that one call measured.
+
+    Attributes:
+        rows: a method each. times: by "<name>|<what>".
+        verdicts: a target each. equal: differences of fast and plain forms. counts: FLOPs and bytes of each form.
+        surroundings: machine, versions, command, settings.
+    """
+
+    rows: Sequence[Row]
+    times: Mapping[str, Times]
+    verdicts: Sequence[Verdict]
+    equal: Sequence[Mapping[str, Any]]
+    counts: Mapping[str, Mapping[str, Any]]
+    surroundings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a terminal table: ``factor`` turns the stored value into the shown one."""
+
+    head: str
+    key: str
+    factor: float = 1.0
+
+
+_COUNTED = (
+    _Column("trained", "trainable_parameters"),
+    _Column("image", "trainable_image"),
+    _Column("text", "trainable_text"),
+    _Column("shared", "trainable_shared"),
+    _Column("all", "total_parameters"),
+    _Column("forward\nGFLOP/pair", "forward_flops_per_pair", 1e-9),
+    _Column("step\nGFLOP/pair", "step_flops_per_pair", 1e-9),
+    _Column("step, cached\nGFLOP/pair", "step_flops_per_pair_cached", 1e-9),
+    _Column("memory of\na step, MB", "step_memory_bytes", 1e-6),
+    _Column("adapter\nkB", "adapter_bytes", 1e-3),
+    _Column("use", "inference_overhead"),
+    _Column("use,\nmerged", "inference_overhead_merged"),
+)
+_TIMED = (
+    _Column("step p50\nms", "step_time_p50_s", 1e3),
+    _Column("p95\nms", "step_time_p95_s", 1e3),
+    _Column("fastest\nround", "step_time_fastest_round_s", 1e3),
+    _Column("slowest\nround", "step_time_slowest_round_s", 1e3),
+    _Column("CPU time\nms", "step_cpu_time_p50_s", 1e3),
+    _Column("pairs/s", "pairs_per_s"),
+    _Column("evaluation\nimages/s", "evaluation_images_per_s"),
+    _Column("use", "inference_time_overhead"),
+    _Column("use,\nmerged", "inference_time_overhead_merged"),
+)
+
+
+def surroundings(bench: Workbench, precision: str, rounds: int, command: str) -> dict[str, Any]:
+    """Return what is needed to read and repeat the figures."""
+    about = provenance({}, "")
+    gpu = bench.device.type == "cuda"
+    return {
+        "created": about["created"],
+        "command": scrub(command),
+        "backbone": bench.backbone.name,
+        "backbone_parameters": sum(value.numel() for value in bench.backbone.parameters()),
+        "batch_size": bench.batch_size,
+        "text_length": bench.text_length,
+        "precision": precision,
+        "rounds": rounds,
+        "device": str(bench.device),
+        "threads": torch.get_num_threads(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "process_peak_resident_bytes": peak_memory("cpu"),
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "packages": about["packages"],
+        "git": about["git"],
+        "flops_convention": FLOPS_CONVENTION,
+        "memory_convention": "peak allocated by torch with the model's weights, other models left out"
+        if gpu
+        else "bytes of distinct tensors that autograd keeps for the backward pass; parameters and buffers left out",
+        "time_convention": "turns in alternating order after a warm-up; median of the rounds' medians",
+        "ratio_convention": f"median over rounds of ratios within a round, of {'wall' if gpu else 'CPU'} time",
+    }
+
+
+# ---------------------------------------------------------------------------- terminal
+def show(run: Run, console: Console) -> None:
+    """Print the table, the comparison and what they were measured on."""
+    about = run.surroundings
+    console.line(
+        f"{about['backbone']}: {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "
+        f"{about['device']}, {about['threads']} thread(s), {about['rounds']} rounds"
+    )
+    for title, columns in (("counted", _COUNTED), ("timed", _TIMED)):
+        table = Table("method", title=title, title_justify="left")
+        for column in columns:
+            table.add_column(column.head, justify="right", no_wrap=True)
+        for row in run.rows:
+            table.add_row(str(row["title"]), *(_number(row[column.key], column.factor) for column in columns))
+        console.table(table)
+    console.line(f"memory: {about['memory_convention']}")
+    console.line(f"this process at its peak, resident: {about['process_peak_resident_bytes'] / 1e6:,.0f} MB")
+    console.line(
+        "use: cost of scoring an image, frozen model = 1; merged: with the updates folded into its weights"
+    )
+    console.line("steps are timed as in a run: towers that a method leaves alone bring cached features")
+    if run.verdicts:
+        _show_comparison(run, console)
+
+
+def _number(value: float | None, factor: float = 1.0) -> str:
+    """Return a number with three digits, all of them where there are more before the point; empty for None."""
+    if value is None:
+        return ""
+    shown = value * factor
+    whole = abs(shown) >= 100 or (isinstance(value, int) and factor == 1)
+    return f"{shown:,.0f}" if whole else f"{shown:.3g}"
+
+
+def _show_comparison(run: Run, console: Console) -> None:
+    for item in run.equal:
+        options = " ".join(f"{key}={value}" for key, value in item["options"].items())
+        console.line(
+            f"equal, fp64: {item['method']} {options}: loss {item['loss']:.0e}, gradients {item['gradients']:.0e}, "
+            f"scores {item['scores']:.0e} apart (relative; allowed {TOLERANCE:g})"
+        )
+    table = Table(title="fast forms against plain ones", title_justify="left")
+    for head in ("target", "what", "measured", "rounds", "wanted", "met"):
+        table.add_column(head)
+    for line in run.verdicts:
+        table.add_row(*_line(line))
+    console.table(table)
+
+
+def _line(line: Verdict) -> tuple[str, ...]:
+    rounds = "" if line.spread is None else f"{line.spread[0]:.2f}..{line.spread[1]:.2f}"
+    met = line.note or ("" if line.met is None else "met" if line.met else "NOT met")
+    return str(line.number), line.what, _number(line.measured), rounds, line.target, met
+
+
+# ---------------------------------------------------------------------------- files
+def write(run: Run, folder: Path) -> list[Path]:
+    """Write efficiency.csv, efficiency.json and figure_efficiency.png and .pdf; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in ("efficiency.csv", "efficiency.json")]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(run.rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(run.rows)
+    content = {
+        **run.surroundings,
+        "methods": list(run.rows),
+        "forms": dict(run.counts),
+        "differences": list(run.equal),
+        "targets": [asdict(line) for line in run.verdicts],
+        "seconds": {name: {"wall": times.wall, "cpu": times.cpu} for name, times in run.times.items()},
+    }
+    for path, text in zip(paths, (table.getvalue(), json.dumps(content, indent=1) + "\n"), strict=True):
+        _write(path, text.encode())
+    return paths + _figure(run, folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _figure(run: Run, folder: Path) -> list[Path]:
+    panels = (
+        ("step_flops_as_run", "Step, GFLOP per pair", 1e-9),
+        ("step_time_p50_s", "Step, ms", 1e3),
+        ("step_memory_bytes", "Memory of a step, MB", 1e-6),
+        ("evaluation_images_per_s", "Evaluation, images/s", 1.0),
+    )
+    about = run.surroundings
+    with mpl.rc_context(STYLE):
+        figure = new_figure(width=11, height=1.2 + 0.28 * len(run.rows))
+        grid = list(figure.subplots(1, len(panels), sharey=True, squeeze=False).flat)
+        for axes, (key, label, factor) in zip(grid, panels, strict=True):
+            _bars(axes, run.rows, key, factor)
+            axes.set_xlabel(label)
+        grid[0].set_yticks(range(len(run.rows)), [str(row["title"]) for row in run.rows])
+        grid[0].invert_yaxis()
+        figure.suptitle(
+            f"{about['backbone']}, {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "
+            f"{(about['hardware']['gpus'] or [about['hardware']['cpu']])[0]}, {about['threads']} thread(s)",
+            fontsize=9, parse_math=False,
+        )  # fmt: skip
+        paths = []
+        for kind, metadata in (("png", {"Software": "medpeft-bench"}), ("pdf", {"CreationDate": None})):
+            path, drawn = folder / f"figure_efficiency.{kind}", io.BytesIO()
+            figure.savefig(drawn, format=kind, metadata=metadata)
+            _write(path, drawn.getvalue())
+            paths.append(path)
+    return paths
+
+
+def _bars(axes: Axes, rows: Sequence[Row], key: str, factor: float) -> None:
+    """Draw one bar per method; steps with their fastest and slowest round, nothing where nothing is trained."""
+    for place, row in enumerate(rows):
+        value = row.get(key)
+        if key == "step_flops_as_run":
+            value = row["step_flops_per_pair_cached"] or row["step_flops_per_pair"]
+        if value is None:
+            continue
+        error = None
+        if key == "step_time_p50_s":
+            low, high = row["step_time_fastest_round_s"], row["step_time_slowest_round_s"]
+            error = [[(value - low) * factor], [(high - value) * factor]]
+        axes.barh(
+            place, value * factor, xerr=error, color=COLOURS[1], height=0.7, error_kw={"elinewidth": 0.9}
+        )
+    axes.grid(axis="y", visible=False)
