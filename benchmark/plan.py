@@ -16,7 +16,7 @@ import rich.table
 from benchmark.config import Recipe, RunConfig
 from benchmark.errors import StoreError
 from benchmark.provenance import scrub
-from benchmark.registry import METHODS
+from benchmark.registry import METHODS, TASKS
 from benchmark.store import CellFolder, Store, UnreadableError, cell_name
 
 State = Literal["todo", "partial", "done"]
@@ -254,11 +254,16 @@ def plan_table(plan: Plan) -> rich.table.Table:
 def _specs(config: RunConfig) -> Iterator[CellSpec]:
     for method in config.methods:
         one = bool(getattr(METHODS.get(method), "deterministic", False))
-        for seed in config.seeds[:1] if one else config.seeds:
+        for number, seed in enumerate(config.seeds):
+            tasks = config.task_options
+            if one and number > 0:  # only what a task itself draws differs from the first seed
+                tasks = {name: tasks[name] for name in tasks if getattr(TASKS.get(name), "draws", False)}
+                if not tasks:
+                    continue
             yield CellSpec(
                 suite_name=config.suite_name, suite=config.suite, backbone=config.backbone,
                 pretrained=config.pretrained, method=method, options=config.options[method], seed=seed,
-                recipe=config.recipes[method], tasks=config.task_options, data_root=config.data_root,
+                recipe=config.recipes[method], tasks=tasks, data_root=config.data_root,
                 device=config.device, num_workers=config.num_workers, limit=config.limit,
                 plugins=config.plugins, eval_only=config.eval_only, variant=config.variants.get(method, ""),
             )  # fmt: skip

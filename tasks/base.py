@@ -75,12 +75,15 @@ class Task(ABC):
         image_only: the result depends on nothing but the adapted image tower and the seed, so that all methods which
             leave that tower alone share one result; with an option ``untrained`` that is on, the same is measured on
             an untrained tower and stands beside the first headline metric.
+        draws: whether the task itself draws with the run's seed, for example the start of a head. A method that trains
+            nothing then runs with every seed, else with the first one alone.
     """
 
     title: ClassVar[str]
     Options: ClassVar[type] = NoOptions
     headline: ClassVar[tuple[str, ...]] = ()
     image_only: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def __init__(self, options: Any = None) -> None:
         self.options = options if options is not None else self.Options()

@@ -237,6 +237,7 @@ class DenseTask(Task, Generic[Found]):
     """
 
     image_only = True
+    draws = True
     Options: ClassVar[type] = DenseOptions
     kind: ClassVar[str]
     truth: ClassVar[Literal["masks", "boxes"]]

@@ -12,6 +12,7 @@ from benchmark.config import load_config
 from benchmark.errors import StoreError
 from benchmark.paths import ROOT
 from benchmark.plan import CellSpec, make_plan, plan_table
+from benchmark.registry import TASKS
 from benchmark.runner import execute_cell
 from benchmark.store import Store
 
@@ -45,6 +46,13 @@ def test_one_cell_per_method_and_seed_but_one_for_deterministic_methods(flags, w
     ]
     assert {cell.state for cell in cells} == {"todo"}
     assert cells[0].cost == 2.0
+
+
+def test_deterministic_methods_have_more_seeds_where_a_task_draws(flags, world, monkeypatch):
+    config = load_config(flags | {"seeds": "0,1,2"})
+    monkeypatch.setattr(TASKS.get("fake_task"), "draws", True, raising=False)
+    cells = make_plan(config, Store(world / "out")).cells
+    assert [cell.spec.seed for cell in cells if cell.spec.method == "fake_two"] == [0, 1, 2]
 
 
 def test_spec_survives_json(flags, world):
