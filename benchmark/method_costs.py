@@ -103,7 +103,8 @@ def adapter_bytes(candidate: Candidate) -> int:
 def _things(
     bench: Workbench, candidates: Mapping[str, Candidate], rows: Iterable[Row], precision: str
 ) -> Iterable[tuple[str, Callable[[], object]]]:
-    still = Candidate(bench, Form("zero_shot", precision=precision))
+    untrained = next(name for name in METHODS.names(extras=False) if METHODS.get(name).deterministic)
+    still = Candidate(bench, Form(untrained, precision=precision))
     yield f"{FROZEN}|score", still.score
     yield f"{FROZEN}|image", lambda: bench.frozen_pass("image")
     yield f"{FROZEN}|text", lambda: bench.frozen_pass("text")

@@ -201,7 +201,7 @@ class Store:
         self.output_dir = output_dir
 
     def cell(self, folder: str) -> CellFolder:
-        """Return the cell folder of a plan's relative name, for example ``runs/phantom/tiny/coop/seed-0``."""
+        """Return the cell folder of a plan's relative name, for example ``runs/<suite>/<backbone>/<method>/seed-0``."""
         return CellFolder(self.output_dir / folder)
 
     def cells(self) -> Iterator[CellFolder]:

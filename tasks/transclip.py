@@ -30,11 +30,10 @@ from benchmark.data.samples import LabelledImages
 from benchmark.errors import ConfigError
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from benchmark.statistics import zero_shot_report
 from benchmark.trainer import autocast
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
-from tasks.zeroshot import image_batches, read_images, similarities
+from tasks.zeroshot import image_batches, read_images, scored, similarities
 
 NEIGHBOURS = 3
 PROTOTYPES = 8
@@ -90,37 +89,10 @@ class TransClipTask(Task):
         log_y = torch.from_numpy(scale * similarity).to(context.device).log_softmax(dim=1)
         features = image_features(method, data, context, f"features {data.title}")
         log_z = assign(features, log_y, text_weight=self.options.text_weight).cpu().numpy()
-        metrics = zero_shot_report(
-            data.kind,
-            log_z,
-            1.0,
-            data.targets,
-            data.clusters,
-            resamples=self.options.bootstrap,
-            seed=self.options.bootstrap_seed,
-        )
-        return DatasetResult(
-            n=len(data),
-            kind=data.kind,
-            metrics=metrics,
-            predictions={
-                "image_id": np.array(data.ids),
-                "patient_id": np.array(data.clusters if data.clusters is not None else data.ids),
-                "similarity": log_z.astype(np.float32),
-                "target": data.targets,
-            },
-            info={
-                "title": data.title,
-                "transductive": True,
-                "classes": list(data.classes),
-                "templates": list(context.templates),
-                "logit_scale": 1.0,  # what multiplies `similarity`, which is log z here
-                "text_scale": scale,
-                "class_shares": {"before": _shares(log_y.cpu().numpy()), "after": _shares(log_z)},
-                "data": data.digest,
-                **data.facts,
-            },
-        )
+        shares = {"before": _shares(log_y.cpu().numpy()), "after": _shares(log_z)}
+        facts = {"transductive": True, "text_scale": scale, "class_shares": shares}
+        # log z is a score already, so nothing multiplies it
+        return scored(data, log_z, 1.0, context, self.options, **facts)
 
 
 @torch.no_grad()

@@ -63,34 +63,7 @@ class ZeroShotTask(Task):
         data = read_images(entry, name, context)
         similarity = similarities(method, data, context, f"zero-shot {data.title}")
         scale = float(method.logit_scale().detach())
-        metrics = zero_shot_report(
-            data.kind,
-            similarity,
-            scale,
-            data.targets,
-            data.clusters,
-            resamples=self.options.bootstrap,
-            seed=self.options.bootstrap_seed,
-        )
-        return DatasetResult(
-            n=len(data),
-            kind=data.kind,
-            metrics=metrics,
-            predictions={
-                "image_id": np.array(data.ids),
-                "patient_id": np.array(data.clusters if data.clusters is not None else data.ids),
-                "similarity": similarity.astype(np.float32),
-                "target": data.targets,
-            },
-            info={
-                "title": data.title,
-                "classes": list(data.classes),
-                "templates": list(context.templates),
-                "logit_scale": scale,
-                "data": data.digest,
-                **data.facts,
-            },
-        )
+        return scored(data, similarity, scale, context, self.options)
 
     def validator(
         self, entry: Mapping[str, Any], context: TaskContext
@@ -119,6 +92,50 @@ class ZeroShotTask(Task):
             return {"auroc": float(auroc_multilabel(scores, targets, min_positives=least))}
 
         return validate
+
+
+def scored(
+    data: LabelledImages,
+    similarity: np.ndarray,
+    scale: float,
+    context: TaskContext,
+    options: Any,  # Any: whatever has bootstrap and bootstrap_seed
+    **facts: Any,
+) -> DatasetResult:
+    """Return the result of classes scored for every image.
+
+    Args:
+        data: what was scored.
+        similarity: ``[N, C]``.
+        scale: what multiplies it before softmax.
+        context: surroundings.
+        options: of the task, with ``bootstrap`` and ``bootstrap_seed``.
+        **facts: what else identifies the protocol.
+    """
+    metrics = zero_shot_report(
+        data.kind, similarity, scale, data.targets, data.clusters,
+        resamples=options.bootstrap, seed=options.bootstrap_seed,
+    )  # fmt: skip
+    return DatasetResult(
+        n=len(data),
+        kind=data.kind,
+        metrics=metrics,
+        predictions={
+            "image_id": np.array(data.ids),
+            "patient_id": np.array(data.clusters if data.clusters is not None else data.ids),
+            "similarity": similarity.astype(np.float32),
+            "target": data.targets,
+        },
+        info={
+            "title": data.title,
+            "classes": list(data.classes),
+            "templates": list(context.templates),
+            "logit_scale": scale,
+            **facts,
+            "data": data.digest,
+            **data.facts,
+        },
+    )
 
 
 def read_images(entry: Mapping[str, Any], name: str, context: TaskContext) -> LabelledImages:

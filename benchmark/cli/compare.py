@@ -1,7 +1,7 @@
 """Compare two methods of one folder of results, or two folders, on the same test patients.
 
-compare ace_lora clip_lora --output-dir results
-compare ace_lora ace_lora+topk=3
+compare METHOD OTHER --output-dir results
+compare METHOD METHOD+option=3
 compare results_before results_after
 
 Differences are the first minus the second. What is tested, and when a difference counts: docs/statistics.md.

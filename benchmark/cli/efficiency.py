@@ -1,7 +1,7 @@
 """Measure what methods cost at the size of a backbone, on made-up pairs: no data, no download.
 
 efficiency --methods all --backbone random:biomedclip --batch-size 4
-efficiency --methods clip_lora ace_lora --backbone random:biomedclip --against naive
+efficiency --methods NAME OTHER --backbone random:biomedclip --against naive
 
 random:NAME is the architecture of a backbone with random weights. What is measured and how: docs/efficiency.md.
 """

@@ -21,7 +21,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_list(
         "--tables", "all, or ids such as 1,5,A3 (default: 1 and every table whose runs are all there)"
     )
-    parser.add_argument("--baseline", help="method that the others are tested against (default: zero_shot)")
+    parser.add_argument(
+        "--baseline",
+        help="method that the others are tested against (default: the row in which nothing is trained)",
+    )
     parser.add_list("--formats", f"formats to write: {', '.join(FORMATS)} (default: all)")
 
 
