@@ -7,6 +7,7 @@ number that multiplies cosines, and for example a hypergraph) and ``medpeft_benc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from benchmark.backbones import Backbone
-from benchmark.errors import StoreError
+from benchmark.errors import BenchmarkError, StoreError
 from benchmark.plan import CellSpec
 from methods.base import Method, PeftAdapter
 
@@ -188,10 +189,12 @@ def options_of(checkpoint: Checkpoint, name: str, cls: type[Method], backbone: B
     fields = set(getattr(cls.Options, "__dataclass_fields__", ()))
     if checkpoint.official is not None:
         tell: Any = getattr(sys.modules[cls.__module__], "official_options", None)
-        told = dict(tell(checkpoint.official)) if tell else {}
+        with _naming(checkpoint.path):
+            told = dict(tell(checkpoint.official)) if tell else {}
     else:
         assert checkpoint.config is not None and checkpoint.tensors is not None  # noqa: PT018  (a folder has both)
-        told = cls.options_from_peft(checkpoint.config, checkpoint.tensors, backbone)
+        with _naming(checkpoint.path):
+            told = cls.options_from_peft(checkpoint.config, checkpoint.tensors, backbone)
         about = checkpoint.about or {}
         told = {**(about.get("options") or {} if about.get("method") == name else {}), **told}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in told.items()}
@@ -225,11 +228,21 @@ def _load_official(method: Method, checkpoint: Checkpoint) -> list[str]:
     if load is None:
         raise StoreError(f"{method.card.title} reads no authors' checkpoint, only folders in peft's layout")
     try:
-        load(method, checkpoint.official)
+        with _naming(checkpoint.path):
+            load(method, checkpoint.official)
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise StoreError(f"'{checkpoint.path}' does not fit {method.card.title}: {reason}") from error
     return []
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let what a method says against a checkpoint begin with its name."""
+    try:
+        yield
+    except BenchmarkError as error:
+        raise StoreError(f"'{path}': {error}") from error
 
 
 def _load_folder(method: Method, checkpoint: Checkpoint) -> list[str]:
@@ -271,11 +284,13 @@ def _same_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
 def _read_folder(path: Path) -> Checkpoint:
     if not (path / CONFIG).is_file() or not (path / TENSORS).is_file():
         raise StoreError(f"'{path}' is no adapter of peft: expected {CONFIG} and {TENSORS} in it")
-    rest, about = path / REST, path / ABOUT
+    rest, about, config = path / REST, path / ABOUT, _read_json(path / CONFIG)
+    if not isinstance(config.get("peft_type"), str):
+        raise StoreError(f"'{path / CONFIG}' names no peft_type, so it does not describe an adapter of peft")
     return Checkpoint(
         path,
         _sha256(path / TENSORS),
-        config=_read_json(path / CONFIG),
+        config=config,
         tensors=_read_tensors(path / TENSORS),
         rest=_read_tensors(rest) if rest.is_file() else None,
         about=_read_json(about) if about.is_file() else None,

@@ -18,6 +18,7 @@ from benchmark.layers import read_yaml
 from benchmark.paths import configs
 from benchmark.timing import Times, in_turns, ratio, step_memory
 from benchmark.workbench import Candidate, Form, Workbench, shared_copy
+from methods import naive
 from methods.base import Method
 
 TOLERANCE = 1e-5
@@ -137,8 +138,19 @@ def measure_forms(
     *,
     rounds: int,
     told: Callable[[str], None],
-) -> tuple[dict[str, dict[str, Any]], dict[str, Times]]:
-    """Return counts (step_flops, saved_bytes) of each form, and the times that targets name, by "<form>|<quantity>"."""
+    done: Callable[[dict[str, dict[str, Any]], dict[str, Times]], None],
+) -> None:
+    """Measure forms side by side.
+
+    Args:
+        bench: with the backbone and the pairs.
+        wanted: forms by name.
+        targets: what they are measured for.
+        rounds: of timing.
+        told: called with a few words about each stage.
+        done: called after each round with the counts of each form (step_flops, saved_bytes), and the times that targets
+            name, by "<form>|<quantity>".
+    """
     timed = {
         (entry.get(side), entry.get("quantity", "").replace("pairs_per_s", "step_time"))
         for entry in targets
@@ -154,16 +166,13 @@ def measure_forms(
             "step_flops": measure_method(method, candidate.batch)["step_flops_per_pair"],
             "saved_bytes": step_memory(candidate.forward, candidate.step, method),
         }
-        calls = {"step_time": candidate.step, "evaluation_time": candidate.evaluate}
+        calls: dict[str, Callable[[], object]] = {
+            "step_time": candidate.step,
+            "evaluation_time": candidate.evaluate,
+        }
+        calls |= {f"{piece}_time": call for piece, call in naive.pieces(method, candidate.batch).items()}
         things |= {f"{name}|{what}": call for what, call in calls.items() if (name, what) in timed}
-    told("warm-up")
-    times = in_turns(
-        things,
-        rounds=rounds,
-        device=bench.device,
-        told=lambda number: told(f"round {number} of {rounds} done"),
-    )
-    return counts, times
+    in_turns(things, rounds=rounds, device=bench.device, told=told, done=lambda times: done(counts, times))
 
 
 def verdicts(
@@ -173,6 +182,7 @@ def verdicts(
     *,
     bench: Workbench,
     rows: Sequence[Mapping[str, Any]] = (),
+    stages: Sequence[Mapping[str, Any]] = (),
 ) -> list[Verdict]:
     """Return a line per target.
 
@@ -182,8 +192,12 @@ def verdicts(
         times: of that, and of ``method_costs.measure``.
         bench: where they were measured.
         rows: of ``method_costs.measure``.
+        stages: of ``input_pipeline.measure``.
     """
-    judge = _Judge(counts, times, bench, {row["method"]: row for row in rows}, _elsewhere(content, bench))
+    judge = _Judge(
+        counts, times, bench,
+        {row["method"]: row for row in rows}, {row["name"]: row for row in stages}, _elsewhere(content, bench),
+    )  # fmt: skip
     return [judge.verdict(entry) for entry in content["targets"]]
 
 
@@ -200,6 +214,7 @@ class _Judge:
     times: Mapping[str, Times]
     bench: Workbench
     rows: Mapping[str, Mapping[str, Any]]
+    stages: Mapping[str, Mapping[str, Any]]
     elsewhere: str
 
     @property
@@ -217,19 +232,22 @@ class _Judge:
             return Verdict(number, what, target=target, note="not measured here")
         note = self.elsewhere if target else ""
         if entry.get("device", self.device) != self.device:
-            note = f"judged on {entry['device']} only"
+            target, note = "", f"{target} on {entry['device']}"
         return Verdict(number, what, value, spread, target, None if note else met, note)
 
     def measured(self, entry: Mapping[str, Any]) -> tuple[float | None, tuple[float, float] | None]:
         if "cached" in entry:
             return self.cached(entry["cached"])
+        if "input" in entry:
+            stage = self.stages.get(entry["input"])
+            return (None, None) if stage is None else (stage["per_cpu_second"], None)
         of, quantity = str(entry["of"]), str(entry["quantity"])
         against = str(entry.get("against", of))
         if of not in self.counts or against not in self.counts:
             return None, None
         if quantity == "pairs_per_s":
             return self.bench.batch_size / self.times[f"{of}|step_time"].median, None
-        if quantity in ("step_time", "evaluation_time"):
+        if quantity.endswith("_time"):
             return self.faster(self.times[f"{against}|{quantity}"], self.times[f"{of}|{quantity}"])
         return self.counts[of][quantity] / self.counts[against][quantity], None
 

@@ -4,7 +4,8 @@
 values have moved. *cached*: the method declares that a tower's features are constant, the moved tower confirms it, and
 the features that follow from stored ones equal the live ones. *labels*: the loss cannot be computed without them.
 *merges*: :func:`folded` gives a plain backbone with the method's features. *unseen*: class lists of any length are
-scored, each class on its own. *identity*: features equal the frozen model's before the first step.
+scored, each class on its own. *identity*: features equal the frozen model's before the first step. *resnet*: whether it
+works where the image tower is a ResNet, which has no tokens; if not, the line that says so.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Backbone, Tower, load_backbone
+from benchmark.backbones import Backbone, Tower, from_open_clip, load_backbone
+from benchmark.backbones.resnet import ResNetTower
 from benchmark.backbones.towers import SITES
 from benchmark.data.samples import Batch
 from benchmark.efficiency import parameter_counts
-from benchmark.small_models import FAMILIES, Build, made, moved, small_backbone
+from benchmark.errors import BenchmarkError
+from benchmark.small_models import FAMILIES, Build, made, moved, small_backbone, small_batch
 from methods.base import Method
 
 Kind = Literal["image", "text"]
@@ -38,6 +41,7 @@ class Capabilities:
         trained: trained values on the embedded backbone, logit scale not counted.
         changes, cached: towers. merges: None where nothing trains.
         families: tower families on which all of this was found. notes: declarations that what was found contradicts.
+        resnet: why it does not work with a ResNet as image tower; empty where it does.
     """
 
     trained: int
@@ -49,6 +53,7 @@ class Capabilities:
     identity: bool
     families: tuple[str, ...]
     notes: tuple[str, ...]
+    resnet: str = ""
 
 
 def capabilities(build: Build) -> Capabilities:
@@ -73,6 +78,7 @@ def capabilities(build: Build) -> Capabilities:
     notes = [note for item in each for note in item.notes]
     notes += [f"{family}: {type(error).__name__}: {error}" for family, error in problems.items()]
     merges = {item.merges for item in each}
+    resnet, unclear = _on_resnet(build)
     return Capabilities(
         trained=_count(build),
         changes=_in_order(kind for item in each for kind in item.changes),
@@ -82,7 +88,8 @@ def capabilities(build: Build) -> Capabilities:
         unseen_classes=all(item.unseen_classes for item in each),
         identity=all(item.identity for item in each),
         families=tuple(found),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys([*notes, *unclear])),
+        resnet=resnet,
     )
 
 
@@ -111,6 +118,33 @@ def _on_family(build: Build, family: str) -> Capabilities:
     return Capabilities(
         trains, changes, cached, needs_labels, merges, unseen, identity, (family,), tuple(notes)
     )
+
+
+def _on_resnet(build: Build) -> tuple[str, list[str]]:
+    """Return why a method does not work with a ResNet as image tower ("": it does), and a note if that is not clear."""
+    try:
+        torch.manual_seed(0)
+        method = build(small_resnet())
+        batch: Any = small_batch(method.backbone)
+        method.loss(batch)
+        method.eval().similarity(batch.images, batch.token_ids)
+    except BenchmarkError as error:
+        return str(error), []
+    except Exception as error:  # a stranger's method may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        return reason, [f"with a ResNet as image tower it fails without a clear line: {reason}"]
+    return "", []
+
+
+def small_resnet() -> Backbone:
+    """Return a small random model whose image tower is a ResNet."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, head_width=64, image_size=32)
+        text = CLIPTextCfg(context_length=24, vocab_size=80, width=48, heads=2, layers=3)
+        return from_open_clip(CLIP(32, vision, text, quick_gelu=True), name="random:small_resnet")
 
 
 # ---------------------------------------------------------------------------- one question each
@@ -203,7 +237,10 @@ def folded(method: Method, onto: Backbone) -> Backbone:
     for name, value in onto.model.state_dict().items():
         if name in learnt:
             value.copy_(learnt[name])
-    for tower, target in ((source.backbone.image, onto.image), (source.backbone.text, onto.text)):
+    pairs = ((source.backbone.image, onto.image), (source.backbone.text, onto.text))
+    for tower, target in (
+        pair for pair in pairs if not isinstance(pair[0], ResNetTower)
+    ):  # it takes no deltas
         for index in range(tower.depth):
             for site in SITES:
                 if _is_adapted(tower, index, site):

@@ -14,17 +14,21 @@ import torch
 import methods
 from benchmark import adapters
 from benchmark.backbones import Backbone, load_backbone
+from benchmark.backbones.preprocess import preprocess_of
 from benchmark.checkpoint import Checkpoint
 from benchmark.config import build_options
 from benchmark.console import Reporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.features import FrozenFeatures
-from benchmark.data.load import check_dataset, data_entries, load_dataset
-from benchmark.data.samples import POLICIES, PairData, pairs
+from benchmark.data.load import check_dataset, entries_by_use, load_dataset
+from benchmark.data.prepared import Prepared
+from benchmark.data.samples import POLICIES, PairData, blank_pairs, pairs
 from benchmark.efficiency import measure_method, peak_memory, step_times
-from benchmark.errors import ConfigError
+from benchmark.errors import ConfigError, DataError
 from benchmark.inference import frozen_flops, inference_costs
+from benchmark.parallel import ALONE, World
 from benchmark.plan import CellSpec, task_done
+from benchmark.pseudonyms import Pseudonyms, id_key
 from benchmark.registry import TASKS
 from benchmark.shared import FROZEN, TowerResults, is_shared
 from benchmark.store import CellFolder
@@ -36,32 +40,53 @@ _FLOPS_PAIRS = 8
 
 
 def prepare_suite(suite: Mapping[str, Any], data_root: Path, reporter: Reporter) -> None:
-    """Make what all cells of a suite share, once: generated datasets are written now, missing ones are told."""
-    for entry in data_entries(suite):
-        check_dataset(entry, data_root, reporter)
+    """Make what all cells of a suite share, once, and open all data: what is missing or contradicts the suite is told.
+
+    Generated datasets are written now.
+    """
+    for use, entry in entries_by_use(suite):
+        prepared = check_dataset(entry, data_root, reporter)
+        if use == "corpus":
+            read_pairs(entry, prepared)
+        elif check := getattr(TASKS.get(use), "check_data", None):
+            check(entry, prepared)
 
 
-def run_cell(spec: CellSpec, folder: CellFolder, reporter: Reporter) -> None:
+def read_pairs(entry: Mapping[str, Any], prepared: Prepared, limit: int | None = None) -> PairData:
+    """Return the pairs of a suite's corpus, at most ``limit``.
+
+    Raises:
+        ConfigError, DataError: as in :func:`benchmark.data.samples.pairs`.
+    """
+    limits = [most for most in (entry.get("limit"), limit) if most is not None]
+    policy = {key: str(entry[key]) for key in POLICIES if key in entry}
+    share = float(entry.get("fraction", 1))
+    return pairs(str(entry["dataset"]), prepared, limit=min(limits, default=None), fraction=share, **policy)
+
+
+def run_cell(spec: CellSpec, folder: CellFolder, reporter: Reporter, world: World = ALONE) -> None:
     """Bring one cell to its end; what an earlier, interrupted run finished is kept.
 
     Args:
         spec: what to run.
         folder: where everything goes.
         reporter: told about progress.
+        world: processes that call this together, each with its own device in ``spec``. They adapt as one, and deal out
+            the tasks; the first one writes all else.
 
     Raises:
         BenchmarkError: whatever the user can mend.
     """
-    _Cell(spec, folder, reporter).run()
+    _Cell(spec, folder, reporter, world).run()
 
 
 class _Cell:
-    def __init__(self, spec: CellSpec, folder: CellFolder, reporter: Reporter) -> None:
-        self.spec, self.folder, self.reporter = spec, folder, reporter
+    def __init__(self, spec: CellSpec, folder: CellFolder, reporter: Reporter, world: World) -> None:
+        self.spec, self.folder, self.reporter, self.world = spec, folder, reporter, world
         self.device = torch.device(spec.device)
         reporter.start("load backbone", 1)
         backbone = load_backbone(spec.backbone, pretrained=spec.pretrained, device=self.device)
-        if backbone.origin:
+        if backbone.origin and world.is_first:
             folder.write_json(
                 "provenance.json", folder.read_json("provenance.json") | {"weights": backbone.origin}
             )
@@ -69,7 +94,8 @@ class _Cell:
         self.frozen_flops = frozen_flops(backbone, self.prompts)  # before the method wraps the backbone
         self.context = _context(spec, backbone, self.device, reporter)
         output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
-        self.towers = TowerResults(output_dir / "shared", spec, self.context)
+        hide = Pseudonyms(id_key(spec.data_root)).hide if spec.hash_ids else dict
+        self.towers = TowerResults(output_dir / "shared", spec, self.context, hide)
         _seed(spec.seed)
         recipe = spec.recipe
         self.method = methods.build(
@@ -82,21 +108,27 @@ class _Cell:
         ).to(self.device)
 
     def run(self) -> None:
-        if self.folder.exists("adapter.safetensors"):
+        for name in self.spec.tasks:
+            self.task(name).check(self.method)
+        if self.world.from_first(lambda: self.folder.exists("adapter.safetensors")):
             self.method.load_trainable_state(self.folder.read_tensors("adapter.safetensors"))
         else:
             self.adapt()
-        if not self.folder.exists(adapters.FOLDER):
+        if self.world.is_first and not self.folder.exists(adapters.FOLDER):
             adapters.write_adapter(self.method, self.spec, self.folder.inside(adapters.FOLDER))
         self.method.eval()
-        for name in self.spec.tasks:
-            if self.spec.eval_only or not task_done(self.spec, name, self.folder):
-                self.evaluate(name)
+        for name in self.world.mine(self.world.from_first(self.open_tasks)):
+            self.evaluate(name)
+
+    def open_tasks(self) -> list[str]:
+        spec = self.spec
+        return [name for name in spec.tasks if spec.eval_only or not task_done(spec, name, self.folder)]
 
     # ------------------------------------------------------------------ adaptation
     def adapt(self) -> None:
         spec, started = self.spec, time.perf_counter()
         corpus = self.corpus()
+        shared = self.method.splits or spec.recipe.negatives == "local"
         batches = PairBatches(
             self.method,
             corpus,
@@ -104,12 +136,20 @@ class _Cell:
             batch_size=spec.recipe.batch_size,
             seed=spec.seed,
             device=self.device,
+            num_workers=spec.num_workers,
+            length_bucket=spec.recipe.length_bucket,
+            rank=self.world.rank if shared else 0,
+            size=self.world.size if shared else 1,
         )
         checkpoint = Checkpoint(self.folder.inside("checkpoint") / "state.pt", spec.adapt_hash)
         outcome = self.train(batches, checkpoint) if self.method.trainable_parameters() else None
+        if self.world.is_first:
+            self.keep(outcome, corpus, self.cost(batches, outcome, time.perf_counter() - started))
+
+    def keep(self, outcome: Adaptation | None, corpus: PairData, cost: dict[str, Any]) -> None:
+        spec = self.spec
         if outcome is not None:
             self.folder.write_history(outcome.history)
-        cost = self.cost(batches, outcome, time.perf_counter() - started)
         self.folder.write_tensors("adapter.safetensors", self.method.trainable_state())
         adapter = self.folder.inside("adapter.safetensors").stat().st_size
         self.folder.write_json("efficiency.json", {**cost, "adapter_bytes": adapter})
@@ -135,24 +175,31 @@ class _Cell:
             checkpoint=checkpoint,
             device=self.device,
             reporter=self.reporter,
+            world=self.world,
         ).run()
 
     def corpus(self) -> PairData:
+        """Return the pairs to adapt on; without any, a method that trains nothing has its costs read off blank ones."""
+        try:
+            return self.stored_pairs()
+        except DataError:
+            if self.method.trainable_parameters():
+                raise
+            count = max(_FLOPS_PAIRS, self.spec.recipe.batch_size)
+            return blank_pairs(self.method.backbone.input_spec.size, self.prompts, count)
+
+    def stored_pairs(self) -> PairData:
         entry = self.spec.suite["corpus"]
-        prepared = load_dataset(entry, self.spec.data_root, self.reporter, self.context.image_size)
-        limits = [limit for limit in (entry.get("limit"), self.spec.limit) if limit is not None]
-        policy = {key: str(entry[key]) for key in POLICIES if key in entry}
-        share = float(entry.get("fraction", 1))
-        return pairs(
-            str(entry["dataset"]), prepared, limit=min(limits, default=None), fraction=share, **policy
-        )
+        prepared = load_dataset(entry, self.spec.data_root, self.reporter, self.context.fitting)
+        return read_pairs(entry, prepared, self.spec.limit)
 
     def cost(self, batches: PairBatches, outcome: Adaptation | None, seconds: float) -> dict[str, Any]:
         """Return the cell's efficiency figures; FLOPs are those of the towers at work, not of cached features."""
-        sample = batches.batch(np.arange(_FLOPS_PAIRS), cached=False)
+        rows = np.arange(_FLOPS_PAIRS) % batches.pairs  # a smaller corpus gives some of them twice
+        sample = batches.batch(rows, cached=False)
         figures = measure_method(self.method.train(), sample, pairs=_FLOPS_PAIRS)
         if batches.constant and outcome is not None:
-            cached = measure_method(self.method, batches.batch(np.arange(_FLOPS_PAIRS)), pairs=_FLOPS_PAIRS)
+            cached = measure_method(self.method, batches.batch(rows), pairs=_FLOPS_PAIRS)
             figures["step_flops_per_pair_cached"] = cached["step_flops_per_pair"]
         times = step_times(outcome.step_seconds if outcome else [])
         median = times["step_time_p50_s"]
@@ -166,22 +213,23 @@ class _Cell:
             "cached_features": batches.constant,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
+            "processes": self.world.size,
         }
 
     # ------------------------------------------------------------------ evaluation
+    def task(self, name: str) -> Task:
+        """Return a task with its options."""
+        settings = {key: value for key, value in self.spec.tasks[name].items() if key != "datasets"}
+        plugin = TASKS.get(name)
+        made: Task = plugin(build_options(plugin.Options, settings))
+        return made
+
     def evaluate(self, name: str) -> None:
         """Evaluate one task on all its datasets and store it whole; test data are opened here for the first time."""
-        settings = dict(self.spec.tasks[name])
-        entries = settings.pop("datasets", {})
-        plugin = TASKS.get(name)
-        task: Task = plugin(build_options(plugin.Options, settings))
+        entries, task = self.spec.tasks[name].get("datasets", {}), self.task(name)
         results: dict[str, DatasetResult] = {}
         for dataset, entry in entries.items():
-            results[dataset] = (
-                self.towers.evaluate(task, name, dataset, entry, self.method)
-                if task.image_only
-                else task.evaluate(self.method, entry, dataset, self.context)
-            )
+            results[dataset] = self.towers.evaluate(task, name, dataset, entry, self.method)
             self.folder.write_npz(f"predictions/{name}-{dataset}.npz", results[dataset].predictions)
         self.folder.write_json(
             f"{name}.json",
@@ -208,7 +256,7 @@ def _context(spec: CellSpec, backbone: Backbone, device: torch.device, reporter:
         frozen=FrozenFeatures(backbone, spec.data_root / "features", batch_size=size, reporter=reporter),
         reporter=reporter,
         seed=spec.seed,
-        image_size=backbone.input_spec.size,
+        preprocess=preprocess_of(backbone),
     )
 
 

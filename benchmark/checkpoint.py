@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+_VERSION = 2  # raise it whenever the state is kept in another form
 
 
 class Checkpoint:
@@ -19,38 +23,39 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, key: str) -> None:
-        self._path, self._key = path, key
+        self._path, self._key = path, f"{_VERSION}|{key}"
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint by ``state`` (tensors and plain values) and the random state."""
-        full = {"key": self._key, "rng": _random_state(), **state}
+        """Replace the checkpoint by ``state`` (tensors and plain values)."""
+        full = {"key": self._key, **state}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
         torch.save(full, temporary)
         os.replace(temporary, self._path)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state and restore the random state; None if there is none, or none of this run."""
+        """Return the state; None if there is none, or none of this run."""
         try:
-            state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            with warnings.catch_warnings():  # about pickles by other hands, which are not used
+                warnings.simplefilter("ignore")
+                state: Any = torch.load(self._path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):
             return None
-        if state.get("key") != self._key:
-            return None
-        _restore_random_state(state["rng"])
-        return state
+        return state if isinstance(state, dict) and state.get("key") == self._key else None
 
     def remove(self) -> None:
         """Delete the checkpoint: the run is finished."""
         self._path.unlink(missing_ok=True)
 
 
-def _random_state() -> dict[str, Any]:
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": devices}
+def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return the state of the generators that a step on a device draws from: the CPU's and its own."""
+    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), own
 
 
-def _restore_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    """Go on drawing where :func:`random_state` was called; another device of the same kind may do so."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)

@@ -14,29 +14,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.entries import DataEntries
-from benchmark.errors import ConfigError, PluginError, suggest
+from benchmark.entries import DataEntries, mapping
+from benchmark.errors import ConfigError, PluginError
 from benchmark.layers import (
     DEFAULT_SUITE,
     Layer,
     from_flags,
     from_overrides,
     from_yaml,
-    merged,
     method_layer,
     option_values,
-    plain,
+    plugin_options,
     recipe_values,
     suite_layer,
 )
 from benchmark.paths import configs, default_data_root
+from benchmark.plugin_files import told_once
 from benchmark.registry import BACKBONES, METHODS, TASKS, Registry, load_plugins, scan_plugins
-from benchmark.settings import Given, check, setting, words
-
-SUITE_KEYS = frozenset(
-    {"name", "title", "description", "backbone", "pretrained", "corpus", "templates", "validation"}
-    | {"tasks", "recipe", "methods", "paper", "related", "backbones"}
-)
+from benchmark.settings import Given, check, contract_problem, setting, words
+from benchmark.suite_keys import key_problems, method_problems, missing_problems, sort_problems
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,14 @@ class Recipe:
     micro_batch: int | None = setting(None, "pairs per forward pass (same gradients)", low=1, hashed=False)
     select: Literal["best", "last"] = setting("best", "checkpoint that is kept, by validation")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "arithmetic of the towers")
+    negatives: Literal["global", "local"] = setting(
+        "global", "with several processes: pairs that the loss compares", hashed="unless default"
+    )
+    length_bucket: int = setting(
+        0, "batches whose texts are sorted by length together (0: off)", low=0, hashed="unless default"
+    )
+    compile: bool = setting(False, "compile the towers' blocks (torch.compile)", hashed="unless default")
+    gradient_checkpointing: bool = setting(False, "keep only the blocks' inputs for backward", hashed=False)
     log_every: int = setting(20, "steps between two rows of the history", low=1, hashed=False)
     eval_batch_size: int = setting(256, "images per forward pass in evaluation", low=1, hashed=False)
 
@@ -83,12 +87,17 @@ class Settings:
     pretrained: str | None = setting(None, "weights of the backbone: tag or path")
     data_root: Path = setting(None, "folder of prepared data sets")
     output_dir: Path = setting(Path("results"), "folder of the results")
-    seeds: tuple[int, ...] = setting((0,), "random seeds, one run each", low=0)
+    seeds: tuple[int, ...] = setting((0,), "random seeds, one run each", low=0, high=2**32 - 1)
     device: str = setting("auto", "auto, cpu, cuda or cuda:<i>")
     num_workers: int = setting(0, "processes that load data, per run", low=0)
     jobs: int | None = setting(None, "runs side by side", low=1)
+    engine: Literal["local", "ray"] = setting("local", "where runs are made: this machine or a Ray cluster")
+    ray_address: str | None = setting(None, "HOST:PORT of the Ray cluster's head")
+    cpus_per_cell: float | None = setting(None, "on Ray: cores of one run", above=0)
+    gpus_per_cell: float | None = setting(None, "on Ray: GPUs of one run, or a share of one", low=0)
     limit: int | None = setting(None, "use only this many samples of every data set", low=1)
     plugins: tuple[str, ...] = setting((), "Python files or modules with more plugins")
+    hash_ids: bool = setting(False, "store keyed hashes instead of image and patient ids")
     baseline: str | None = setting(None, "method that the others are compared with")
     recipe_name: Literal["common", "authors"] = setting("common", "one recipe for all, or each paper's own")
     dry_run: bool = setting(False, "print the plan and stop")
@@ -111,6 +120,7 @@ class RunConfig(Settings):
         task_options: task -> its options and its ``datasets``.
         broken: one line per plugin that raised on import.
         variants: method -> what tells its cells from the method as it is set by default; methods without are left out.
+        weights: backbone -> its weights, of those that rows of experiments name.
     """
 
     methods: tuple[str, ...] = ()
@@ -122,6 +132,11 @@ class RunConfig(Settings):
     task_options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+    def weights_of(self, backbone: str) -> str | None:
+        """Return what the section ``weights`` names for a backbone, whatever the options in its name."""
+        return self.weights.get(_head(backbone))
 
 
 def load_config(
@@ -211,15 +226,20 @@ class _Loader:
         self.entries = DataEntries(self.problems)
         self.defaults = from_yaml(configs("defaults.yaml"), self.problems)
         self.user = list(user)
+        before = len(self.problems)
         self.suite = suite or suite_layer(self._last("suite", DEFAULT_SUITE), self.problems)
+        self.readable = len(self.problems) == before
         self.layers = [self.defaults, self.suite, *self.user]
 
     def load(self) -> RunConfig:
-        self._check_top_level()
+        self.problems += key_problems(self.layers, self.suite, Settings, Recipe)
+        for layer in self.layers:
+            self.problems += sort_problems(layer, suite=layer is self.suite)
         settings = self._settings()
         methods = self._select(METHODS, "methods", METHODS.names(extras=False))
         suite = self._suite()
-        known_tasks = list(self._section(suite, "tasks", self.suite))
+        self.problems += missing_problems(self.suite, suite) if self.readable else []
+        known_tasks = list(mapping(suite.get("tasks")))
         everything = [name for name in known_tasks if _knows(TASKS, name) and TASKS.entry(name).in_all]
         tasks = self._select(TASKS, "tasks", everything)
         adapt_only = not tasks
@@ -238,14 +258,23 @@ class _Loader:
         tasks, task_options, lost = self._options(TASKS, tasks, task_layers)
         broken += more + lost
         self.entries.check_keys()
+        self._check_entries(methods, tasks)
         self._raise()
         if not methods or not (tasks or adapt_only):
-            raise PluginError("; ".join(broken) or "nothing to run: no method or no task is selected")
+            raise PluginError(
+                "; ".join(told_once(broken)) or "nothing to run: no method or no task is selected"
+            )
         return RunConfig(
             **settings, methods=tuple(methods), tasks=tuple(tasks), recipes=recipes, options=options,
             suite_name=str(suite["name"]), suite=suite | {"tasks": task_options},
-            task_options=task_options, broken=tuple(broken),
+            task_options=task_options, broken=tuple(told_once(broken)),
         )  # fmt: skip
+
+    def _check_entries(self, methods: Sequence[str], tasks: Sequence[str]) -> None:
+        for task in tasks:
+            self.entries.check_task(task, TASKS.get(task))
+        trains = any(not getattr(METHODS.get(name), "deterministic", False) for name in methods)
+        self.entries.check_validation(self.suite, trains=trains)
 
     def _raise(self) -> None:
         if self.problems:
@@ -256,28 +285,6 @@ class _Loader:
             if key in layer.values:
                 return layer.values[key]
         return default
-
-    def _section(self, values: Mapping[str, Any], key: str, layer: Layer) -> dict[str, Any]:
-        """Return a mapping below a key; a value of another type is a problem."""
-        section = values.get(key)
-        if section is None or isinstance(section, dict):
-            return section or {}
-        self.problems.append(f"{layer.where(key)}: expected keys and values, got {section!r}")
-        return {}
-
-    def _check_top_level(self) -> None:
-        run_keys = {item.name for item in dataclasses.fields(Settings)}
-        run_keys |= {"suite", "methods", "tasks", "recipe", "only_methods", "only_tasks"}
-        data_keys = {"corpus", "validation", "templates"}
-        for layer in self.layers:
-            known = SUITE_KEYS if layer is self.suite else run_keys | data_keys
-            for key in layer.values:
-                if key not in known and not (layer is self.suite and key == "name"):
-                    near = suggest(
-                        key, {*known, *(f"recipe.{item.name}" for item in dataclasses.fields(Recipe))}
-                    )
-                    names = ", ".join(sorted(name for name in known if not name.startswith("only_")))
-                    self.problems.append(f"{layer.where(key)}: unknown key '{key}'.{near} Known: {names}")
 
     def _settings(self) -> dict[str, Any]:
         names = {item.name for item in dataclasses.fields(Settings)}
@@ -295,11 +302,23 @@ class _Loader:
         values["seeds"] = tuple(dict.fromkeys(values.get("seeds", (0,))))
         if not values["seeds"]:
             self.problems.append("--seeds: expected at least one seed, got none")
-        self.problems += scan_plugins(values.get("plugins", ()))
+        missing = scan_plugins(values.get("plugins", ()))
+        self.problems += missing
+        self.complete = not missing  # else a name that is not known may be one of theirs
         values["backbone"] = self._resolved(BACKBONES, values.get("backbone", Settings.backbone), "backbone")
         if values.get("baseline") is not None:
             values["baseline"] = self._resolved(METHODS, values["baseline"], "baseline")
+        values["weights"] = self._weights()
+        values["pretrained"] = values.get("pretrained") or values["weights"].get(_head(values["backbone"]))
         return values
+
+    def _weights(self) -> dict[str, str]:
+        named: dict[str, str] = {}
+        for layer in self.layers:
+            for name, path in mapping(layer.values.get("weights")).items():
+                self._resolved_below(BACKBONES, name, layer, "weights")
+                named[_canonical(BACKBONES, name)] = str(path)
+        return named
 
     def _resolved(self, registry: Registry, name: str, key: str) -> str:
         try:
@@ -320,7 +339,8 @@ class _Loader:
             try:
                 chosen += everything if item == "all" else registry.expand([str(item)])
             except PluginError as error:
-                self.problems.append(f"{source.where(key) if source else key}: {error}")
+                if self.complete:
+                    self.problems.append(f"{source.where(key) if source else key}: {error}")
         if not wanted:
             self.problems.append(
                 f"{source.where(key) if source else key}: expected at least one name, got none"
@@ -330,28 +350,19 @@ class _Loader:
     def _suite(self) -> dict[str, Any]:
         """Return the suite with the user's changes to its data entries; check their keys and datasets."""
         suite = dict(self.suite.values)
-        self._section(suite, "related", self.suite)
         for layer in self.user:
             for key in ("corpus", "validation"):
                 if key in layer.values:
-                    suite[key] = {
-                        **self._section(suite, key, self.suite),
-                        **self._section(layer.values, key, layer),
-                    }
-                    self.entries.add(suite[key], layer, key)
+                    suite[key] = {**mapping(suite.get(key)), **mapping(layer.values[key])}
             if "templates" in layer.values:
                 suite["templates"] = layer.values["templates"]
-        for key in ("corpus", "validation"):
-            self.entries.add(self.suite.values.get(key) or {}, self.suite, key)
         for layer in self.layers:
-            for task, options in self._section(layer.values, "tasks", layer).items():
-                self._resolved_below(TASKS, task, layer, "tasks")
-                datasets = options.get("datasets") if isinstance(options, dict) else None
-                for name, entry in (datasets or {}).items():
-                    self.entries.add(entry, layer, f"tasks.{task}.datasets.{name}")
-            for method in self._section(layer.values, "methods", layer):
-                self._resolved_below(METHODS, method, layer, "methods")
-        suite["corpus"] = self.entries.with_share(suite.get("corpus"), self.layers)
+            for registry, key in ((METHODS, "methods"), (TASKS, "tasks")):
+                for name in mapping(layer.values.get(key)):
+                    self._resolved_below(registry, name, layer, key)
+            self.entries.read(layer)
+        self.entries.check_names()
+        suite["corpus"] = self.entries.with_share(suite.get("corpus"))
         suite.setdefault("name", Path(self.suite.source).stem)
         return suite
 
@@ -363,7 +374,10 @@ class _Loader:
 
     def _method_layers(self, name: str) -> list[Layer]:
         """Return the layers that may hold ``methods.<name>`` settings, the method's own file in its place."""
-        return [self.defaults, method_layer(name, self.problems), self.suite, *self.user]
+        own = method_layer(name, self.problems)
+        section = mapping(own.values.get("methods")).get(name)
+        self.problems += method_problems(own, f"methods.{name}", section)
+        return [self.defaults, own, self.suite, *self.user]
 
     def _recipe(self, name: str, layers: list[Layer], settings: Mapping[str, Any]) -> Recipe:
         variant = settings.get("recipe_name", "common")
@@ -394,35 +408,15 @@ class _Loader:
             except PluginError as error:
                 broken.append(str(error))
                 continue
+            if problem := contract_problem(plugin):
+                broken.append(f"{registry.kind} '{name}' ({registry.entry(name).origin}): {problem}")
+                continue
             given: list[Given] = []
             for layer in layers[name]:
                 for prefix, section in layer.sections(key, name, registry):
                     given += option_values(layer, prefix, section, registry.kind)
-            options[name] = self._plugin_options(plugin, given, f"{registry.kind} '{name}'")
+            options[name] = plugin_options(plugin, given, f"{registry.kind} '{name}'", self.problems)
         return list(options), options, broken
-
-    def _plugin_options(self, plugin: Any, given: list[Given], label: str) -> dict[str, Any]:
-        datasets: dict[str, Any] = {}
-        for item in given:
-            if item.key == "datasets" and label.startswith("task") and isinstance(item.value, dict):
-                datasets = merged(datasets, item.value)
-        rest = [item for item in given if not (item.key == "datasets" and label.startswith("task"))]
-        cls = getattr(plugin, "Options", _NoOptions)
-        values, problems = check(cls, rest, f"option of {label}")
-        self.problems += problems
-        resolved: dict[str, Any] = {"datasets": datasets} if label.startswith("task") else {}
-        if not problems:
-            try:
-                made = cls(**values)
-                resolved |= {item.name: plain(getattr(made, item.name)) for item in dataclasses.fields(cls)}
-            except (TypeError, ValueError) as error:
-                self.problems.append(f"{label}: {error}")
-        return resolved
-
-
-@dataclass(frozen=True)
-class _NoOptions:
-    """For plugins that declare no Options."""
 
 
 def build_options(cls: type, values: Mapping[str, Any]) -> Any:
@@ -443,6 +437,10 @@ def _knows(registry: Registry, name: str) -> bool:
     except PluginError:
         return False
     return True
+
+
+def _head(backbone: str) -> str:
+    return backbone.partition(":")[0]
 
 
 def _canonical(registry: Registry, name: str) -> str:

@@ -15,6 +15,8 @@ import rich.console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from benchmark.stop import Stopped
+
 PLAIN_INTERVAL = 20.0
 """Seconds between two progress lines of one cell when the output is not a terminal."""
 
@@ -29,10 +31,17 @@ class Reporter(Protocol):
         """Begin a stage of ``total`` steps."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Say that ``n`` more steps of the stage are done; ``note`` holds for example the loss."""
+        """Say that ``n`` more steps of the stage are done; ``note`` holds for example the loss.
+
+        Raises:
+            Stopped: the run was asked to stop.
+        """
 
     def log(self, line: str) -> None:
         """Say one line; the last one of a cell is shown as its outcome."""
+
+    def stopping(self) -> bool:
+        """Return whether the run was asked to stop: who has something to keep asks this before `advance` does."""
 
 
 class NullReporter:
@@ -47,16 +56,24 @@ class NullReporter:
     def log(self, line: str) -> None:
         """Do nothing."""
 
+    def stopping(self) -> bool:
+        """Never stop."""
+        return False
+
 
 class QueueReporter:
     """Passes reports on as ``(kind, *values)`` tuples, from worker to parent; progress is thinned out.
 
     Args:
         send: takes one message.
+        stopping: tells whether the run was asked to stop.
     """
 
-    def __init__(self, send: Callable[[tuple[Any, ...]], None]) -> None:
+    def __init__(
+        self, send: Callable[[tuple[Any, ...]], None], stopping: Callable[[], bool] = lambda: False
+    ) -> None:
         self._send = send
+        self.stopping = stopping
         self._steps = 0
         self._sent_at = 0.0
 
@@ -67,7 +84,9 @@ class QueueReporter:
         self._send(("start", stage, total))
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Send the steps since the last message, a few times a second."""
+        """Send the steps since the last message, a few times a second; raise Stopped when the run is to stop."""
+        if self.stopping():
+            raise Stopped
         self._steps += n
         now = time.monotonic()
         if now - self._sent_at >= SEND_INTERVAL:
@@ -138,9 +157,9 @@ class Board:
             cell.log = values[0]
         self.show(slot, cell)
 
-    def reporter(self, slot: int) -> Reporter:
-        """Return a reporter for work done in this process."""
-        return QueueReporter(lambda message: self.event(slot, message))
+    def reporter(self, slot: int, stopping: Callable[[], bool] = lambda: False) -> Reporter:
+        """Return a reporter for work done in this process; ``stopping`` tells whether the run was asked to stop."""
+        return QueueReporter(lambda message: self.event(slot, message), stopping)
 
     def show(self, slot: int, cell: _Stage) -> None:
         """Show the progress of one slot."""
@@ -224,10 +243,12 @@ class Console:
     """
 
     def __init__(self, *, force_terminal: bool | None = None) -> None:
-        self.out = rich.console.Console(force_terminal=force_terminal, highlight=False, soft_wrap=True)
+        self.out = rich.console.Console(
+            force_terminal=force_terminal, markup=False, highlight=False, emoji=False, soft_wrap=True
+        )
         if not self.live:  # a pipe has no width; tables take what they need
             self.out.width = 200
-        self.err = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+        self.err = rich.console.Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
     @property
     def live(self) -> bool:
@@ -274,4 +295,5 @@ def duration(seconds: float) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    # A file name may hold bytes that are no UTF-8: they are shown, not printed.
+    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")

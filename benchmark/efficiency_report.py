@@ -1,4 +1,4 @@
-"""How measured costs are shown: a table on the terminal, efficiency.csv, efficiency.json and a figure."""
+"""How measured costs are shown: tables on the terminal and in CSV files, efficiency.json with everything, a figure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from benchmark.against import TOLERANCE, Verdict
-from benchmark.console import Console
+from benchmark.console import Console, duration
 from benchmark.efficiency import FLOPS_CONVENTION, peak_memory
 from benchmark.provenance import hardware, provenance, scrub
+from benchmark.rates import PAPER_EPOCHS, PAPER_PAIRS
 from benchmark.report.figures.style import COLOURS, STYLE, new_figure
 from benchmark.store import write_whole
 from benchmark.timing import Times
@@ -29,22 +30,29 @@ from benchmark.workbench import Workbench
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """Everything that one call measured.
+    """Everything that one call has measured so far.
 
     Attributes:
-        rows: a method each. times: by "<name>|<what>".
-        verdicts: a target each. equal: differences of fast and plain forms. counts: FLOPs and bytes of each form.
         surroundings: machine, versions, command, settings.
+        rows: a method each. times: by "<name>|<what>". finished: whole rounds behind these.
+        verdicts: a target each. equal: differences of fast and plain forms. counts: FLOPs and bytes of each form.
+        stages: of the input pipeline. feeding: whether it keeps up. rates: a method, batch size and form each.
+        complete: whether nothing is left to measure.
     """
 
-    rows: Sequence[Row]
-    times: Mapping[str, Times]
-    verdicts: Sequence[Verdict]
-    equal: Sequence[Mapping[str, Any]]
-    counts: Mapping[str, Mapping[str, Any]]
     surroundings: Mapping[str, Any]
+    rows: Sequence[Row] = ()
+    times: dict[str, Times] = field(default_factory=dict)
+    finished: int = 0
+    verdicts: Sequence[Verdict] = ()
+    equal: Sequence[Mapping[str, Any]] = ()
+    counts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stages: Sequence[Row] = ()
+    feeding: Mapping[str, Any] = field(default_factory=dict)
+    rates: Sequence[Row] = ()
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,13 @@ _TIMED = (
     _Column("evaluation\nimages/s", "evaluation_images_per_s"),
     _Column("use", "inference_time_overhead"),
     _Column("use,\nmerged", "inference_time_overhead_merged"),
+)
+_RATES = (
+    _Column("step\nms", "step_time_p50_s", 1e3),
+    _Column("pairs/s", "pairs_per_s"),
+    _Column("TFLOP/s", "flops_per_s", 1e-12),
+    _Column("% of\npeak", "share_of_peak", 100),
+    _Column("memory of\na step, MB", "step_memory_bytes", 1e-6),
 )
 
 
@@ -134,8 +149,12 @@ def show(run: Run, console: Console) -> None:
         "use: cost of scoring an image, frozen model = 1; merged: with the updates folded into its weights"
     )
     console.line("steps are timed as in a run: towers that a method leaves alone bring cached features")
+    if run.stages:
+        _show_pipeline(run, console)
     if run.verdicts:
         _show_comparison(run, console)
+    if run.rates:
+        _show_rates(run, console)
 
 
 def _number(value: float | None, factor: float = 1.0) -> str:
@@ -145,6 +164,51 @@ def _number(value: float | None, factor: float = 1.0) -> str:
     shown = value * factor
     whole = abs(shown) >= 100 or (isinstance(value, int) and factor == 1)
     return f"{shown:,.0f}" if whole else f"{shown:.3g}"
+
+
+def _show_pipeline(run: Run, console: Console) -> None:
+    table = Table("stage", title="input pipeline", title_justify="left")
+    keys = ("per_second", "slowest_round", "fastest_round", "per_cpu_second")
+    for key in keys:
+        table.add_column(key.replace("cpu", "CPU").replace("_", " "), justify="right", no_wrap=True)
+    for row in run.stages:
+        rates = [_number(row[key]) for key in keys]
+        table.add_row(row["what"], f"{rates[0]} {row['unit'].partition('/')[0]}", *rates[1:])
+    console.table(table)
+    console.line(
+        "the file of images lies in memory, so these are ceilings; normalising happens where the step runs"
+    )
+    if run.feeding:
+        about = run.feeding
+        console.line(
+            f"the fastest step that takes images ({about['fastest']}) needs {_number(about['needs'])} pairs/s"
+        )
+        for kind, rate in about["brings"].items():
+            words = (
+                "keeps up" if about["keeps_up"][kind] else "does NOT keep up: give a run more --num-workers"
+            )
+            console.line(f"the loader brings up to {_number(rate)} {kind} pairs/s: it {words}")
+
+
+def _show_rates(run: Run, console: Console) -> None:
+    peak = run.rates[0]["peak_flops_per_s"]
+    table = Table("method", "batch", "form", title="steps at the batch sizes of a run", title_justify="left")
+    for column in _RATES:
+        table.add_column(column.head, justify="right", no_wrap=True)
+    table.add_column(f"{PAPER_EPOCHS} epochs of\n{PAPER_PAIRS:,} pairs", justify="right", no_wrap=True)
+    table.add_column("")
+    for row in run.rates:
+        seconds = row["paper_training_s"]
+        table.add_row(
+            row["title"], str(row["batch_size"]), row["form"],
+            *(_number(row[column.key], column.factor) for column in _RATES),
+            "" if seconds is None else duration(seconds), row["note"],
+        )  # fmt: skip
+    console.table(table)
+    console.line(
+        f"{run.rates[0]['precision']}; peak: {peak / 1e12:,.3g} TFLOP/s, measured here with a large matrix product; "
+        "FLOPs of a step as it runs; cached features take one pass over the data more"
+    )
 
 
 def _show_comparison(run: Run, console: Console) -> None:
@@ -170,31 +234,51 @@ def _line(line: Verdict) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------------------- files
 def write(run: Run, folder: Path) -> list[Path]:
-    """Write efficiency.csv, efficiency.json and figure_efficiency.png and .pdf; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("efficiency.csv", "efficiency.json")]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(run.rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(run.rows)
+    """Write what has been measured, each file whole or not at all, and return the paths.
+
+    efficiency.json holds everything; efficiency.csv the methods; input_pipeline.csv and rates.csv their parts. What an
+    earlier run left of a table that has no rows now goes.
+    """
+    tables = {"efficiency": run.rows, "input_pipeline": run.stages, "rates": run.rates}
+    paths = []
+    for name, rows in tables.items():
+        path = folder / f"{name}.csv"
+        if rows:
+            _write(path, _table(rows).encode())
+            paths.append(path)
+        else:
+            path.unlink(missing_ok=True)
     content = {
         **run.surroundings,
+        "complete": run.complete,
+        "finished_rounds": run.finished,
         "methods": list(run.rows),
         "forms": dict(run.counts),
         "differences": list(run.equal),
         "targets": [asdict(line) for line in run.verdicts],
+        "input_pipeline": {"stages": list(run.stages), **run.feeding},
+        "rates": list(run.rates),
         "seconds": {name: {"wall": times.wall, "cpu": times.cpu} for name, times in run.times.items()},
     }
-    for path, text in zip(paths, (table.getvalue(), json.dumps(content, indent=1) + "\n"), strict=True):
-        _write(path, text.encode())
-    return paths + _figure(run, folder)
+    paths.append(folder / "efficiency.json")
+    _write(paths[-1], (json.dumps(content, indent=1) + "\n").encode())
+    return paths
+
+
+def _table(rows: Sequence[Row]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
 
 
 def _write(path: Path, content: bytes) -> None:
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _figure(run: Run, folder: Path) -> list[Path]:
+def draw(run: Run, folder: Path) -> list[Path]:
+    """Draw figure_efficiency.png and .pdf; return their paths."""
     panels = (
         ("step_flops_as_run", "Step, GFLOP per pair", 1e-9),
         ("step_time_p50_s", "Step, ms", 1e3),

@@ -8,6 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LONGEST = 100
+"""Characters of a value that a message shows."""
+
 
 class BenchmarkError(ValueError):
     """Base of every error that is the user's to mend; never used for our own bugs."""
@@ -37,6 +40,15 @@ class CellError(BenchmarkError):
     """One adaptation run failed (non-finite loss, out of memory); the other cells go on."""
 
 
+def quoted(value: object, most: int = _LONGEST) -> str:
+    """Return a value as messages show it: as Python writes it, cut to ``most`` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a value that holds itself
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string when none is near."""
     spelt = {str(item).lower(): str(item) for item in known}
@@ -47,4 +59,5 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the one-line message for an unknown name: what it is, the nearest one, and the whole list."""
     names = sorted(str(item) for item in known)
-    return f"unknown {kind} '{name}'.{suggest(name, names)} Known: {', '.join(names) or 'none'}"
+    shown = str(name) if len(str(name)) <= _LONGEST else f"{str(name)[:_LONGEST]}..."
+    return f"unknown {kind} '{shown}'.{suggest(shown, names)} Known: {', '.join(names) or 'none'}"

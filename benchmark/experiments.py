@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.config import Recipe
-from benchmark.errors import BenchmarkError, ConfigError, PluginError, suggest
+from benchmark.errors import BenchmarkError, ConfigError, PluginError, quoted, suggest
 from benchmark.layers import plain, read_yaml
 from benchmark.paths import configs, shown
 from benchmark.registry import BACKBONES, METHODS
@@ -210,7 +210,7 @@ def read_experiment(path: Path, problems: list[str]) -> Experiment | None:
 def _section(cls: type, section: Any, where: str, problems: list[str]) -> Any:
     """Return the dataclass of a section's keys, or None when something about them is wrong."""
     if not isinstance(section, Mapping):
-        problems.append(f"{where}: expected keys and values, got {section!r}")
+        problems.append(f"{where}: expected keys and values, got {quoted(section)}")
         return None
     values, wrong = check(cls, [Given(str(key), x, f"{where}.{key}") for key, x in section.items()], "key")
     required = [item.name for item in dataclasses.fields(cls) if _required(item)]
@@ -225,17 +225,17 @@ def _required(item: dataclasses.Field[Any]) -> bool:
 
 def _tasks(section: Any, where: str, problems: list[str]) -> dict[str, tuple[str, ...]]:
     if not isinstance(section, Mapping) or not section:
-        problems.append(f"{where}.tasks: expected task -> list of metrics, got {section!r}")
+        problems.append(f"{where}.tasks: expected task -> list of metrics, got {quoted(section)}")
         return {}
     for task, metrics in section.items():
         if not isinstance(metrics, list) or not all(isinstance(name, str) for name in metrics):
-            problems.append(f"{where}.tasks.{task}: expected a list of metrics, got {metrics!r}")
+            problems.append(f"{where}.tasks.{task}: expected a list of metrics, got {quoted(metrics)}")
     return {str(task): tuple(metrics) for task, metrics in section.items() if isinstance(metrics, list)}
 
 
 def _rows(keys: _Keys, where: str, problems: list[str]) -> Iterator[ExperimentRow]:
     if not isinstance(keys.rows or [], list):
-        problems.append(f"{where}.rows: expected a list, got {keys.rows!r}")
+        problems.append(f"{where}.rows: expected a list, got {quoted(keys.rows)}")
         return
     for number, section in enumerate(keys.rows or [], start=1):
         place = f"{where}.rows.{number}"
@@ -244,9 +244,11 @@ def _rows(keys: _Keys, where: str, problems: list[str]) -> Iterator[ExperimentRo
             continue
         titles = row.difference
         if not isinstance(row.set, Mapping):
-            problems.append(f"{place}.set: expected keys and values, got {row.set!r}")
+            problems.append(f"{place}.set: expected keys and values, got {quoted(row.set)}")
+        elif not all(isinstance(key, str) for key in row.set):
+            problems.append(f"{place}.set: expected names of settings, got {quoted(list(row.set))}")
         elif titles and (not isinstance(titles, list) or len(titles) != 2):
-            problems.append(f"{place}.difference: expected the titles of two rows, got {titles!r}")
+            problems.append(f"{place}.difference: expected the titles of two rows, got {quoted(titles)}")
         elif keys.kind != "datasets" and bool(row.method) == bool(titles):
             problems.append(f"{place}: expected either a method or a difference")
         elif keys.kind == "datasets" and not row.task:
@@ -259,7 +261,7 @@ def _rows(keys: _Keys, where: str, problems: list[str]) -> Iterator[ExperimentRo
 
 def _points(sweep: _Sweep, where: str, problems: list[str]) -> Iterator[ExperimentRow]:
     if not isinstance(sweep.values, list) or not sweep.values:
-        problems.append(f"{where}.values: expected a list of values, got {sweep.values!r}")
+        problems.append(f"{where}.values: expected a list of values, got {quoted(sweep.values)}")
         return
     for value in sweep.values:
         title = f"{sweep.option.rpartition('.')[2]} = {_text(value)}"
@@ -308,6 +310,27 @@ def cells_needed(experiment: Experiment, suite: Mapping[str, Any], backbone: str
     resolver = _Resolver(experiment, suite, backbone)
     rows = [resolver.row(row, variants=False) for row in experiment.rows if row.method]
     return len({(row.suite_name, row.backbone, row.cell) for row in rows if not row.reason})
+
+
+def named_backbones(suite: Mapping[str, Any]) -> list[str]:
+    """Return the backbones that rows of experiments name and that a suite may run on, in their order."""
+    related, own = suite.get("related") or {}, str(suite.get("name"))
+    fitting = words(suite.get("backbones") or [])
+    named = [
+        str(related.get(row.backbone) or row.backbone)
+        for experiment in experiments()
+        for row in experiment.rows
+        if row.backbone and related.get(row.suite or experiment.suite, own) == own
+    ]
+    return [name for name in dict.fromkeys(named) if _is_backbone(name) and (not fitting or name in fitting)]
+
+
+def _is_backbone(name: str) -> bool:
+    """Return whether a name is one: a role that the suite does not fill is none."""
+    try:
+        return bool(BACKBONES.resolve(name))
+    except PluginError:
+        return False
 
 
 class _Unavailable(Exception):

@@ -10,14 +10,32 @@ from typing import Any
 
 import yaml
 
-from benchmark.errors import PluginError, unknown
-from benchmark.paths import configs, shown
+from benchmark.errors import ConfigError, PluginError, quoted, unknown
+from benchmark.paths import configs, shown, user_path
+from benchmark.plugin_files import reason_of
 from benchmark.registry import Registry
-from benchmark.settings import Given
+from benchmark.settings import Given, check, unsaid
 
 FLAGS, OVERRIDES = "flags", "key=value"
 DEFAULT_SUITE = "phantom"
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same result, many times faster
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]  # either of two classes
+    """Refuses what YAML readers let pass in silence: a key that stands twice, and a value that holds itself."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        first, last = node.start_mark.index, node.end_mark.index
+        for key, _ in node.value:
+            if not (isinstance(key, yaml.ScalarNode) and first <= key.start_mark.index < last):
+                continue  # merged in by <<
+            if key.value in seen:
+                problem = f"the key '{key.value}' stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        values: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return values
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,7 @@ class Layer:
 
     def where(self, key: str) -> str:
         """Return how a message names a key of this layer: ``file:key``, ``--flag`` or the key."""
-        key = key.removeprefix("only_")
+        key = "recipe" if key == "recipe_name" else key.removeprefix("only_")
         if key in self.places:
             return self.places[key]
         if self.source == FLAGS:
@@ -47,10 +65,8 @@ class Layer:
     def below(self, key: str) -> list[Given]:
         """Return the values below a key, each with its place."""
         section = self.values.get(key)
-        if section is None:
+        if not isinstance(section, dict):  # which has a line of its own
             return []
-        if not isinstance(section, dict):
-            return [Given(key, section, self.where(key))]
         return [Given(name, value, self.where(f"{key}.{name}")) for name, value in section.items()]
 
     def sections(self, key: str, name: str, registry: Registry) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -84,34 +100,39 @@ def from_overrides(pairs: Sequence[str], recipe: type, problems: list[str]) -> L
     recipe_fields = {item.name for item in dataclasses.fields(recipe)}
     layer = Layer(OVERRIDES, {})
     for pair in pairs:
-        key, equals, text = pair.partition("=")
-        parts = key.strip().replace("-", "_").split(".") if equals else []
-        if not parts or not all(parts):
-            problems.append(f"expected key=value, got '{pair}'. Example: recipe.lr=1e-3")
-            continue
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
+            parts, value = key_and_value(pair)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
         if len(parts) == 1 and parts[0] in recipe_fields:
             parts = ["recipe", *parts]
         _put(layer, parts, value, problems)
     return layer
 
 
+def key_and_value(pair: str) -> tuple[list[str], Any]:
+    """Return the parts of the key of a ``key=value`` word, and its value as YAML reads it.
+
+    Raises:
+        ConfigError: it has no key, or an empty part in it.
+    """
+    key, equals, text = pair.partition("=")
+    parts = key.strip().replace("-", "_").split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"expected key=value, got {quoted(pair)}. Example: recipe.lr=1e-3")
+    return parts, yaml_value(text)
+
+
 def suite_layer(reference: Any, problems: list[str]) -> Layer:
     """Read a suite by name (``configs/suites/<name>.yaml``) or path (``FILE.yaml``)."""
     text = str(reference)
     is_path = text.endswith((".yaml", ".yml")) or "/" in text
-    path = Path(text).expanduser() if is_path else configs("suites", f"{text}.yaml")
-    if not path.is_file():
-        known = [item.stem for item in configs("suites").glob("*.yaml")]
-        problem = (
-            f"--suite: file '{text}' does not exist"
-            if is_path
-            else f"--suite: {unknown('suite', text, known)}"
-        )
-        problems.append(problem)
+    known = {item.stem: item for item in configs("suites").glob("*.yaml")}
+    path = user_path(text) if is_path else known.get(text)
+    if path is None or not path.is_file():
+        problem = f"file '{text}' does not exist" if is_path else unknown("suite", text, known)
+        problems.append(f"--suite: {problem}")
         return Layer(text, {})
     values = read_yaml(path, problems)
     return Layer(shown(path), values if "name" in values else {"name": path.stem, **values})
@@ -133,19 +154,55 @@ def read_yaml(path: Path, problems: list[str] | None = None) -> dict[str, Any]:
     """Return the mapping in a YAML file; an unreadable file gives ``{}`` and one line in ``problems``."""
     problem = ""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506
+        values = parse_yaml(path.read_text(encoding="utf-8"))
         if values is None or isinstance(values, dict):
             return {str(key): value for key, value in (values or {}).items()}
         problem = f"expected keys and values, got {type(values).__name__}"
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        problem = f"not valid YAML{line}: {getattr(error, 'problem', None) or 'cannot be parsed'}"
+    except ConfigError as error:
+        problem = str(error)
     except (OSError, UnicodeDecodeError) as error:
         problem = f"cannot be read ({getattr(error, 'strerror', None) or 'not a text file'})"
     if problems is not None:
         problems.append(f"{shown(path)}: {problem}")
     return {}
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ConfigError: it is not YAML, or a value in it cannot be (the thirteenth month, nesting without end).
+    """
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+        _refuse_cycles(value, ())
+        return value
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+    except RecursionError:
+        line, problem = "", "nested too deeply"
+    except Exception as error:  # the loader passes on whatever a value's own type raises
+        line, problem = "", " ".join(str(error).split()) or type(error).__name__
+    raise ConfigError(f"not valid YAML{line}: {problem}")
+
+
+def _refuse_cycles(value: Any, above: tuple[int, ...]) -> None:
+    """Raise RecursionError for a value that holds itself, which anchors can make."""
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if id(value) in above:
+        raise RecursionError
+    for item in below:
+        _refuse_cycles(item, (*above, id(value)))
+
+
+def yaml_value(text: str) -> Any:
+    """Return the value of a ``key=value`` word: YAML, or the text itself where it is none."""
+    try:
+        return parse_yaml(text)
+    except ConfigError:
+        return text
 
 
 def selections(values: dict[str, Any]) -> dict[str, Any]:
@@ -178,9 +235,10 @@ def recipe_values(layer: Layer, key: str, section: Any, variant: str, by_user: b
     if not isinstance(section, dict):
         return []
     if set(section) <= {"common", "authors"}:
-        chosen, key = section.get(variant) or {}, f"{key}.{variant}"
+        chosen, key = section.get(variant), f"{key}.{variant}"
     else:
         chosen = section if by_user or variant == "common" else {}
+    chosen = chosen if isinstance(chosen, dict) else {}
     return [Given(name, value, layer.where(f"{key}.{name}")) for name, value in chosen.items()]
 
 
@@ -195,6 +253,40 @@ def option_values(layer: Layer, prefix: str, section: dict[str, Any], kind: str)
         elif not (key == "recipe" and kind == "method"):
             found.append(Given(key, value, layer.where(f"{prefix}.{key}")))
     return found
+
+
+@dataclass(frozen=True)
+class _NoOptions:
+    """For plugins that declare no Options."""
+
+
+def plugin_options(plugin: Any, given: Sequence[Given], label: str, problems: list[str]) -> dict[str, Any]:
+    """Return all options of a method or task as JSON types, and the datasets of a task.
+
+    Args:
+        plugin: the class.
+        given: its values in all layers, weakest first.
+        label: how a message names it, beginning with "method" or "task".
+        problems: where what is wrong is added.
+    """
+    is_task = label.startswith("task")
+    datasets: dict[str, Any] = {}
+    for item in given:
+        if is_task and item.key == "datasets" and isinstance(item.value, dict):
+            datasets = merged(datasets, item.value)
+    rest = [item for item in given if not (is_task and item.key == "datasets")]
+    cls = getattr(plugin, "Options", _NoOptions)
+    values, wrong = check(cls, rest, f"option of {label}")
+    problems += wrong
+    resolved: dict[str, Any] = {"datasets": datasets} if is_task else {}
+    if not wrong:
+        try:
+            made = cls(**values)
+            said = {item.name: getattr(made, item.name) for item in dataclasses.fields(cls)}
+            resolved |= {name: plain(said[name]) for name in said if name not in unsaid(made)}
+        except Exception as error:  # a plugin's own check may raise anything
+            problems.append(f"{label}: {reason_of(error)}")
+    return resolved
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,18 @@ from benchmark.small_models import FAMILIES
 from methods.base import Method, MethodCard
 
 Row = dict[str, Any]
-COLUMNS = ("method", "trained", "changes", "cached", "labels", "merges", "unseen", "identity", "families")
+COLUMNS = (
+    "method",
+    "trained",
+    "changes",
+    "cached",
+    "labels",
+    "merges",
+    "unseen",
+    "identity",
+    "families",
+    "resnet",
+)
 
 LEGEND = """\
 - *trained*: values that train on the embedded backbone `tiny` with default options, logit scale not counted.
@@ -26,6 +37,8 @@ LEGEND = """\
 - *unseen*: whether classes that were never seen in training are scored, each on its own.
 - *identity*: whether features equal the frozen model's before the first step.
 - *families*: tower families it works on: timm ViT + BERT, and open_clip's own ViT + text transformer.
+- *resnet*: whether it works, with default options, where the image tower is a ResNet: ConVIRT, GLoRIA, MGCA with
+  ResNet-50, BioViL, BioViL-T, PRIOR, KAD and PMC-CLIP (docs/backbones.md).
 """
 
 
@@ -88,6 +101,7 @@ def cells(row: Row) -> list[str]:
         _word(row["unseen_classes"]),
         _word(row["identity"]),
         works,
+        _word(not row["resnet"]),
     ]
 
 
@@ -98,6 +112,15 @@ def remarks(rows: Iterable[Row]) -> list[str]:
         lines += [f"{row['name']}: {row['broken']}"] if "broken" in row else []
         lines += [f"{row['name']}: {note}" for note in row.get("notes", ())]
     return lines
+
+
+def refusals(rows: Iterable[Row]) -> list[str]:
+    """Return one line for each reason not to work with a ResNet as image tower, with the methods that give it."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("resnet"):
+            reasons.setdefault(row["resnet"], []).append(row["name"])
+    return [f'With a ResNet, {", ".join(names)}: "{reason}".' for reason, names in reasons.items()]
 
 
 def matrix(rows: list[Row]) -> str:
@@ -114,6 +137,7 @@ def markdown(rows: list[Row]) -> str:
         "method on two\nsmall models (`benchmark/capabilities.py`), not read from what the method says about itself.",
         matrix(rows),
         LEGEND.strip(),
+        *refusals(rows),
         "Tuners of peft are methods too (`peft:<tuner>`); `python run_benchmark.py list methods --all` probes those of "
         "the\ninstalled version.",
     ]

@@ -27,8 +27,14 @@ Tell = Callable[[str], None]
 
 
 def measure(
-    bench: Workbench, names: Sequence[str], *, rounds: int, precision: str, told: Tell
-) -> tuple[list[Row], dict[str, Times]]:
+    bench: Workbench,
+    names: Sequence[str],
+    *,
+    rounds: int,
+    precision: str,
+    told: Tell,
+    done: Callable[[list[Row], dict[str, Times]], None],
+) -> None:
     """Measure methods side by side.
 
     Args:
@@ -37,9 +43,8 @@ def measure(
         rounds: of timing.
         precision: of the towers while things are timed.
         told: called with a few words about each stage.
-
-    Returns:
-        a row per method, and the times by "<name>|<what>" (and "frozen|image", "frozen|text", "frozen|score").
+        done: called after each round with a row per method, and the times by "<name>|<what>" (and "frozen|image",
+            "frozen|text", "frozen|score").
     """
     frozen = frozen_flops(bench.backbone, bench.prompt_texts)
     rows, candidates = [], {}
@@ -50,16 +55,12 @@ def measure(
             _counted(bench, name, candidate) | inference_costs(candidate.method, bench.prompt_texts, frozen)
         )
     things = dict(_things(bench, candidates, rows, precision))
-    told("warm-up")
-    times = in_turns(
-        things,
-        rounds=rounds,
-        device=bench.device,
-        told=lambda number: told(f"round {number} of {rounds} done"),
-    )
-    for row in rows:
-        row.update(_timed(row, bench.batch_size, times, cpu=bench.device.type == "cpu"))
-    return rows, times
+    cpu = bench.device.type == "cpu"
+
+    def finish(times: dict[str, Times]) -> None:
+        done([row | _timed(row, bench.batch_size, times, cpu=cpu) for row in rows], times)
+
+    in_turns(things, rounds=rounds, device=bench.device, told=told, done=finish)
 
 
 def _counted(bench: Workbench, name: str, candidate: Candidate) -> Row:

@@ -221,6 +221,7 @@ def zero_shot_metrics(
     *,
     positive: int = 1,
     min_positives: int = 1,
+    final: bool = False,
 ) -> dict[str, WeightedMetric]:
     """All metrics of one zero-shot dataset, ready for ``plain_value`` and for the bootstrap.
 
@@ -231,6 +232,7 @@ def zero_shot_metrics(
         targets: labels [N] in 0..C-1, or [N, C] in {0, 1} for multilabel.
         positive: binary only, the column that stands for the finding.
         min_positives: multilabel only, see ``scored_classes``.
+        final: the scores stand for themselves: AUROC of a class ranks them as they are, and ``scale`` has no part.
 
     Raises:
         CellError: a similarity is not finite.
@@ -253,7 +255,7 @@ def zero_shot_metrics(
         raise ValueError(f"zero_shot_metrics: binary needs similarity [N, 2], got {similarity.shape}")
     if similarity.shape[1] < 2:
         raise ValueError(f"zero_shot_metrics: {kind} needs at least two classes, got {similarity.shape}")
-    odds = log_odds(similarity * float(scale))
+    odds = similarity if final else log_odds(similarity * float(scale))
     columns = [positive] if kind == "binary" else np.unique(targets)
     return {
         "acc": weighted_mean(np.argmax(similarity, axis=1) == targets),

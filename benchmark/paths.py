@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from benchmark.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,6 +27,18 @@ def default_data_root() -> Path:
     """Return the folder of prepared data: ``medpeft-bench`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return Path(cache).expanduser() / "medpeft-bench" if cache else Path.home() / ".cache" / "medpeft-bench"
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path as the user writes it, with ``~`` as the home folder.
+
+    Raises:
+        ConfigError: there is no user of that name.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"'{text}': no user has this home folder. Write the path without ~") from None
 
 
 def shown(path: Path) -> str:

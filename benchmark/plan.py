@@ -14,7 +14,8 @@ from typing import Any, Literal
 import rich.table
 
 from benchmark.config import Recipe, RunConfig
-from benchmark.errors import StoreError
+from benchmark.errors import ConfigError, StoreError, unknown
+from benchmark.parallel import processes
 from benchmark.provenance import scrub
 from benchmark.registry import METHODS, TASKS
 from benchmark.store import CellFolder, Store, UnreadableError, cell_name
@@ -45,6 +46,8 @@ class CellSpec:
         options: all options of the method, as JSON types.
         tasks: task name -> its options and datasets.
         variant: what tells the cell from the method's own, as ``key=value,...``; empty when nothing does.
+        processes: how many processes work on the cell together.
+        hash_ids: whether stored predictions hold hashes of image and patient ids.
     """
 
     suite_name: str
@@ -63,6 +66,8 @@ class CellSpec:
     plugins: tuple[str, ...] = ()
     eval_only: bool = False
     variant: str = ""
+    hash_ids: bool = False
+    processes: int = 1
 
     @property
     def cell(self) -> str:
@@ -138,7 +143,7 @@ class Plan:
         return [cell for cell in self.cells if cell.state != "done"]
 
 
-def make_plan(config: RunConfig | Sequence[RunConfig], store: Store) -> Plan:
+def make_plan(config: RunConfig | Sequence[RunConfig], store: Store, only: Sequence[str] = ()) -> Plan:
     """Return the cells of one or several configurations with the state that the store gives them.
 
     A cell that several of them ask for is planned once, with the tasks of all.
@@ -146,16 +151,20 @@ def make_plan(config: RunConfig | Sequence[RunConfig], store: Store) -> Plan:
     Args:
         config: those of one request; what is said of the request as a whole is read off the first.
         store: where finished cells are.
+        only: names of cells, ``[[<suite>/]<backbone>/]<method>[+<variant>]/seed-<n>``; the others are left out.
 
     Raises:
+        ConfigError: a name is not that of a cell, or hashed ids and their key would lie together.
         StoreError: finished cells were made with other settings, or by a newer version, or --eval-only
             finds no adapter, or two configurations want different cells of one name.
     """
     several = [config] if isinstance(config, RunConfig) else list(config)
     config = several[0]
+    if config.hash_ids:
+        _check_ids(config, store)
     cells = []
     conflicts: dict[str, list[str]] = {}
-    for spec in _distinct(spec for one in several for spec in _specs(one)):
+    for spec in _named(_distinct(spec for one in several for spec in _specs(one)), only):
         folder = store.cell(spec.folder)
         state: State = "todo"
         missing = tuple(spec.tasks)
@@ -182,7 +191,8 @@ def cell_state(spec: CellSpec, folder: CellFolder) -> tuple[State, tuple[str, ..
     if stored_hash(folder) != spec.adapt_hash:
         return "todo", tuple(spec.tasks)
     missing = [task for task in spec.tasks if spec.eval_only or not task_done(spec, task, folder)]
-    if not missing:
+    # Results may be complete in a cell that was killed before it could say so: then only that is left to do.
+    if not missing and _read_result(folder, "status").get("status") != "running":
         return "done", ()
     return ("partial" if folder.exists("adapter.safetensors") else "todo"), tuple(missing)
 
@@ -207,6 +217,8 @@ def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
         return []
     if stored.get("adapt_hash") != spec.adapt_hash:
         return _differences(adapt_settings(stored), adapt_settings(spec.public())) or ["settings"]
+    if finished and bool(stored.get("hash_ids")) != spec.hash_ids:
+        return _differences({"hash_ids": not spec.hash_ids}, {"hash_ids": spec.hash_ids})
     lines: list[str] = []
     for task in spec.tasks if not spec.eval_only else ():
         if task in finished and not task_done(spec, task, folder):
@@ -226,9 +238,17 @@ def imported(folder: CellFolder) -> dict[str, Any] | None:
 
 def adapt_settings(public: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a cell's public settings that its adapted weights depend on."""
-    unimportant = {item.name for item in dataclasses.fields(Recipe) if not item.metadata["hashed"]}
     suite, recipe = public.get("suite") or {}, public.get("recipe") or {}
-    keys = ("backbone", "pretrained", "method", "options", "seed", "limit")
+    unimportant = {
+        item.name
+        for item in dataclasses.fields(Recipe)
+        if not item.metadata["hashed"]
+        or (item.metadata["hashed"] == "unless default" and recipe.get(item.name) == item.default)
+    }
+    keys = ["backbone", "pretrained", "method", "options", "seed", "limit"]
+    # Elsewhere several processes give the results of one.
+    if recipe.get("negatives") == "local" and public.get("processes", 1) > 1:
+        keys.append("processes")
     return {key: public.get(key) for key in keys} | {
         "recipe": {key: value for key, value in recipe.items() if key not in unimportant},
         "suite": {key: value for key, value in suite.items() if key not in _NOT_ADAPTATION},
@@ -266,7 +286,36 @@ def _specs(config: RunConfig) -> Iterator[CellSpec]:
                 recipe=config.recipes[method], tasks=tasks, data_root=config.data_root,
                 device=config.device, num_workers=config.num_workers, limit=config.limit,
                 plugins=config.plugins, eval_only=config.eval_only, variant=config.variants.get(method, ""),
+                hash_ids=config.hash_ids, processes=processes(),
             )  # fmt: skip
+
+
+def _check_ids(config: RunConfig, store: Store) -> None:
+    """Refuse an output folder where hashed ids would stand beside their key, or beside plain ones."""
+    if config.data_root.resolve().is_relative_to(store.output_dir.resolve()):
+        raise ConfigError(
+            "hash_ids: --data-root lies in --output-dir, and keeps the key of the hashes. Choose another --data-root"
+        )
+    plain = next((cell for cell in store.cells() if not _read_config(cell).get("hash_ids")), None)
+    if plain is not None:
+        raise StoreError(f"hash_ids: {plain.path} was made without it. Choose another --output-dir")
+
+
+def _named(specs: Sequence[CellSpec], names: Sequence[str]) -> Sequence[CellSpec]:
+    """Return the cells whose folder ends with one of the names; all of them when there are none."""
+    if not names:
+        return specs
+    wanted = [tuple(name.strip("/").split("/")) for name in names]
+    parts = {spec.folder: tuple(spec.folder.split("/")) for spec in specs}
+    short = ["/".join(folder[-2:]) for folder in parts.values()]
+    problems = [
+        f"--cell: {unknown('cell', name, short)}"
+        for name, word in zip(names, wanted, strict=True)
+        if not any(folder[-len(word) :] == word for folder in parts.values())
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return [spec for spec in specs if any(parts[spec.folder][-len(word) :] == word for word in wanted)]
 
 
 def _distinct(specs: Iterable[CellSpec]) -> list[CellSpec]:

@@ -21,8 +21,11 @@ PACKAGES = (
     "numpy", "scipy", "pandas", "scikit-learn",
 )  # fmt: skip
 _SOURCES = ("run_benchmark.py", "pyproject.toml", "benchmark", "methods", "tasks", "configs")
-# An absolute path, or one below the home folder, but not the rest of an address (https://...) or of "a/b".
-_PATH = re.compile(r"(?<![\w./~-])~?/(?:[^\s/'\":;,()]+/)*([^\s/'\":;,()]+)/?")
+# An absolute path, or one below a home folder, but not the rest of an address (https://...) or of "a/b".
+_PATH = re.compile(r"(?<![\w./~-])(?:~[\w.-]*)?(?:(?<!:)//+|/)(?:[^\s/'\":;,()]+/)*([^\s/'\":;,()]+)/?")
+# The same where its end is known, so that names of folders may hold blanks: in quotation marks, or alone.
+_QUOTED = re.compile(r"""(['"])(?:~[\w.-]*)?/(?:[^'"\n]*/)?([^'"/\n]+)/?\1""")
+_ALONE = re.compile(r"(?!.*\s/)((?:[\w.-]+:)?)(?:~[\w.-]*)?/(?!/)(?:[^:\n]*/)?([^:/\n]+)/?")
 
 
 def provenance(config: Mapping[str, Any], config_hash: str) -> dict[str, Any]:
@@ -99,7 +102,18 @@ def scrub(value: Any) -> Any:
         return [scrub(item) for item in value]
     if isinstance(value, Path):
         return value.name if value.is_absolute() else str(value)
-    return _PATH.sub(r"\1", value) if isinstance(value, str) else value
+    return _without_folders(value) if isinstance(value, str) else value
+
+
+def _without_folders(text: str) -> str:
+    if "/" not in text:
+        return text
+    text = text.replace("file://", "")
+    if home := os.path.expanduser("~").strip("/~"):
+        text = text.replace(f"/{home}/", "~/")
+    if alone := _ALONE.fullmatch(text):
+        return alone[1] + alone[2]
+    return _PATH.sub(r"\1", _QUOTED.sub(r"\1\2\1", text))
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -6,12 +6,9 @@ module is imported when one of its names is asked for. Names and aliases in that
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import functools
-import importlib
 import importlib.metadata
-import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +17,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from benchmark.errors import BenchmarkError, PluginError, unknown
+from benchmark.errors import PluginError, unknown
 from benchmark.paths import ROOT, shown
+from benchmark.plugin_files import (
+    Registration,
+    checked_name,
+    files_of,
+    locate,
+    module_loader,
+    read_source,
+    reason_of,
+)
 
 T = TypeVar("T")
 
@@ -69,6 +75,7 @@ class Registry:
         self.package = folder.replace("/", ".")
         self.not_plugins = None if not_plugins is None else frozenset(not_plugins)
         self.broken: dict[str, str] = {}
+        self.unread: dict[str, None] = {}
         self._entries: dict[str, Entry] = {}
         self._objects: dict[str, Any] = {}
         self._origins: dict[str, str] = {}
@@ -78,6 +85,7 @@ class Registry:
         self, name: str, aliases: Sequence[str], in_all: bool, origin: str, target: Any, family: bool = False
     ) -> None:
         """Keep ``target`` under ``name``; raise PluginError when another place registered that name."""
+        checked_name(name, origin)
         known = self._origins.get(name) or (self._entries[name].origin if name in self._entries else origin)
         if known != origin and not known.startswith("entry point"):
             raise PluginError(
@@ -91,29 +99,26 @@ class Registry:
             )
 
     def add_file(self, path: Path, load: Callable[[], Any]) -> None:
-        """Make the names that a source file registers known, without importing it."""
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-        except (SyntaxError, ValueError, OSError) as error:
-            self._add_unreadable(path, load, error)
-            return
-        summary = (ast.get_docstring(tree) or "").split("\n")[0]
-        found = _registrations(tree, f"register_{self.kind}")
+        """Make the names that a source file registers known, without importing it.
+
+        Raises:
+            PluginError: a name that is taken or cannot be one.
+        """
+        source = read_source(path, f"register_{self.kind}")
+        self.unread |= dict.fromkeys(source.unread)
+        found, summary = source.found, source.summary
         if not found and self.not_plugins is not None and path.parent == self.folder:
-            found = [(1, path.stem, {})]
-        for line, name, options in found:
+            found = [Registration(path.stem, f"{shown(path)}:1")]  # reported when it is asked for, not lost
+            if source.unread:
+                self.broken[path.stem] = source.unread[0].partition(": ")[2]
+                summary = f"broken: {self.broken[path.stem]}"
+        for one in found:
             self._add(
                 Entry(
-                    name,
-                    tuple(options.get("aliases", ())),
-                    bool(options.get("in_all", True)),
-                    f"{shown(path)}:{line}",
-                    str(options.get("summary", "")) or summary,
-                    load,
-                    bool(options.get("family", False)),
-                    str(options.get("names_from", "")),
+                    one.name, one.aliases, one.in_all, one.origin, one.summary or summary, load, one.family,
+                    one.names_from,
                 )
-            )
+            )  # fmt: skip
 
     def names(self, extras: bool = True) -> list[str]:
         """Return the known names, sorted; with ``extras=False`` only those that ``all`` stands for."""
@@ -173,8 +178,15 @@ class Registry:
                     raise PluginError(self._no_match(item))
                 chosen += matches
             else:
-                chosen.append(self.resolve(item))
+                chosen.append(self._single(item))
         return list(dict.fromkeys(chosen))
+
+    def _single(self, name: str) -> str:
+        resolved = self.resolve(name)
+        head, colon, rest = resolved.partition(":")
+        if colon and not self.entry(head).family:
+            raise PluginError(f"{self.kind} '{head}' is no family: leave out ':{rest}'")
+        return resolved
 
     def get(self, name: str) -> Any:
         """Return the registered object, importing its module when needed.
@@ -195,8 +207,8 @@ class Registry:
     def _import(self, entry: Entry) -> None:
         try:
             loaded = entry.load()
-        except Exception as error:  # a plugin may raise anything; the others must go on
-            reason = _reason(error)
+        except (Exception, SystemExit) as error:  # a plugin may raise anything; the others must go on
+            reason = reason_of(error)
             self.broken[entry.name] = reason
             message = f"{self.kind} '{entry.name}' ({entry.origin}) could not be imported: {reason}"
             raise PluginError(message) from error
@@ -215,7 +227,7 @@ class Registry:
             self._scanned = True
             for path in sorted(self.folder.glob("*.py")):
                 if not path.name.startswith("_") and path.stem not in (self.not_plugins or ()):
-                    self.add_file(path, _module_loader(f"{self.package}.{path.stem}"))
+                    self.add_file(path, module_loader(f"{self.package}.{path.stem}"))
             for point in importlib.metadata.entry_points(group=f"medpeft_bench.{self.kind}s"):
                 self._add(Entry(point.name, (), True, f"entry point {point.value}", point.value, point.load))
         return self._entries
@@ -227,12 +239,6 @@ class Registry:
         elif self._origins.get(entry.name) != entry.origin:
             places = f"{known.origin} and {entry.origin}"
             raise PluginError(f"{self.kind} '{entry.name}' is registered twice: {places}. Rename one of them")
-
-    def _add_unreadable(self, path: Path, load: Callable[[], Any], error: Exception) -> None:
-        """List a file of our folder that does not parse under its file name: reported, not lost."""
-        if path.parent == self.folder and self.not_plugins is not None:
-            self.broken[path.stem] = _reason(error)
-            self._add(Entry(path.stem, (), True, f"{shown(path)}:1", f"broken: {_reason(error)}", load))
 
     def _no_match(self, glob: str) -> str:
         head = glob.split(":", 1)[0]
@@ -247,6 +253,7 @@ class Registry:
         spellings = [*self.names(), *(alias for entry in self._entries.values() for alias in entry.aliases)]
         nearest = unknown(self.kind, name, [*spellings, *further]).partition(" Known:")[0]
         more = f", and {len(further)} names of {', '.join(sorted(set(further.values())))}" if further else ""
+        more += f". Not read: {'; '.join(self.unread)}" if self.unread else ""
         return f"{nearest} Known: {', '.join(self.names()) or 'none'}{more}"
 
 
@@ -302,7 +309,7 @@ def scan_plugins(plugins: Iterable[str]) -> list[str]:
     problems: list[str] = []
     for plugin in plugins:
         try:
-            path, load = _locate(plugin)
+            path, load = locate(plugin)
             for registry in REGISTRIES.values():
                 registry.add_file(path, load)
         except PluginError as error:
@@ -328,9 +335,9 @@ def load_plugins(plugins: Iterable[str]) -> list[str]:
     problems: list[str] = []
     for plugin in wanted:
         try:
-            _locate(plugin)[1]()
-        except Exception as error:  # a plugin may raise anything; the others must go on
-            problems.append(f"plugin '{Path(plugin).name}' could not be imported: {_reason(error)}")
+            locate(plugin)[1]()
+        except (Exception, SystemExit) as error:  # a plugin may raise anything; the others must go on
+            problems.append(f"plugin '{Path(plugin).name}' could not be imported: {reason_of(error)}")
     return problems
 
 
@@ -347,73 +354,10 @@ def _decorator(
     return register
 
 
-def _locate(plugin: str) -> tuple[Path, Callable[[], Any]]:
-    """Return the source file of a plugin and a function that imports it."""
-    if plugin.endswith(".py") or "/" in plugin:
-        path = Path(plugin).expanduser().resolve()
-        if not path.is_file():
-            raise PluginError(
-                f"--plugins: file '{plugin}' does not exist. Give the path of a Python file or a module"
-            )
-        return path, lambda: _import_file(path)
-    try:
-        spec = importlib.util.find_spec(plugin)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        raise PluginError(
-            f"--plugins: no module '{plugin}' is installed. Give the path of a Python file or a module"
-        )
-    return Path(spec.origin).resolve(), _module_loader(plugin)
-
-
-def _import_file(path: Path) -> ModuleType:
-    name = "medpeft_plugin_" + re.sub(r"\W", "_", str(path))
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"plugin file '{path}' is not a Python source file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _module_loader(module: str) -> Callable[[], Any]:
-    return lambda: importlib.import_module(module)
-
-
-def _registrations(tree: ast.Module, function: str) -> list[tuple[int, str, dict[str, Any]]]:
-    """Return line, name and keywords of each ``function("name", ...)`` call in a source file."""
-    found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or not node.args or _called(node) != function:
-            continue
-        try:
-            name = ast.literal_eval(node.args[0])
-            options = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
-        except ValueError:
-            continue
-        found.append((node.lineno, str(name), options))
-    return found
-
-
 @functools.cache
 def _names_from(pattern: str) -> tuple[str, ...]:
     """Return the stems of the files ``package/glob`` of an installed package, without importing it."""
-    package, _, glob = pattern.partition("/")
-    spec = importlib.util.find_spec(package) if package else None
-    folders = spec.submodule_search_locations or () if spec else ()
-    return tuple(sorted(path.stem for folder in folders for path in Path(folder).glob(glob)))
-
-
-def _called(node: ast.Call) -> str:
-    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    return tuple(sorted(path.stem for path in files_of(pattern)))
 
 
 def _plain(name: str) -> str:
@@ -423,8 +367,3 @@ def _plain(name: str) -> str:
 
 def _first_line(target: Any) -> str:
     return (getattr(target, "__doc__", None) or "").strip().split("\n")[0]
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,40 +1,44 @@
-"""Runs the open cells of a plan in worker processes; a cell that fails or crashes loses only itself."""
+"""Runs the open cells of a plan on an engine; a cell that fails or crashes loses only itself."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from benchmark.console import Board, Console, QueueReporter, Reporter
-from benchmark.errors import BenchmarkError, ConfigError
-from benchmark.plan import CellSpec, Plan, cell_state, imported, stored_hash, task_done
-from benchmark.provenance import available_memory, provenance, scrub, usable_cores
+from benchmark.console import Console, Reporter
+from benchmark.errors import BenchmarkError, ConfigError, StoreError
+from benchmark.parallel import ALONE, World
+from benchmark.plan import (
+    CellSpec,
+    Plan,
+    cell_state,
+    differing_settings,
+    imported,
+    stored_hash,
+    task_done,
+)
+from benchmark.provenance import provenance, scrub, usable_cores
 from benchmark.registry import load_plugins
+from benchmark.stop import Stop, Stopped
 from benchmark.store import CellFolder, Store, UnreadableError
 
 RunCell = Callable[[CellSpec, CellFolder, Reporter], None]
 RUN_CELL = "benchmark.cell:run_cell"
-MEMORY_PER_WORKER = 0.8
-"""GiB that a worker needs at least (libraries and a small backbone); bounds the default number of workers."""
+LOCK_PATIENCE = 10.0
+"""Seconds after the death of a worker until its lock is free: processes that it forked live a little longer."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one cell ended; "busy" means that another process is running it."""
+    """How one cell ended; "busy": another process is running it, "stopped": early, as the run was asked to stop."""
 
-    status: Literal["done", "reused", "busy", "failed"]
+    status: Literal["done", "reused", "busy", "failed", "stopped"]
     error: str = ""
     trace: str = ""
 
@@ -53,8 +57,26 @@ class Summary:
         """Count one cell."""
         if outcome.status == "failed":
             self.failed.append((spec.folder, outcome.error))
+        elif outcome.status == "stopped":
+            self.interrupted = True
         else:
             setattr(self, outcome.status, getattr(self, outcome.status) + 1)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray cluster that cells run on, and what each of them takes of it.
+
+    Attributes:
+        address: ``HOST:PORT`` of its head, or "auto": the one that this machine belongs to; None: that of the variable
+            ``RAY_ADDRESS``, else a Ray of this machine alone, which is started.
+        cpus: cores of a cell; None: one, and one for each process that loads data.
+        gpus: GPUs of a cell, a share such as 0.25 for small ones; None: one where the cluster has GPUs.
+    """
+
+    address: str | None = None
+    cpus: float | None = None
+    gpus: float | None = None
 
 
 def run_plan(
@@ -66,6 +88,8 @@ def run_plan(
     debug: bool = False,
     prepare: Callable[[Reporter], None] | None = None,
     run_cell: str = RUN_CELL,
+    cluster: Cluster | None = None,
+    world: World = ALONE,
 ) -> Summary:
     """Run the open cells of a plan, longest first.
 
@@ -74,61 +98,92 @@ def run_plan(
         store: where the cells are kept.
         console: where progress is shown.
         jobs: cells side by side; None: one per GPU, else one per core as far as memory goes; 1: in this
-            process.
+            process. On a cluster None: as many as it has room for.
         debug: show tracebacks of failed cells.
         prepare: makes what all cells share (data); called once, while the workers start.
         run_cell: ``module:function`` that runs one cell.
+        cluster: where cells run; None: on this machine.
+        world: processes that were started together, and work on each cell together.
 
     Returns:
-        The counts. On Ctrl-C the workers are stopped and ``interrupted`` is set.
+        The counts. After Ctrl-C (running cells end after their step, after a second one at once)
+        ``interrupted`` is set.
 
     Raises:
-        ConfigError: the device does not exist.
+        ConfigError: the device does not exist, or the cluster cannot be used.
         BenchmarkError: ``prepare`` failed.
     """
     summary = Summary(reused=len(plan.cells) - len(plan.open))
     specs = [cell.spec for cell in sorted(plan.open, key=lambda cell: -cell.cost)]
     if not specs:
         return summary
-    devices = find_devices(specs[0].device)
-    wanted = jobs or (len(devices) if devices[0] != "cpu" else usable_cores())
-    # Threads follow from the request alone: a resumed run with fewer cells left computes the same numbers.
-    threads = threads_each(wanted)
-    fitting = wanted if jobs else min(wanted, max(1, int(available_memory() / MEMORY_PER_WORKER)))
-    with console.board(len(specs)) as board:
-        grid = _Grid(specs, store, board, summary, plan.overwrite, debug, run_cell, prepare)
+    # Imported here: engines build upon this module.
+    from benchmark.engines.grid import Grid
+
+    stop = Stop()
+    with console.board(len(specs)) as board, stop.listening():
+        grid = Grid(specs, store, board, summary, run_cell, plan.overwrite, debug, prepare, stop)
         try:
-            if wanted == 1:
-                grid.run_here(devices[0], threads)
+            if world.size > 1:
+                resolve("benchmark.engines.together:run")(grid, jobs, world)
+            elif cluster is None:
+                resolve("benchmark.engines.local:run")(grid, jobs)
             else:
-                grid.run_workers(
-                    [devices[i % len(devices)] for i in range(min(fitting, len(specs)))], threads
-                )
+                _ray_engine()(grid, cluster, jobs)
         except KeyboardInterrupt:
             summary.interrupted = True
     return summary
 
 
+def _ray_engine() -> Callable[..., None]:
+    from benchmark.engines import ray_engine
+
+    try:
+        return ray_engine()
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ConfigError(
+            '--engine ray: Ray is not installed. pip install -e ".[cluster]" brings it'
+        ) from None
+
+
 def execute_cell(
-    spec: CellSpec, store: Store, reporter: Reporter, run_cell: RunCell | str, *, overwrite: bool = False
+    spec: CellSpec,
+    store: Store,
+    reporter: Reporter,
+    run_cell: RunCell | str,
+    *,
+    overwrite: bool = False,
+    patience: float = 0.0,
 ) -> Outcome:
     """Run one cell under its lock, and keep its settings, provenance and status beside the results.
 
     Any exception of the cell becomes the outcome "failed" and is written to its ``status.json``.
+
+    Args:
+        spec: the cell.
+        store: where it is kept.
+        reporter: told about progress.
+        run_cell: the function that runs it, or ``module:function``.
+        overwrite: also when it is finished.
+        patience: seconds to wait for the lock of another process before the outcome is "busy".
     """
     folder = store.cell(spec.folder)
-    with folder.lock() as held:
+    with folder.lock(patience) as held:
         if not held:
             return Outcome("busy")
-        # Another process may have finished the cell since the plan was made.
-        if not overwrite and cell_state(spec, folder)[0] == "done":
-            return Outcome("reused")
+        if not overwrite and (found := _finished_meanwhile(spec, folder)):
+            return found
         try:
             _begin(spec, folder, overwrite)
             load_plugins(spec.plugins)
             (resolve(run_cell) if isinstance(run_cell, str) else run_cell)(spec, folder, reporter)
+        except Stopped as stopped:
+            return Outcome("stopped", str(stopped))
         except (Exception, SystemExit) as error:  # one cell must not take the others with it
-            return mark_failed(folder, _say(error), traceback.format_exc())
+            kind = type(error).__name__ if spec.hash_ids else ""
+            return mark_failed(folder, _say(error), traceback.format_exc(), instead=kind)
         lacking = [task for task in spec.tasks if not task_done(spec, task, folder)]
         if lacking:
             return mark_failed(folder, _say_lacking(folder, lacking), "", status="partial")
@@ -136,10 +191,51 @@ def execute_cell(
         return Outcome("done")
 
 
-def mark_failed(folder: CellFolder, error: str, trace: str, status: str = "failed") -> Outcome:
-    """Write the failure of a cell into its folder and return it as the outcome."""
-    lines = [scrub(line) for line in trace.splitlines()]
-    folder.write_json("status.json", {"status": status, "error": scrub(error), "traceback": lines})
+def _finished_meanwhile(spec: CellSpec, folder: CellFolder) -> Outcome | None:
+    """Return the outcome of a cell that another process has finished since the plan was made; its files stay."""
+    try:
+        if cell_state(spec, folder)[0] == "done":
+            return Outcome("reused")
+        differing = differing_settings(spec, folder)
+    except StoreError as error:
+        return Outcome("failed", _say(error))
+    if differing:
+        return Outcome(
+            "failed", f"another process finished it with other settings ({'; '.join(differing[:4])})"
+        )
+    return None
+
+
+def fail_cell(spec: CellSpec, store: Store, error: str, *, overwrite: bool = False) -> Outcome:
+    """Return the outcome of a cell whose process has died, and write the failure into its folder.
+
+    It is "done" when the process died after its last result; and another process that has taken the cell over since is
+    left alone.
+    """
+    folder = store.cell(spec.folder)
+    with folder.lock(LOCK_PATIENCE) as held:
+        if not held:
+            return Outcome("failed", error)
+        if not overwrite and (found := _finished_meanwhile(spec, folder)):
+            return Outcome("done") if found.status == "reused" else found
+        return mark_failed(folder, error, "")
+
+
+def mark_failed(
+    folder: CellFolder, error: str, trace: str, status: str = "failed", *, instead: str = ""
+) -> Outcome:
+    """Write the failure of a cell into its folder and return it as the outcome.
+
+    Args:
+        folder: of the cell.
+        error: what went wrong.
+        trace: of the exception, or empty.
+        status: of the cell.
+        instead: kind of error that is written in place of its words, which may name images or patients.
+    """
+    lines = [] if instead else [scrub(line) for line in trace.splitlines()]
+    words = f"{instead}: not stored in words, as hash_ids is on" if instead else scrub(error)
+    folder.write_json("status.json", {"status": status, "error": words, "traceback": lines})
     return Outcome("failed", error, trace)
 
 
@@ -170,201 +266,33 @@ def resolve(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class _Grid:
-    """One run: cells waiting, workers busy."""
-
-    def __init__(
-        self,
-        specs: Sequence[CellSpec],
-        store: Store,
-        board: Board,
-        summary: Summary,
-        overwrite: bool,
-        debug: bool,
-        run_cell: str,
-        prepare: Callable[[Reporter], None] | None,
-    ) -> None:
-        self.waiting = list(specs)
-        self.store, self.board, self.summary = store, board, summary
-        self.overwrite, self.debug, self.run_cell, self.prepare = overwrite, debug, run_cell, prepare
-
-    def run_here(self, device: str, threads: int) -> None:
-        """Run all cells in this process, one after another."""
-        limit_threads(threads)
-        self._prepare()
-        while self.waiting:
-            spec = replace(self.waiting.pop(0), device=device)
-            self.board.cell_started(0, spec.label)
-            reporter = self.board.reporter(0)
-            self._finish(
-                0, spec, execute_cell(spec, self.store, reporter, self.run_cell, overwrite=self.overwrite)
-            )
-
-    def run_workers(self, devices: Sequence[str], threads: int) -> None:
-        """Run the cells in one process per device entry; a process that dies is replaced."""
-        settings = {"run_cell": self.run_cell, "threads": threads, "overwrite": self.overwrite}
-        workers = [_Worker(self.store, device, settings) for device in devices]
-        try:
-            self._prepare()
-            while self.waiting or any(worker.spec for worker in workers):
-                for slot, worker in enumerate(workers):
-                    if worker.spec is None and self.waiting:
-                        spec = worker.give(self.waiting.pop(0))
-                        self.board.cell_started(slot, spec.label)
-                self._listen(workers)
-        finally:
-            for worker in workers:
-                worker.stop()
-
-    def _prepare(self) -> None:
-        if self.prepare is not None:
-            self.board.preparation_started(-1, "data")
-            self.prepare(self.board.reporter(-1))
-            self.board.preparation_finished(-1)
-
-    def _listen(self, workers: list[_Worker]) -> None:
-        wait([worker.connection for worker in workers if worker.spec], timeout=0.5)
-        for slot, worker in enumerate(workers):
-            for message in worker.messages():
-                if isinstance(message, Outcome) and worker.spec is not None:
-                    self._finish(slot, worker.spec, message)
-                    worker.spec = None
-                elif not isinstance(message, Outcome):
-                    self.board.event(slot, message)
-            if worker.dead():
-                self._replace(slot, worker)
-
-    def _replace(self, slot: int, worker: _Worker) -> None:
-        """Fail the cell of a dead worker and start another in its place when cells are left."""
-        spec, worker.spec = worker.spec, None
-        if spec is not None:
-            worker.process.join(timeout=5.0)
-            error = f"the worker process died ({_exit_reason(worker.process.exitcode)})"
-            self._finish(slot, spec, mark_failed(self.store.cell(spec.folder), error, ""))
-        if self.waiting:
-            worker.start()
-
-    def _finish(self, slot: int, spec: CellSpec, outcome: Outcome) -> None:
-        words = {"busy": "skipped (another process is running it)", "failed": "FAILED"}
-        self.summary.add(spec, outcome)
-        self.board.cell_finished(slot, words.get(outcome.status, outcome.status), outcome.error)
-        if self.debug and outcome.trace:
-            self.board.console.line(outcome.trace.rstrip())
-
-
-class _Worker:
-    """A spawned process that runs one cell after another on one device."""
-
-    def __init__(self, store: Store, device: str, settings: Mapping[str, Any]) -> None:
-        self.store, self.device, self.settings = store, device, settings
-        self.spec: CellSpec | None = None
-        self.process: BaseProcess
-        self.connection: Connection
-        self.start()
-
-    def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        arguments = (theirs, self.store.output_dir, dict(self.settings))
-        self.process = context.Process(target=worker_main, args=arguments, daemon=False)
-        with _for_children(self.settings["threads"]):
-            self.process.start()
-        theirs.close()
-        self.closed = False
-
-    def give(self, spec: CellSpec) -> CellSpec:
-        self.spec = replace(spec, device=self.device)
-        with contextlib.suppress(OSError):  # a worker that died while idle is noticed by `dead`
-            self.connection.send(self.spec)
-        return self.spec
-
-    def messages(self) -> Iterator[Any]:
-        try:
-            while self.spec is not None and self.connection.poll():
-                yield self.connection.recv()
-        except (EOFError, OSError):
-            self.closed = True
-
-    def dead(self) -> bool:
-        # Processes that the cell forked may hold the pipe open, so its silence alone does not tell.
-        gone = self.closed or (not self.process.is_alive() and not self.connection.poll())
-        return self.spec is not None and gone
-
-    def stop(self) -> None:
-        with contextlib.suppress(OSError):
-            self.connection.send(None)
-        self.process.join(timeout=0.2 if self.spec else 3.0)
-        if self.process.is_alive():
-            self.process.terminate()
-            self.process.join(timeout=5.0)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self.connection.close()
-
-
-def worker_main(connection: Connection, output_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Run the cells that arrive on a connection until None arrives; send progress and outcomes back."""
-    limit_threads(settings["threads"])
-    store = Store(output_dir)
-    # Imported while the parent prepares data; a failure is reported with the first cell.
-    with contextlib.suppress(Exception):
-        resolve(settings["run_cell"])
-
-    def send(message: Any) -> None:
-        try:
-            connection.send(message)
-        except OSError:
-            os._exit(1)  # the parent is gone: stop at once, the same command goes on from the files
-
-    while True:
-        try:
-            spec = connection.recv()
-        except (EOFError, OSError):
-            return
-        if spec is None:
-            return
-        reporter = QueueReporter(send)
-        send(execute_cell(spec, store, reporter, settings["run_cell"], overwrite=settings["overwrite"]))
-
-
 def threads_each(processes: int) -> int:
     """Return the threads of each of so many processes: the cores shared out, or fewer if OMP_NUM_THREADS says so."""
-    share = max(1, usable_cores() // processes)
+    return threads_of(usable_cores() // processes)
+
+
+def threads_of(cores: int) -> int:
+    """Return the threads of a process that has so many cores: as many, or fewer if OMP_NUM_THREADS says so."""
     wish = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(wish)) if wish.isdecimal() and int(wish) > 0 else share
+    return max(1, min(cores, int(wish)) if wish.isdecimal() and int(wish) > 0 else cores)
 
 
 def limit_threads(threads: int) -> None:
     """Let the numerical libraries of this process use at most ``threads`` threads."""
-    os.environ.update(_thread_variables(threads))
+    os.environ.update(thread_variables(threads))
     if torch := sys.modules.get("torch"):  # later imports read the variables
         torch.set_num_threads(threads)
 
 
-def _thread_variables(threads: int) -> dict[str, str]:
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the environment variables that limit the threads of numerical libraries."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return dict.fromkeys(names, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
 
 
-@contextlib.contextmanager
-def _for_children(threads: int) -> Iterator[None]:
-    """Start processes with few threads that leave Ctrl-C to their parent, already while they import."""
-    before = dict(os.environ)
-    os.environ.update(_thread_variables(threads))
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def _begin(spec: CellSpec, folder: CellFolder, overwrite: bool) -> None:
     """Write the settings of a cell; what was made with other settings goes away."""
+    folder.remove_leftovers()
     if not spec.eval_only and (overwrite or stored_hash(folder) != spec.adapt_hash):
         folder.clear()
     config = spec.public()
@@ -391,10 +319,3 @@ def _say_lacking(folder: CellFolder, tasks: Sequence[str]) -> str:
             reason = ""
         reasons.append(f"{task} ({reason})" if reason else task)
     return f"no result for {', '.join(reasons)}"
-
-
-def _exit_reason(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-    return f"{name}, often too little memory" if name == "SIGKILL" else name

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.errors import suggest
+from benchmark.errors import quoted, suggest
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,13 @@ class Given:
 
 
 def setting(
-    default: Any, help: str, *, low: float | None = None, above: float | None = None, hashed: bool = True
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    hashed: bool | Literal["unless default"] = True,
 ) -> Any:
     """Declare a dataclass field.
 
@@ -37,11 +43,22 @@ def setting(
         help: what it means, for people.
         low: smallest allowed value.
         above: values must be greater than this.
-        hashed: False when it cannot change a result (it then does not make two runs differ).
+        high: largest allowed value.
+        hashed: False when it cannot change a result (it then does not make two runs differ); "unless default" for a
+            setting that came later, whose default is what was done before: older results stay valid.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "low": low, "above": above, "hashed": hashed}
+        default=default, metadata={"help": help, "low": low, "above": above, "high": high, "hashed": hashed}
     )
+
+
+def unsaid(options: Any) -> set[str]:
+    """Return the options that are left out of settings and hashes: later ones that do what was done before them."""
+    return {
+        item.name
+        for item in dataclasses.fields(options)
+        if item.metadata.get("hashed") == "unless default" and getattr(options, item.name) == item.default
+    }
 
 
 def check(cls: type, given: Iterable[Given], kind: str) -> tuple[dict[str, Any], list[str]]:
@@ -70,8 +87,27 @@ def check(cls: type, given: Iterable[Given], kind: str) -> tuple[dict[str, Any],
             check_bounds(value, fields[item.key].metadata)
             values[item.key] = value
         except ValueError as error:
-            problems.append(f"{item.where}: expected {error}, got {item.value!r}")
+            problems.append(f"{item.where}: expected {error}, got {quoted(item.value)}")
     return values, problems
+
+
+def contract_problem(plugin: Any) -> str:
+    """Return what keeps a method or task from being configured, in a few words; empty when nothing does."""
+    if not isinstance(getattr(plugin, "cost_hint", 1.0), int | float):
+        return f"its cost_hint must be a number, not {quoted(plugin.cost_hint)}"
+    cls = getattr(plugin, "Options", None)
+    if cls is None:
+        return ""
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+        return "its Options must be a dataclass"
+    try:
+        _hints(cls)
+    except Exception as error:  # an annotation may say anything
+        return f"the types of its Options cannot be read ({type(error).__name__}: {error})"
+    for item in dataclasses.fields(cls):
+        if item.init and item.default is item.default_factory is dataclasses.MISSING:
+            return f"its option '{item.name}' has no default"
+    return ""
 
 
 @functools.cache
@@ -81,7 +117,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def check_bounds(value: Any, metadata: Any) -> None:
     """Raise ValueError, saying what is expected, when a number is out of the declared bounds."""
-    low, above = metadata.get("low"), metadata.get("above")
+    low, above, high = (metadata.get(key) for key in ("low", "above", "high"))
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
@@ -89,6 +125,8 @@ def check_bounds(value: Any, metadata: Any) -> None:
             raise ValueError(f"a value of at least {low:g}")
         if above is not None and not number > above:
             raise ValueError(f"a value greater than {above:g}")
+        if high is not None and not number <= high:
+            raise ValueError(f"a value of at most {high}")
 
 
 def coerce(value: Any, hint: Any) -> Any:
@@ -150,9 +188,12 @@ def _int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("a whole number")
     try:
-        return int(value)
+        number = int(value)
     except ValueError:
         raise ValueError("a whole number") from None
+    if not -(2**63) <= number < 2**63:  # what a tensor holds
+        raise ValueError("a whole number below 2^63")
+    return number
 
 
 def _float(value: Any) -> float:
@@ -178,13 +219,16 @@ def _bool(value: Any) -> bool:
 
 
 def _str(value: Any) -> str:
-    if value is None or isinstance(value, list | dict | tuple):
+    if value is None or isinstance(value, list | dict | tuple | set | bytes) or "\0" in str(value):
         raise ValueError("a text")
     return str(value)
 
 
 def _path(value: Any) -> Path:
-    return Path(_str(value)).expanduser()
+    try:
+        return Path(_str(value)).expanduser()
+    except RuntimeError:
+        raise ValueError("a path without ~ (there is no such user here)") from None
 
 
 _PLAIN: dict[Any, Callable[[Any], Any]] = {int: _int, float: _float, bool: _bool, str: _str, Path: _path}

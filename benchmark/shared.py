@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from benchmark.store import CellFolder, UnreadableError, file_lock
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 
+Predictions = dict[str, np.ndarray]
 FROZEN = "frozen image tower"
 """What ``<task>.json`` says under "shared" when the result is that of the tower as it was pretrained."""
 _VERSION = 1  # raise it whenever the same settings would give another result
@@ -31,15 +33,17 @@ _RESULT, _SAMPLES = "result.json", "predictions.npz"
 
 @dataclass(frozen=True)
 class TowerResults:
-    """Evaluates tasks that see the image tower alone.
+    """Evaluates tasks; those that see the image tower alone take over what another method has given.
 
     Attributes:
         folder: where shared results are kept. spec: of the cell. context: of its evaluations.
+        hide: what is done to predictions before they are kept: identifiers may be replaced.
     """
 
     folder: Path
     spec: CellSpec
     context: TaskContext
+    hide: Callable[[Predictions], Predictions]
 
     def evaluate(
         self, task: Task, name: str, dataset: str, entry: Mapping[str, Any], method: Method
@@ -55,7 +59,8 @@ class TowerResults:
         """
 
         def measure(one: Method) -> DatasetResult:
-            return task.evaluate(one, entry, dataset, self.context)
+            found = task.evaluate(one, entry, dataset, self.context)
+            return replace(found, predictions=self.hide(found.predictions))
 
         def once(tower: str, make: Callable[[], Method]) -> DatasetResult:
             options = asdict(task.options)
@@ -67,7 +72,7 @@ class TowerResults:
             if is_shared(task, method)
             else measure(method)
         )
-        if not getattr(task.options, "untrained", False):
+        if not (task.image_only and getattr(task.options, "untrained", False)):
             return result
         spec, first = self.spec, task.headline[0]
         reference = once(f"untrained {spec.backbone} {spec.pretrained}", self._untrained)
@@ -86,9 +91,11 @@ class TowerResults:
             "seed": spec.seed,
             "limit": spec.limit,
             "precision": spec.recipe.precision,
+            **({"hash_ids": True} if spec.hash_ids else {}),
         }
         digest = hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        cell = CellFolder(self.folder / f"{key['task']}-{key['dataset']}-{digest}")
+        name = f"{key['task']}-{key['dataset']}-{digest}".replace("/", "-")
+        cell = CellFolder(self.folder / name)
         with file_lock(cell.path / ".lock", wait=False) as held:
             if held:
                 return _kept_or_made(cell, whole, measure)

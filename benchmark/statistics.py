@@ -91,6 +91,7 @@ def zero_shot_report(
     level: float = 0.95,
     positive: int = 1,
     min_positives: int = 1,
+    final: bool = False,
 ) -> dict[str, dict[str, float | int | None]]:
     """Every metric of one zero-shot dataset with its bootstrap interval, as the store keeps them.
 
@@ -105,12 +106,13 @@ def zero_shot_report(
         level: coverage of the intervals.
         positive: binary only, the column that stands for the finding.
         min_positives: multilabel only, positives that a class needs to enter the macro mean.
+        final: AUROC ranks the scores of a class as they are, without softmax over classes.
 
     Returns:
         metric name -> {"value", "ci_low", "ci_high", "n"}; fractions, None where the samples define none.
     """
     metrics = zero_shot_metrics(
-        kind, similarity, scale, targets, positive=positive, min_positives=min_positives
+        kind, similarity, scale, targets, positive=positive, min_positives=min_positives, final=final
     )
     return metrics_report(metrics, len(similarity), clusters, resamples=resamples, seed=seed, level=level)
 

@@ -15,14 +15,18 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
+from benchmark import shapes
 from benchmark.errors import StoreError
+from benchmark.layers import parse_yaml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +37,6 @@ RESULT_COLUMNS = (
     "suite", "backbone", "method", "seed", "task", "dataset", "metric",
     "value", "ci_low", "ci_high", "n", "status", "config_hash",
 )  # fmt: skip
-_OWN_JSON = frozenset({"adapt.json", "efficiency.json", "provenance.json", "status.json"})
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class UnreadableError(StoreError):
@@ -74,12 +76,13 @@ class CellFolder:
         path = self.inside(name)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or "damaged"
             raise UnreadableError(f"{path}: {reason}. Delete it and run the same command again") from None
         if not isinstance(content, dict):
             raise UnreadableError(f"{path}: damaged. Delete it and run the same command again")
         check_schema(path, content)
+        _check_shape(path, content, shapes.OWN.get(path.name, shapes.RESULT))
         return content
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -121,15 +124,13 @@ class CellFolder:
 
     def read_npz(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
         """Return the arrays of an npz file; raise UnreadableError when it is missing or damaged."""
-        import zipfile
-
         import numpy as np
 
         path = self.inside(name)
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile):
+        except Exception:  # of a damaged archive, zip and NumPy raise whatever they find
             raise UnreadableError(
                 f"{path}: missing or damaged. Delete it and run the command again"
             ) from None
@@ -149,9 +150,12 @@ class CellFolder:
         if not path.exists():
             return []
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except ValueError:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError, RecursionError):
             raise UnreadableError(f"{path}: damaged. Delete it and run the command again") from None
+        for row in rows:
+            _check_shape(path, row, shapes.ROW)
+        return rows
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml, the resolved settings of the cell."""
@@ -163,18 +167,19 @@ class CellFolder:
         """Return config.yaml; raise UnreadableError when damaged, StoreError when it is newer than us."""
         path = self.inside("config.yaml")
         try:
-            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506
-        except (OSError, ValueError, yaml.YAMLError):
+            content = parse_yaml(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             content = None
         if not isinstance(content, dict):
             raise UnreadableError(f"{path}: missing or damaged. Delete it and run the same command again")
         check_schema(path, content)
+        _check_shape(path, content, shapes.CONFIG)
         return content
 
     def results(self) -> dict[str, Path]:
         """Return task name -> its result file."""
         files = sorted(self.path.glob("*.json"))
-        return {path.stem: path for path in files if path.name not in _OWN_JSON and path.name[0] != "."}
+        return {path.stem: path for path in files if path.name not in shapes.OWN and path.name[0] != "."}
 
     def remove(self, name: str) -> None:
         """Delete a file or folder of the cell, if there is one."""
@@ -188,10 +193,15 @@ class CellFolder:
                 self.remove(path.name)
 
     @contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Hold the cell while the block runs; yields False, at once, when another process holds it."""
-        with file_lock(self.path / ".lock", wait=False) as held:
+    def lock(self, patience: float = 0.0) -> Iterator[bool]:
+        """Hold the cell while the block runs; yields False when another process holds it for ``patience`` seconds."""
+        with file_lock(self.path / ".lock", wait=False, patience=patience) as held:
             yield held
+
+    def remove_leftovers(self) -> None:
+        """Delete the temporary files of a process that was killed while it wrote; only under the cell's lock."""
+        for path in list(self.path.rglob("*.tmp")):
+            path.unlink(missing_ok=True)
 
 
 class Store:
@@ -211,16 +221,36 @@ class Store:
                 yield CellFolder(path)
 
     def check_writable(self) -> None:
-        """Create the output folder; raise StoreError when nothing can be written there."""
+        """Create the output folder; raise StoreError when nothing can be written or locked there."""
         try:
             (self.output_dir / "runs").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.output_dir / "runs"):
+                pass
+            with file_lock(self.output_dir / "runs" / ".lock", wait=False):
                 pass
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise StoreError(
                 f"--output-dir: '{self.output_dir}' cannot be written ({reason}). Choose another folder"
             ) from None
+
+    def damaged(self) -> list[str]:
+        """Return one line for each file of a cell that cannot be read; those of predictions are not opened."""
+        problems: list[str] = []
+        for cell in self.cells():
+            names = [
+                name
+                for name in (*shapes.OWN, *(f"{task}.json" for task in cell.results()))
+                if cell.exists(name)
+            ]
+            readers: list[Callable[[], object]] = [cell.read_config, cell.read_history]
+            readers += [partial(cell.read_json, name) for name in names]
+            for read in readers:
+                try:
+                    read()
+                except StoreError as error:
+                    problems.append(str(error))
+        return problems
 
     def rebuild_results_csv(self) -> list[str]:
         """Write results.csv from all cells.
@@ -238,6 +268,12 @@ class Store:
             target = self.output_dir / "results.csv"
             write_whole(target, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
         return problems
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Read the store and write its report in this block: of two processes the later one sees all cells."""
+        with file_lock(self.output_dir / "runs" / ".report-lock", wait=True):
+            yield
 
 
 def cell_name(method: str, variant: str = "") -> str:
@@ -260,20 +296,25 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
+def file_lock(path: Path, *, wait: bool, patience: float = 0.0) -> Iterator[bool]:
     """Hold an advisory lock; the system frees it when the process ends in any way, so no lock goes stale.
 
     Args:
         path: the lock file (it stays behind, empty).
         wait: wait for the lock; otherwise yield False when another process holds it.
+        patience: seconds to keep trying before that, for the lock of a process that is about to end.
+
+    Raises:
+        StoreError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + patience
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+        while not _locked(file, wait):
+            if time.monotonic() >= until:
+                yield False
+                return
+            time.sleep(0.2)
         yield True
 
 
@@ -285,6 +326,12 @@ def check_schema(path: Path, content: Mapping[str, Any]) -> None:
             f"{path}: written by a newer version (schema {version}, this one reads up to {SCHEMA_VERSION}). "
             "Update medpeft-bench or choose another --output-dir"
         )
+
+
+def _check_shape(path: Path, content: Any, shape: Any) -> None:
+    """Raise UnreadableError when a file holds something else than it should."""
+    if problem := shapes.problem(content, shape):
+        raise UnreadableError(f"{path}: {problem}. Delete it and run the same command again")
 
 
 def _cell_rows(cell: CellFolder, problems: list[str]) -> list[Sequence[Any]]:
@@ -301,10 +348,6 @@ def _cell_rows(cell: CellFolder, problems: list[str]) -> list[Sequence[Any]]:
             rows += [[*identity, *row] for row in _task_rows(task, cell.read_json(f"{task}.json"))]
         except StoreError as error:
             problems.append(str(error))
-        except (AttributeError, TypeError):
-            problems.append(
-                f"{cell.inside(task + '.json')}: not a result file. Delete it and run the command again"
-            )
     return rows
 
 
@@ -336,6 +379,20 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, int) else str(value)
+
+
+def _locked(file: TextIO, wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise StoreError(
+            f"{file.name}: this file system has no file locks ({reason}), which keep processes from one "
+            "another's results. Choose another folder"
+        ) from None
+    return True
 
 
 def _umask() -> int:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark.console import duration
+
 _ROUND_SECONDS, _MOST_CALLS = 0.05, 200
 
 
@@ -72,7 +74,8 @@ def in_turns(
     *,
     rounds: int,
     device: torch.device,
-    told: Callable[[int], None] = lambda number: None,
+    told: Callable[[str], None] = lambda line: None,
+    done: Callable[[dict[str, Times]], None] = lambda times: None,
 ) -> dict[str, Times]:
     """Time several things in turns; each is called before, to warm up.
 
@@ -80,23 +83,36 @@ def in_turns(
         things: what to call, by name. Short ones are called several times a round.
         rounds: turns.
         device: whose work is waited for.
-        told: called with the number of each finished round; 0 is the warm-up.
+        told: called with a line about how far it is.
+        done: called after each round with the times of all whole rounds so far, which are then the receiver's.
     """
-    calls = {}
-    for name, thing in things.items():
-        seconds = _timed(thing, device)[0]
-        if seconds < _ROUND_SECONDS:  # the first call tells little about a short one
-            seconds = _timed(thing, device)[0]
-        calls[name] = max(1, min(_MOST_CALLS, int(_ROUND_SECONDS / max(seconds, 1e-9))))
-    told(0)
+    calls = _warmed_up(things, device, told)
     times = {name: Times() for name in things}
+    started = time.perf_counter()
     for number in range(1, rounds + 1):
         for name in _order(list(things), number):
             measured = [_timed(things[name], device) for _ in range(calls[name])]
             times[name].wall.append([wall for wall, _ in measured])
             times[name].cpu.append([cpu for _, cpu in measured])
-        told(number)
+        each = (time.perf_counter() - started) / number
+        left = f", about {duration(each * (rounds - number))} left" if number < rounds else ""
+        told(f"round {number} of {rounds} done{left}")
+        done({name: Times(list(one.wall), list(one.cpu)) for name, one in times.items()})
     return times
+
+
+def _warmed_up(
+    things: Mapping[str, Callable[[], object]], device: torch.device, told: Callable[[str], None]
+) -> dict[str, int]:
+    """Call everything; return how often each is called in a round."""
+    calls = {}
+    for number, (name, thing) in enumerate(things.items(), start=1):
+        seconds = _timed(thing, device)[0]
+        told(f"warm-up {number} of {len(things)}: {name.replace('|', ' ')} {duration(seconds)}")
+        if seconds < _ROUND_SECONDS:  # the first call tells little about a short one
+            seconds = _timed(thing, device)[0]
+        calls[name] = max(1, min(_MOST_CALLS, int(_ROUND_SECONDS / max(seconds, 1e-9))))
+    return calls
 
 
 def _order(names: list[str], number: int) -> Iterator[str]:

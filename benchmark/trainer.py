@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.checkpoint import Checkpoint
+from benchmark.checkpoint import Checkpoint, random_state, set_random_state
 from benchmark.config import Recipe
 from benchmark.console import Reporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.samples import Batch
 from benchmark.errors import CellError
 from benchmark.gradients import backward
+from benchmark.parallel import ALONE, World
+from benchmark.stop import Stopped
 from methods.base import Method
 
 Validate = Callable[[Method], dict[str, float]]
@@ -48,6 +50,8 @@ class Adaptation:
 class _Progress:
     epoch: int = 0
     step: int = 0
+    epoch_steps: int = 0  # of an epoch whose row is not in the history yet
+    epoch_loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # their sum
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -103,6 +107,8 @@ class Trainer:
         checkpoint: where to go on from.
         device: of the method.
         reporter: told about progress.
+        world: processes that train it together, each with its share of ``batches``. The first one validates, keeps the
+            checkpoint and tells the others.
     """
 
     def __init__(
@@ -116,10 +122,12 @@ class Trainer:
         checkpoint: Checkpoint,
         device: torch.device,
         reporter: Reporter,
+        world: World = ALONE,
     ) -> None:
-        self._method, self._batches, self._recipe = method, batches, recipe
+        self._method, self._batches, self._recipe, self._world = method, batches, recipe, world
         self._validate, self._metric = validate, metric
         self._checkpoint, self._device, self._reporter = checkpoint, device, reporter
+        self._trained = list(method.trainable_parameters().values())
         self._optimiser = make_optimiser(method, recipe)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._micro_batch = recipe.micro_batch
@@ -128,52 +136,73 @@ class Trainer:
         self._warmup = min(round(recipe.warmup_epochs * batches.steps), max(1, self._total // 2))
         self._progress = _Progress()
         self._clock = 0.0
+        for tower in (method.backbone.image, method.backbone.text):
+            if recipe.gradient_checkpointing:
+                tower.checkpointing = True
+            if recipe.compile:
+                tower.compile_blocks()
 
     def run(self) -> Adaptation:
         """Train to the end, from the last whole checkpoint if there is one.
 
         Raises:
             CellError: if the loss is not finite, or memory does not suffice for single pairs.
+            Stopped: the run was asked to stop; the checkpoint holds everything up to the last step.
         """
         self._clock = time.perf_counter()
         resumed = self._resume()
+        self._world.copy_from_first(self._trained)
         progress = self._progress
         if not resumed:
             progress.history.append(self._row(train_loss=None))
-        while progress.step < self._total:
-            progress.epoch += 1
-            left = self._total - progress.step
-            self._reporter.start(f"adapt, epoch {progress.epoch}", min(self._batches.steps, left))
-            loss = self._epoch()
-            row = self._row(train_loss=loss)
-            progress.history.append(row)
-            self._keep_best(row)
+        try:
+            while progress.step < self._total or progress.epoch_steps:
+                self._next_epoch()
+        except Stopped:
             self._count_time()
             self._save()
+            raise Stopped(f"kept up to step {progress.step} of {self._total}") from None
         assert progress.best is not None  # at least one epoch ran
         self._method.load_trainable_state(progress.best_state)
         return Adaptation(progress.history, progress.best, progress.step_seconds, progress.wall_seconds)
 
     # ------------------------------------------------------------------ one epoch
-    def _epoch(self) -> float:
-        """Run one epoch (or what is left of ``max_steps``) and return its mean loss."""
+    def _next_epoch(self) -> None:
+        """Train and validate for one epoch, or for what an earlier run left of it."""
+        progress = self._progress
+        if not progress.epoch_steps:
+            progress.epoch += 1
+            progress.epoch_loss = torch.zeros((), device=self._device)
+        left = min(self._batches.steps - progress.epoch_steps, self._total - progress.step)
+        self._reporter.start(f"adapt, epoch {progress.epoch}", left)
         self._method.train()
-        total = torch.zeros((), device=self._device)
-        steps, since = 0, 0
-        for batch in self._batches.epoch(self._progress.epoch):
-            if self._progress.step >= self._total:
+        self._train_epoch()
+        row = self._row(train_loss=float(progress.epoch_loss) / max(1, progress.epoch_steps))
+        progress.epoch_steps = 0
+        progress.history.append(row)
+        self._keep_best(row)
+        self._count_time()
+        self._save()
+
+    def _train_epoch(self) -> None:
+        """Make the steps of an epoch, or what is left of them or of ``max_steps``."""
+        progress, since = self._progress, 0
+        for batch in self._batches.epoch(progress.epoch, progress.epoch_steps):
+            if progress.step >= self._total:
                 break
-            total += self._timed_step(batch)
-            steps, since = steps + 1, since + 1
+            progress.epoch_loss += self._timed_step(batch)
+            progress.epoch_steps += 1
+            since += 1
             if since >= self._recipe.log_every:
                 since = 0
-                self._reporter.advance(self._recipe.log_every, self._note(total / steps))
-        self._reporter.advance(since, self._note(total / max(1, steps)))
-        return float(total) / max(1, steps)
+                self._reporter.advance(self._recipe.log_every, self._note())
+            elif self._reporter.stopping():
+                raise Stopped
+        self._reporter.advance(since, self._note())
 
-    def _note(self, mean: Tensor) -> str:
-        """Read the mean loss (the only synchronisation with a GPU) and stop on a number that is not finite."""
-        loss = float(mean)
+    def _note(self) -> str:
+        """Read the epoch's mean loss (the only synchronisation with a GPU); one that is not finite is an error."""
+        loss = float(self._progress.epoch_loss) / max(1, self._progress.epoch_steps)
         if not math.isfinite(loss):
             step, rate = self._progress.step, self._optimiser.param_groups[0]["lr"]
             raise CellError(
@@ -197,9 +226,7 @@ class Trainer:
         loss = self._backward(batch)
         if self._recipe.grad_clip is not None:
             self._scaler.unscale_(self._optimiser)
-            torch.nn.utils.clip_grad_norm_(
-                self._method.trainable_parameters().values(), self._recipe.grad_clip
-            )
+            torch.nn.utils.clip_grad_norm_(self._trained, self._recipe.grad_clip)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._progress.step += 1
@@ -211,9 +238,11 @@ class Trainer:
         while True:
             self._optimiser.zero_grad(set_to_none=True)
             try:
-                with autocast(self._recipe.precision, self._device):
-                    return backward(self._method, batch, self._micro_batch, self._scaler)
+                loss = self._accumulate(batch)
+                self._world.mean_gradients(self._trained)
+                return loss
             except torch.OutOfMemoryError as error:
+                self._world.tell(error)  # all make the step again
                 size = self._micro_batch or batch.size
                 if size <= 1 or not self._method.splits:
                     raise CellError(
@@ -223,6 +252,15 @@ class Trainer:
                 self._micro_batch = size // 2
                 torch.cuda.empty_cache()
                 self._reporter.log(f"out of memory: towers now take {self._micro_batch} pairs at a time")
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        """Add the gradients of this process's part of the loss, and return the loss of all."""
+        step = self._progress.step
+        with autocast(self._recipe.precision, self._device):
+            if self._recipe.negatives == "global":
+                return backward(self._method, batch, self._micro_batch, self._scaler, self._world, step)
+            with self._world.own_draws(step):
+                return self._world.mean(backward(self._method, batch, self._micro_batch, self._scaler))
 
     def _set_learning_rate(self) -> None:
         factor = learning_rate_factor(
@@ -240,7 +278,10 @@ class Trainer:
     def _row(self, train_loss: float | None) -> dict[str, Any]:
         self._count_time()
         self._method.eval()
-        scores = self._validate(self._method)
+        scores, drawn = self._world.from_first(
+            lambda: (self._validate(self._method), random_state(self._device))
+        )
+        set_random_state(drawn, self._device)  # the same numbers everywhere, should validation draw any
         return {
             "epoch": self._progress.epoch,
             "step": self._progress.step,
@@ -258,8 +299,11 @@ class Trainer:
             progress.best, progress.best_state = row, self._method.trainable_state()
 
     def _save(self) -> None:
+        if not self._world.is_first:
+            return
         self._checkpoint.save(
             {
+                "rng": random_state(self._device),
                 "progress": vars(self._progress),
                 "trained": self._method.trainable_state(),
                 "method": self._method.training_state(),
@@ -270,14 +314,16 @@ class Trainer:
         )
 
     def _resume(self) -> bool:
-        state = self._checkpoint.load()
+        state = self._world.from_first(self._checkpoint.load)
         if state is None:
             return False
+        set_random_state(state["rng"], self._device)
         self._progress = _Progress(**state["progress"])
+        self._progress.epoch_loss = self._progress.epoch_loss.to(self._device)
         self._method.load_trainable_state(state["trained"])
         self._method.load_training_state(state.get("method", {}))
         self._optimiser.load_state_dict(state["optimiser"])
         self._scaler.load_state_dict(state["scaler"])
         self._micro_batch = state["micro_batch"]
-        self._reporter.log(f"going on after epoch {self._progress.epoch}")
+        self._reporter.log(f"going on after step {self._progress.step} of {self._total}")
         return True

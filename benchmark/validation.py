@@ -15,21 +15,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.backbones import check_backbone, load_backbone
+from benchmark.backbones.preprocess import preprocess_of
 from benchmark.config import RunConfig
 from benchmark.console import NullReporter, duration
 from benchmark.data import splits
-from benchmark.data.load import VIEW_KEYS, data_entries, load_dataset
-from benchmark.data.prepared import MANIFEST, folder_transforms, read_report, transform_name
+from benchmark.data.fitting import Fitting
+from benchmark.data.load import data_entries, load_dataset, needed
+from benchmark.data.prepared import MANIFEST, folder_transforms, read_report
 from benchmark.data.raw import RawDataset
-from benchmark.errors import BenchmarkError, unknown
+from benchmark.data.view import VIEW_KEYS
+from benchmark.errors import BenchmarkError, ConfigError, unknown
+from benchmark.experiments import named_backbones
 from benchmark.plan import make_plan
 from benchmark.provenance import available_memory, usable_cores
-from benchmark.registry import DATASETS, METHODS
+from benchmark.registry import BACKBONES, DATASETS, METHODS
 from benchmark.runner import find_devices, limit_threads, threads_each
 from benchmark.store import Store
 
 State = Literal["ok", "note", "missing"]
 _FETCH = " Fetch it: "
+_BY_HAND = "--pretrained FILE"
 _PICKED = ("part", "protocol", "crop", "size")
 GB = 1e9
 
@@ -39,7 +44,7 @@ class Item:
     """One line of the verdict.
 
     Attributes:
-        group: "data", "weights", "hardware" or "cost".
+        group: "data", "weights", "hardware", "cost", or "models": those that rows of tables name beside the run's own.
         name: what it is about. state: "missing" stops the run, "note" does not.
         found: what is here. todo: how to get what is missing.
     """
@@ -62,39 +67,61 @@ def validate(config: RunConfig, *, probe: int = 0) -> list[Item]:
         The items; the run can start when none of them is "missing".
     """
     weights, model = _weights(config)
-    size = None if model is None else model.image_size
-    items = [*_data(config, size), weights]
-    pairs = _corpus_pairs(config, size)
+    items = [*_data(config, None if model is None else model.fitting), weights]
+    pairs = _corpus_pairs(config)
     hardware, devices = _hardware(config, model)
     items += [*hardware, *_disk(config, model, pairs)]
     ready = all(item.state != "missing" for item in items)
     return items + list(_cost(config, pairs, devices, probe, ready))
 
 
+def models(config: RunConfig) -> Iterator[Item]:
+    """Say which of the other models that the suite's tables have rows for are here, and where the rest is published."""
+    for name in named_backbones(config.suite):
+        if name != config.backbone:
+            yield model_item(name, config.weights_of(name))
+
+
+def model_item(name: str, pretrained: str | None) -> Item:
+    """Say whether a model's files are here; when they are not, its row is left blank and the run goes on."""
+    plugin = BACKBONES.get(name)
+    about: dict[str, str] = plugin.about(name) if hasattr(plugin, "about") else {}
+    terms = f"licence: {about['licence']}" if about.get("licence") else ""
+    try:
+        found = check_backbone(name, pretrained=pretrained)
+        lines = [] if found is None else found.lines()
+        return Item("models", name, "ok", "; ".join(filter(None, [*lines, terms])))
+    except BenchmarkError as error:
+        reasons = str(error).split("; ")
+        known = terms and not pretrained and not isinstance(error, ConfigError)
+        reason = f"not here; {terms}" if known else str(error)
+    ways = [about.get("link", ""), *(line.partition(_FETCH)[2] for line in reasons)]
+    if any(_BY_HAND in line for line in reasons):
+        ways.append(f"weights.{name.partition(':')[0]}=FILE")
+    return Item("models", name, "note", reason, "; ".join(filter(None, ways)))
+
+
 # ---------------------------------------------------------------------------- data
-def _data(config: RunConfig, size: tuple[int, ...] | None) -> Iterator[Item]:
+def _data(config: RunConfig, fitting: Fitting | None) -> Iterator[Item]:
     seen = set()
-    for entry in data_entries(config.suite):
+    for entry in data_entries(needed(config.suite, config.methods)):
         name = " ".join(str(entry[key]) for key in ("dataset", "name", "protocol", "part") if key in entry)
         if name not in seen:
             seen.add(name)
-            yield _data_item(name, entry, config, size)
+            yield _data_item(name, entry, config, fitting)
 
 
-def _data_item(name: str, entry: Mapping[str, Any], config: RunConfig, size: tuple[int, ...] | None) -> Item:
+def _data_item(name: str, entry: Mapping[str, Any], config: RunConfig, fitting: Fitting | None) -> Item:
     try:
         dataset = DATASETS.get(entry["dataset"])
         if isinstance(dataset, RawDataset):
-            return _prepared(name, _selected(dataset, entry), entry, config.data_root, size)
-        if (
-            "size" in inspect.signature(dataset).parameters
-        ):  # it prepares images itself, but not without a size
+            return _prepared(name, _selected(dataset, entry), entry, config.data_root, fitting)
+        fits_itself = {"size", "fitting"} & set(inspect.signature(dataset).parameters)
+        if fits_itself:  # but not before it is told how
             rows = len(load_dataset(entry, config.data_root, NullReporter()))
             return Item("data", name, "ok", f"{rows:,} rows; images are prepared on first use")
-        if (
-            entry is config.suite["corpus"]
-        ):  # shows whether what is made has the backbone's size; tests stay closed
-            load_dataset(entry, config.data_root, NullReporter(), size)
+        if entry is config.suite["corpus"]:  # shows whether it has the backbone's size; tests stay closed
+            load_dataset(entry, config.data_root, NullReporter(), fitting)
         return Item("data", name, "ok", "nothing to prepare: its plugin makes it when it is first used")
     except BenchmarkError as error:
         return Item("data", name, "missing", str(error))
@@ -107,19 +134,17 @@ def _selected(dataset: RawDataset, entry: Mapping[str, Any]) -> RawDataset:
 
 
 def _prepared(
-    name: str, dataset: RawDataset, entry: Mapping[str, Any], data_root: Path, size: tuple[int, ...] | None
+    name: str, dataset: RawDataset, entry: Mapping[str, Any], data_root: Path, fitting: Fitting | None
 ) -> Item:
-    folder, access, command = data_root / dataset.name, dataset.access, dataset.prepare_command(data_root)
+    folder, access = data_root / dataset.name, dataset.access
     have = folder_transforms(folder)
+    transform = dataset.transform(have, entry.get("crop"), fitting)
+    command = dataset.command_for(data_root, transform)
     if not have:
         source = f"{access.url} ({access.kind} access): {access.how}. Then: {command}"
         return Item("data", name, "missing", f"not prepared in {data_root}", source)
-    crop = str(entry.get("crop") or dataset.crop)
-    of_crop = [transform for transform in have if transform.startswith(f"{crop}-")]
-    transform = transform_name(crop, size) if size else (of_crop or [f"{crop}-224x224"])[0]
     if transform not in have:
-        wanted = f"{command} --crop {crop} --size {transform.rpartition('-')[2]}"
-        return Item("data", name, "missing", f"prepared as {', '.join(have)}, not as {transform}", wanted)
+        return Item("data", name, "missing", f"prepared as {', '.join(have)}, not as {transform}", command)
     report = read_report(folder)
     for file in (MANIFEST, *report["transforms"][transform].values()):
         path, expected = folder / file, report["files"].get(file, {}).get("bytes")
@@ -156,7 +181,7 @@ def _split(report: Mapping[str, Any]) -> str:
     return (wrong or [state for state in states if state != "published"] or states or ["none"])[0]
 
 
-def _corpus_pairs(config: RunConfig, size: tuple[int, ...] | None) -> int | None:
+def _corpus_pairs(config: RunConfig) -> int | None:
     """Return the pairs to adapt on; None when the corpus is not there."""
     entry = config.suite["corpus"]
     try:
@@ -176,9 +201,9 @@ def _corpus_pairs(config: RunConfig, size: tuple[int, ...] | None) -> int | None
 # ---------------------------------------------------------------------------- weights and hardware
 @dataclass(frozen=True)
 class _Model:
-    """The facts about a backbone that other checks need: sizes (h, w), width of the shared space, weights."""
+    """The facts about a backbone that other checks need: how images are fitted, width of the shared space, weights."""
 
-    image_size: tuple[int, ...]
+    fitting: Fitting
     embed_dim: int
     values: int
 
@@ -188,7 +213,7 @@ def _weights(config: RunConfig) -> tuple[Item, _Model | None]:
     try:
         found = check_backbone(name, pretrained=pretrained)
         if found is not None:
-            model = _Model(tuple(found.image_size), int(found.config["embed_dim"]), found.values())
+            model = _Model(preprocess_of(found).fitting, int(found.config["embed_dim"]), found.values())
             return Item("weights", name, "ok", "; ".join(found.lines())), model
         backbone = load_backbone(name, pretrained=pretrained)
     except BenchmarkError as error:
@@ -196,7 +221,7 @@ def _weights(config: RunConfig) -> tuple[Item, _Model | None]:
         return Item("weights", name, "missing", line.rstrip("."), command), None
     values = sum(weight.numel() for weight in backbone.model.parameters())
     return Item("weights", name, "ok", "nothing to fetch"), _Model(
-        backbone.input_spec.size, backbone.embed_dim, values
+        preprocess_of(backbone).fitting, backbone.embed_dim, values
     )
 
 

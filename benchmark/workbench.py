@@ -39,6 +39,8 @@ class Form:
 
     Attributes:
         method: its name. options: its keys. plain: in the form of ``methods/naive``.
+        every_token: the fast form, but with every token through the last block.
+        compiled: the towers' blocks compiled by torch.
         text: share of the text length that the longest text has.
         precision: of the towers.
     """
@@ -46,6 +48,8 @@ class Form:
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     plain: bool = False
+    every_token: bool = False
+    compiled: bool = False
     text: float = 1.0
     precision: str = "fp32"
 
@@ -103,8 +107,11 @@ class Workbench:
     def build(self, form: Form) -> Method:
         """Return a method on a shared copy of the backbone, trained values a little off their start."""
         torch.manual_seed(self._seed)
-        make = naive.build if form.plain else methods.build
+        make = naive.build if form.plain else naive.with_every_token if form.every_token else methods.build
         method = make(form.method, shared_copy(self.backbone), **form.options).to(self.device)
+        if form.compiled:
+            for tower in (method.backbone.image, method.backbone.text):
+                tower.compile_blocks()
         if not any(value.requires_grad for value in method.backbone.model.parameters()):
             with (
                 torch.no_grad()
@@ -153,6 +160,13 @@ class Workbench:
             for name in _FINDINGS
             for text in (f"a chest X-ray image of {name} today", f"findings in this chest suggesting {name}")
         ]
+
+    def reports(self, count: int, words: tuple[int, int]) -> list[str]:
+        """Return made-up reports of between so many words."""
+        known, generator = _REPORT.split(), torch.Generator().manual_seed(self._seed)
+        lengths = torch.randint(words[0], words[1] + 1, (count,), generator=generator).tolist()
+        drawn = (torch.randint(len(known), (length,), generator=generator).tolist() for length in lengths)
+        return [" ".join(known[place] for place in places) for places in drawn]
 
     def frozen_pass(self, kind: str) -> Tensor:
         """Return what the frozen tower gives for the pairs, ``[B, E]``."""

@@ -10,11 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Backbone, Tower, at_least_fp32
+from benchmark.backbones import Backbone, TokenSequence, Tower, at_least_fp32, tokens_at
 from benchmark.errors import ConfigError, StoreError
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, PeftAdapter, choice, positive
-from methods.layers.hypergraph import HypergraphNetwork, Incidence, refine, refine_all
+from methods.layers.hypergraph import (
+    HypergraphNetwork,
+    Incidence,
+    Neighbours,
+    neighbours,
+    refine,
+    refine_all,
+    refine_chosen,
+)
 from methods.layers.lora import (
     ENCODERS,
     LoRAOptions,
@@ -90,11 +98,13 @@ class Graph:
     Attributes:
         tokens: unit-norm projected tokens ``[B, N, E]``. row: scores of the global token ``[B, N-1]``.
         keep: bool ``[B, N]`` of the tokens that are no padding, or None.
+        near: None when all tokens are there; else what was chosen: tokens and row are then those of its positions.
     """
 
     tokens: Tensor
     row: Tensor
     keep: Tensor | None
+    near: Neighbours | None = None
 
 
 @register_method("ace_lora")
@@ -145,13 +155,13 @@ class AceLoRA(Method):
         """Return unit-norm features ``[B, E]``, refined where the hypergraph acts on images."""
         if "image" not in self.graphs:
             return super().encode_image(images)
-        return self.refined("image", self.graph_of(self.backbone.image, images))
+        return self._encode(self.backbone.image, images)
 
     def encode_text(self, token_ids: Tensor) -> Tensor:
         """Return unit-norm features ``[B, E]``, refined where the hypergraph acts on texts."""
         if "text" not in self.graphs:
             return super().encode_text(token_ids)
-        return self.refined("text", self.graph_of(self.backbone.text, token_ids))
+        return self._encode(self.backbone.text, token_ids)
 
     def patch_features(self, images: Tensor) -> Tensor:
         """Return unit-norm features ``[B, N, E]`` of the patches: rows of the whole hypergraph's output."""
@@ -159,31 +169,64 @@ class AceLoRA(Method):
             return super().patch_features(images)
         graph = self.graph_of(self.backbone.image, images)
         network: Any = self.graphs["image"]
-        with torch.autocast(graph.tokens.device.type, enabled=False):  # as in refined
+        with _full_precision(graph.tokens):
             output = refine_all(network, graph.tokens, graph.row, topk=self.options.neighbours)
         return functional.normalize(output[:, 1:], dim=-1)
 
     def graph_of(self, tower: Tower, inputs: Tensor) -> Graph:
         """Return tokens and attention row of images ``[B, C, H, W]`` or token ids ``[B, L]``."""
         output = tower.forward(inputs, global_row=True)
-        sequence, row = output.sequence, output.global_row
+        assert output.global_row is not None  # requested above
+        return self._graph(tower, output.sequence, output.global_row)
+
+    def chosen_graph_of(self, tower: Tower, inputs: Tensor) -> Graph:
+        """Return the part of it that reaches the loss, as far as the tower can leave out the rest.
+
+        All tokens pass the last block without gradient, to choose by them; the chosen ones pass it again.
+        """
+        found: list[Neighbours] = []
+
+        def choose(sequence: TokenSequence, row: Tensor) -> Tensor:
+            graph = self._graph(tower, sequence, row)
+            with _full_precision(graph.tokens):
+                found.append(
+                    neighbours(graph.tokens, graph.row, topk=self.options.neighbours, keep=self._kept(graph))
+                )
+            order = _order(sequence)
+            return found[0].positions if order is None else order.gather(1, found[0].positions)
+
+        output = tower.forward(inputs, global_row=True, choose=choose)
+        sequence, row, positions = output.sequence, output.global_row, output.positions
         assert row is not None  # requested above
-        tokens = functional.normalize(at_least_fp32(tower.project(sequence.tokens)), dim=-1)
-        keep = sequence.keep
-        if isinstance(sequence.pooled_at, Tensor):  # causal text: bring the end token to the front
-            order = _front_order(sequence.pooled_at, tokens.shape[1])
-            tokens = tokens.gather(1, order[..., None].expand_as(tokens))
-            row, keep = row.gather(1, order), None if keep is None else keep.gather(1, order)
+        if positions is None:
+            return self._graph(tower, sequence, row)
+        first = positions[:, 1 : 1 + found[0].first.shape[1]]
+        return Graph(_unit(tower, sequence.tokens), row.gather(1, first), None, found[0])
+
+    def _encode(self, tower: Tower, inputs: Tensor) -> Tensor:
+        fewer = self.training and torch.is_grad_enabled()
+        graph = self.chosen_graph_of(tower, inputs) if fewer else self.graph_of(tower, inputs)
+        return self.refined(tower.kind, graph)
+
+    def _graph(self, tower: Tower, sequence: TokenSequence, row: Tensor) -> Graph:
+        tokens, keep, order = _unit(tower, sequence.tokens), sequence.keep, _order(sequence)
+        if order is not None:
+            tokens, row = tokens_at(tokens, order), row.gather(1, order)
+            keep = None if keep is None else keep.gather(1, order)
         return Graph(tokens, row[:, 1:], keep)
+
+    def _kept(self, graph: Graph) -> Tensor | None:
+        return graph.keep if self.options.text_graph == "masked" else None
 
     def refined(self, kind: str, graph: Graph) -> Tensor:
         """Return the refined unit-norm global feature ``[B, E]``."""
-        keep = graph.keep if self.options.text_graph == "masked" else None
         network: Any = self.graphs[kind]
-        with torch.autocast(
-            graph.tokens.device.type, enabled=False
-        ):  # a rounded cosine picks another neighbour
-            output = refine(network, graph.tokens, graph.row, topk=self.options.neighbours, keep=keep)
+        with _full_precision(graph.tokens):
+            if graph.near is None:
+                topk, keep = self.options.neighbours, self._kept(graph)
+                output = refine(network, graph.tokens, graph.row, topk=topk, keep=keep)
+            else:
+                output = refine_chosen(network, graph.tokens, graph.row, graph.near)
         return functional.normalize(output, dim=-1)
 
     def class_features(self, token_ids: Tensor) -> Tensor:
@@ -221,11 +264,24 @@ class AceLoRA(Method):
         return lora_from_peft(config, tensors, backbone)
 
 
-def _front_order(position: Tensor, count: int) -> Tensor:
-    """Return, for each row, the token order ``[B, N]`` that puts ``position`` first and keeps the rest in order."""
-    steps = torch.arange(count, device=position.device).expand(len(position), -1)
-    rest = steps - (steps <= position[:, None]).long()
-    return torch.where(steps == 0, position[:, None], rest)
+def _full_precision(tokens: Tensor) -> torch.autocast:
+    """Return a context without autocast: a rounded cosine picks another neighbour."""
+    return torch.autocast(tokens.device.type, enabled=False)
+
+
+def _unit(tower: Tower, tokens: Tensor) -> Tensor:
+    """Return a tower's tokens ``[B, N, D]`` in the shared space, of length 1: ``[B, N, E]``."""
+    return functional.normalize(at_least_fp32(tower.project(tokens)), dim=-1)
+
+
+def _order(sequence: TokenSequence) -> Tensor | None:
+    """Return the order ``[B, N]`` that brings the end token of causal text to the front and keeps the rest in order."""
+    at = sequence.pooled_at
+    if not isinstance(at, Tensor):
+        return None
+    steps = torch.arange(sequence.tokens.shape[1], device=at.device).expand(len(at), -1)
+    rest = steps - (steps <= at[:, None]).long()
+    return torch.where(steps == 0, at[:, None], rest)
 
 
 def official_options(state: Mapping[str, Any]) -> dict[str, Any]:

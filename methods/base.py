@@ -22,6 +22,7 @@ from torch.nn import functional
 from benchmark.backbones import Backbone, Intervention, at_least_fp32
 from benchmark.errors import ConfigError, StoreError, suggest
 from benchmark.losses import Objective
+from benchmark.parallel import World
 
 MAX_LOG_SCALE = math.log(100.0)
 Embeddings = dict[str, Tensor]
@@ -113,7 +114,8 @@ class Method(nn.Module):
         identity_at_init: whether features equal the frozen backbone's before the first step.
         mergeable: whether what is learnt can be added into the frozen weights, so that it costs nothing when used.
         deterministic: nothing is trained and nothing drawn: one run stands for all seeds.
-        splits: whether a batch may pass the towers in parts (:meth:`embed` treats every pair on its own).
+        splits: whether a batch may pass the towers in parts, one after another or in several processes: :meth:`embed`
+            treats every pair on its own, and :meth:`loss_of` what it gives is the loss.
         frozen_targets: towers whose frozen features the loss compares with; batches bring them as ``frozen_image``
             and ``frozen_text``.
         cost_hint: rough cost of a step, CLIP-LoRA = 1; only orders the queue.
@@ -241,6 +243,14 @@ class Method(nn.Module):
     def loss(self, batch: Any) -> Tensor:
         """Return the scalar loss of a batch with ``images``, ``token_ids`` and ``labels`` (or None)."""
         return self.loss_of(self.embed(batch), batch.labels)
+
+    def loss_together(self, batch: Any, world: World) -> Tensor:
+        """Return the loss of a batch that several processes hold alike, which may share the work.
+
+        Called where a batch must not pass the towers in parts (``splits``). The processes draw the same numbers and
+        must return the same loss; the mean of their gradients is used. The default computes the whole in each of them.
+        """
+        return self.loss(batch)
 
     def after_step(self, step: int, total: int) -> None:
         """Do what has to follow an optimiser step; its gradients are still there. The default bounds the logit scale.

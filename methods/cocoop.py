@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from benchmark.backbones import Intervention
 from benchmark.errors import ConfigError
+from benchmark.parallel import ALONE, World
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, positive
 from methods.coop import ContextOptions
@@ -112,32 +113,36 @@ class CoCoOp(Method):
 
     def loss(self, batch: Any) -> Tensor:
         """Return the mean over anchors of the cross-entropies of their row and column; exact in eval mode."""
+        return self.loss_together(batch, ALONE)
+
+    def loss_together(self, batch: Any, world: World) -> Tensor:
+        """Return the same, each process taking its part of the pairs of an anchor through the text tower."""
         features = getattr(batch, "image_features", None)
         image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
         size = len(image)
         count = min(self.options.anchors, size) if self.training else size
-        anchors = torch.randperm(size)[:count].sort().values.to(image.device)
+        # as Python's numbers, since indexing a GPU's tensor by a tensor or a mask waits for it
+        anchors = torch.randperm(size)[:count].sort().values.tolist()
         keep = self.objective.keep(batch.labels)
-        losses = [self._anchor_loss(anchor, image, batch.token_ids, keep) for anchor in anchors]
+        losses = [self._anchor_loss(anchor, image, batch.token_ids, keep, world) for anchor in anchors]
         return torch.stack(losses).mean()
 
-    def _anchor_loss(self, anchor: Tensor, image: Tensor, token_ids: Tensor, keep: Tensor | None) -> Tensor:
+    def _anchor_loss(
+        self, anchor: int, image: Tensor, token_ids: Tensor, keep: Tensor | None, world: World
+    ) -> Tensor:
         size = len(image)
-        others = torch.arange(size, device=image.device) != anchor
-        own = image[anchor].expand(size, -1)
         # the row (this image, every text) and the rest of the column (every other image, this text) in one pass
-        images = torch.cat([own, image[others]])
+        images = torch.cat([image[anchor].expand(size, -1), image[:anchor], image[anchor + 1 :]])
         texts = torch.cat([token_ids, token_ids[anchor].expand(size - 1, -1)])
-        logits = self.logit_scale() * (images * self.conditioned(images, texts)).sum(dim=-1)
-        row = logits[:size]
-        column = torch.empty_like(row).masked_scatter(others, logits[size:])
-        column = torch.where(others, column, row)
+        own = world.part(len(images))
+        cosines = (images[own] * self.conditioned(images[own], texts[own])).sum(dim=-1)
+        logits = self.logit_scale() * world.gather([cosines], len(images))[0]
+        row, others = logits.split([size, size - 1])
+        column = torch.cat([others[:anchor], row[anchor : anchor + 1], others[anchor:]])
         if keep is not None:
-            row, column = (
-                row.masked_fill(~keep[anchor], -torch.inf),
-                column.masked_fill(~keep[:, anchor], -torch.inf),
-            )
-        return (functional.cross_entropy(row, anchor) + functional.cross_entropy(column, anchor)) / 2
+            row = row.masked_fill(~keep[anchor], -torch.inf)
+            column = column.masked_fill(~keep[:, anchor], -torch.inf)
+        return -(functional.log_softmax(row, 0)[anchor] + functional.log_softmax(column, 0)[anchor]) / 2
 
     def prepare_classes(self, token_ids: Tensor) -> Tensor:
         """Keep the prompts ``[C, T, L]``: their features depend on the image."""

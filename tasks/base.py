@@ -6,7 +6,7 @@ A task never touches an optimiser of the method, and it sees test data only afte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from benchmark.backbones.preprocess import Preprocess
 from benchmark.console import Reporter
 from benchmark.data.features import FrozenFeatures
+from benchmark.data.fitting import Fitting
+from benchmark.data.prepared import Prepared
+from benchmark.errors import unknown
 from methods.base import Method
 
 
@@ -34,7 +38,7 @@ class TaskContext:
         device: of the method. batch_size: images per forward pass. precision: as in the recipe.
         frozen: features of towers that the method leaves alone. reporter: told about progress.
         seed: of the cell, for tasks that train something of their own.
-        image_size: (h, w) of the images that the backbone takes; None: whatever the data have.
+        preprocess: how images become the backbone's input; None: whatever the data have.
     """
 
     templates: tuple[str, ...]
@@ -46,7 +50,12 @@ class TaskContext:
     frozen: FrozenFeatures
     reporter: Reporter
     seed: int = 0
-    image_size: tuple[int, ...] | None = None
+    preprocess: Preprocess | None = None
+
+    @property
+    def fitting(self) -> Fitting | None:
+        """What datasets do to their images for the backbone."""
+        return None if self.preprocess is None else self.preprocess.fitting
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class Task(ABC):
             an untrained tower and stands beside the first headline metric.
         draws: whether the task itself draws with the run's seed, for example the start of a head. A method that trains
             nothing then runs with every seed, else with the first one alone.
+        needs: keys that every data entry of the task must have.
+        validates: metrics of its validator; empty for a task that has none, None when it is not said.
     """
 
     title: ClassVar[str]
@@ -84,9 +95,47 @@ class Task(ABC):
     headline: ClassVar[tuple[str, ...]] = ()
     image_only: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    validates: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, options: Any = None) -> None:
         self.options = options if options is not None else self.Options()
+
+    def check(self, method: Method) -> None:  # noqa: B027  (most tasks take every method)
+        """Refuse a method that this task cannot evaluate, before it is adapted; every method is taken by default.
+
+        Raises:
+            ConfigError: in one line, what does not go together.
+        """
+
+    @classmethod
+    def check_entry(cls, entry: Mapping[str, Any], *, validation: bool = False) -> Iterator[tuple[str, str]]:
+        """Yield (key, what is wrong with it) of a data entry, before anything is opened.
+
+        Args:
+            entry: of the suite.
+            validation: it is the suite's validation entry.
+        """
+        for key in cls.needs:
+            if entry.get(key) is None:
+                yield key, f"the key '{key}' is missing"
+        if validation and cls.validates == ():
+            yield "task", f"task '{cls.title}' cannot be used for validation"
+        elif validation and cls.validates and entry.get("metric", cls.validates[0]) not in cls.validates:
+            yield "metric", unknown("metric", entry["metric"], cls.validates)
+
+    @classmethod
+    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
+        """Refuse a dataset that contradicts its entry, before any work begins; its pixels may not be there yet.
+
+        Args:
+            entry: of the suite.
+            data: the dataset that it names.
+
+        Raises:
+            DataError: labels are missing or contradict the entry.
+        """
+        return
 
     @abstractmethod
     def evaluate(

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones.backbone import InputSpec
 from benchmark.data.augment import Augment
-from benchmark.data.images import fit_box
+from benchmark.data.fitting import Fitting
 from benchmark.data.load import load_dataset, part_entry
 from benchmark.data.prepared import MANIFEST, PIXELS, Prepared
+from benchmark.data.view import PARTS
 from benchmark.errors import ConfigError, DataError
 from benchmark.metrics import WeightedMetric
 from benchmark.settings import setting
@@ -121,7 +121,7 @@ def read_part(
     part: str,
     truth: Literal["masks", "boxes"],
     context: TaskContext,
-    spec: InputSpec,
+    fitting: Fitting,
     *,
     positives_only: bool = True,
 ) -> DenseImages:
@@ -132,7 +132,7 @@ def read_part(
         part: its name.
         truth: what the part must have.
         context: data root, limit.
-        spec: of the backbone: which size the images must have.
+        fitting: how the backbone wants its images.
         positives_only: keep only images with a non-empty mask, or at least one box.
 
     Raises:
@@ -140,7 +140,7 @@ def read_part(
         DataError: the dataset has no masks or boxes, or no image is left.
     """
     merged = part_entry(entry, part)
-    data = load_dataset(merged, context.data_root, context.reporter, spec.size)
+    data = load_dataset(merged, context.data_root, context.reporter, fitting)
     if truth == "masks" and data.masks is None:
         raise DataError(f"{data.folder}: '{data.name}' has no masks, which this task needs")
     if truth == "boxes" and "boxes" not in data.manifest:
@@ -198,11 +198,11 @@ def _has_mask(data: Prepared) -> list[bool]:
 def _boxes(data: Prepared) -> list[np.ndarray]:
     """Return the boxes of every row in pixels of the stored images; a box that the crop cut away is dropped."""
     size = (int(data.pixels.shape[1]), int(data.pixels.shape[2]))
-    crop = str(data.info.get("transform", "squash")).partition("-")[0]
+    fitting = Fitting.parse(data.info["transform"]) if "transform" in data.info else Fitting(size, "squash")
     columns = [data.manifest[name] for name in ("boxes", "original_width", "original_height")]
     found = []
     for text, width, height in zip(*columns, strict=True):
-        fitted = [fit_box(box, crop, (int(width), int(height)), size) for box in json.loads(text or "[]")]
+        fitted = [fitting.box(box, (int(width), int(height))) for box in json.loads(text or "[]")]
         boxes = np.array(fitted, dtype=np.float64).reshape(-1, 4)
         found.append(boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])])
     return found
@@ -238,6 +238,8 @@ class DenseTask(Task, Generic[Found]):
 
     image_only = True
     draws = True
+    needs = PARTS
+    validates = ()
     Options: ClassVar[type] = DenseOptions
     kind: ClassVar[str]
     truth: ClassVar[Literal["masks", "boxes"]]
@@ -300,7 +302,12 @@ class DenseTask(Task, Generic[Found]):
     def part(self, entry: Mapping[str, Any], part: str, taps: Taps, context: TaskContext) -> DenseImages:
         """Open a part as the options ask for it."""
         return read_part(
-            entry, part, self.truth, context, taps.spec, positives_only=self.options.positives_only
+            entry,
+            part,
+            self.truth,
+            context,
+            taps.preprocess.fitting,
+            positives_only=self.options.positives_only,
         )
 
     def report(self, found: Found, constant: np.ndarray, test: DenseImages) -> dict[str, dict[str, Any]]:
@@ -333,6 +340,7 @@ class DenseTask(Task, Generic[Found]):
         return {
             "title": parts["test"].title,
             **{f"data_{key}": value for key, value in known.items()},
+            **taps.preprocess.facts(),
             "images": {name: len(part) for name, part in parts.items()},
             "data": {name: part.digest for name, part in parts.items()},
             "shared_patients": check_apart(parts),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from benchmark.backbones.preprocess import preprocess_of
 from benchmark.errors import ConfigError
 from benchmark.grounding_metrics import boxed, central_map, mean_of_defined, scores_of
 from benchmark.metrics import Array, Floats, weighted_mean
@@ -44,6 +45,8 @@ class GroundingTask(Task):
     title = "Grounding"
     Options = GroundingOptions
     headline = ("map_auroc", "pointing")
+    needs = ("positive",)
+    validates = ()
 
     def evaluate(
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
@@ -58,7 +61,7 @@ class GroundingTask(Task):
         """
         texts, column = _finding(entry, name)
         whole = entry if "test" in entry else {**entry, "test": {}}
-        data = read_part(whole, "test", "boxes", context, method.backbone.input_spec)
+        data = read_part(whole, "test", "boxes", context, preprocess_of(method.backbone).fitting)
         grids = similarity_maps(method, data, texts, column, context)
         insides = [boxed(boxes, data.size) for boxes in data.boxes or ()]
         maps = (upsample(grid, data.size) for grid in grids)

@@ -17,7 +17,7 @@ method's own rule, an exact copy of an image is a neighbour of it, and powers an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.data.samples import LabelledImages
+from benchmark.data.prepared import Prepared
+from benchmark.data.samples import LabelledImages, labelled_images
 from benchmark.errors import ConfigError
 from benchmark.registry import register_task
 from benchmark.settings import setting
@@ -67,7 +68,24 @@ class TransClipTask(Task):
     title = "Zero-shot classification with TransCLIP (transductive)"
     Options = TransClipOptions
     headline = ("acc", "auroc")
+    needs = ("kind", "classes")
+    validates = ()
     options: TransClipOptions
+
+    @classmethod
+    def check_entry(cls, entry: Mapping[str, Any], *, validation: bool = False) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with an entry; see :meth:`Task.check_entry`."""
+        yield from super().check_entry(entry, validation=validation)
+        if not validation and entry.get("kind") == "multilabel":
+            yield (
+                "kind",
+                "several labels per image, and TransCLIP assigns one class to each. Leave the set out here",
+            )
+
+    @classmethod
+    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
+        """Read the labels of a dataset; see :meth:`Task.check_data`."""
+        labelled_images("", data, dict(entry), limit=entry.get("limit"))
 
     def evaluate(
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
@@ -90,7 +108,7 @@ class TransClipTask(Task):
         features = image_features(method, data, context, f"features {data.title}")
         log_z = assign(features, log_y, text_weight=self.options.text_weight).cpu().numpy()
         shares = {"before": _shares(log_y.cpu().numpy()), "after": _shares(log_z)}
-        facts = {"transductive": True, "text_scale": scale, "class_shares": shares}
+        facts: dict[str, Any] = {"transductive": True, "text_scale": scale, "class_shares": shares}
         # log z is a score already, so nothing multiplies it
         return scored(data, log_z, 1.0, context, self.options, **facts)
 

@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from benchmark.data.load import load_dataset
+from benchmark.data.prepared import Prepared
 from benchmark.data.samples import Batch, LabelledImages, labelled_images
 from benchmark.errors import ConfigError
 from benchmark.metrics import auroc_multilabel, log_odds
 from benchmark.registry import register_task
+from benchmark.settings import setting
 from benchmark.statistics import zero_shot_report
 from benchmark.trainer import autocast
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 from tasks.prompts import fill
+from tasks.score_rules import GLOBAL, Prompts, ScoreRule, check_rule, parse_rule
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,23 @@ class ZeroShotOptions:
     Attributes:
         bootstrap: resamples behind every interval. bootstrap_seed: their seed, the same for all methods, so that
             intervals of two methods rest on the same resampled patients.
+        rule: how classes are scored (tasks/score_rules.py): "global", or a model's published rule.
     """
 
     bootstrap: int = 1000
     bootstrap_seed: int = 0
+    rule: str = setting(GLOBAL, "score rule: global, or a model's published one", hashed="unless default")
 
     def __post_init__(self) -> None:
-        """Check the number of resamples.
+        """Check the number of resamples and the rule, of which the shortest spelling is kept.
 
         Raises:
-            ConfigError: if it is not positive.
+            ConfigError: if it is not positive, or there is no such rule.
         """
         if self.bootstrap < 1:
             raise ConfigError(f"bootstrap: expected a positive integer, got {self.bootstrap!r}")
+        rule = parse_rule(self.rule)
+        object.__setattr__(self, "rule", GLOBAL if rule is None else rule.text)
 
 
 @register_task("zeroshot")
@@ -55,15 +62,45 @@ class ZeroShotTask(Task):
     title = "Zero-shot classification"
     Options = ZeroShotOptions
     headline = ("acc", "auroc")
+    needs = ("kind", "classes")
+    validates = ("auroc",)
+
+    @classmethod
+    def check_entry(cls, entry: Mapping[str, Any], *, validation: bool = False) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with an entry; see :meth:`Task.check_entry`."""
+        yield from super().check_entry(entry, validation=validation)
+        if validation and entry.get("kind") == "binary":
+            yield "kind", "expected multiclass or multilabel, got 'binary'"
+
+    @classmethod
+    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
+        """Read the labels of a dataset; see :meth:`Task.check_data`."""
+        labelled_images("", data, dict(entry), limit=entry.get("limit"))
 
     def evaluate(
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
     ) -> DatasetResult:
-        """Score every image against every class."""
+        """Score every image against every class, by the rule that the options name."""
+        rule = parse_rule(self.options.rule)
         data = read_images(entry, name, context)
-        similarity = similarities(method, data, context, f"zero-shot {data.title}")
-        scale = float(method.logit_scale().detach())
-        return scored(data, similarity, scale, context, self.options)
+        stage, scale = f"zero-shot {data.title}", float(method.logit_scale().detach())
+        if rule is None:
+            similarity = similarities(method, data, context, stage)
+            return scored(data, similarity, scale, context, self.options, rule=GLOBAL)
+        check_rule(rule, method)
+        prompts = prompts_of(method, data.classes, context)
+        scores = rule_scores(rule, method, data, prompts, context, stage)
+        facts = {"rule": rule.text, **rule.facts(method.backbone, prompts)}
+        # final scores are not multiplied by anything
+        return scored(
+            data, scores, 1.0 if rule.final else scale, context, self.options, final=rule.final, **facts
+        )
+
+    def check(self, method: Method) -> None:
+        """Refuse a rule that the backbone does not offer, or that does not apply to the method."""
+        rule = parse_rule(self.options.rule)
+        if rule is not None:
+            check_rule(rule, method)
 
     def validator(
         self, entry: Mapping[str, Any], context: TaskContext
@@ -100,21 +137,24 @@ def scored(
     scale: float,
     context: TaskContext,
     options: Any,  # Any: whatever has bootstrap and bootstrap_seed
+    *,
+    final: bool = False,
     **facts: Any,
 ) -> DatasetResult:
     """Return the result of classes scored for every image.
 
     Args:
         data: what was scored.
-        similarity: ``[N, C]``.
+        similarity: ``[N, C]``, or scores of another kind.
         scale: what multiplies it before softmax.
         context: surroundings.
         options: of the task, with ``bootstrap`` and ``bootstrap_seed``.
+        final: whether AUROC ranks the scores of a class as they are, without softmax over classes.
         **facts: what else identifies the protocol.
     """
     metrics = zero_shot_report(
         data.kind, similarity, scale, data.targets, data.clusters,
-        resamples=options.bootstrap, seed=options.bootstrap_seed,
+        resamples=options.bootstrap, seed=options.bootstrap_seed, final=final,
     )  # fmt: skip
     return DatasetResult(
         n=len(data),
@@ -132,6 +172,7 @@ def scored(
             "templates": list(context.templates),
             "logit_scale": scale,
             **facts,
+            **(context.preprocess.facts() if context.preprocess else {}),
             "data": data.digest,
             **data.facts,
         },
@@ -140,7 +181,7 @@ def scored(
 
 def read_images(entry: Mapping[str, Any], name: str, context: TaskContext) -> LabelledImages:
     """Open the dataset of an entry of the suite, cut to the rows that its ``limit`` and the run's allow."""
-    prepared = load_dataset(entry, context.data_root, context.reporter, context.image_size)
+    prepared = load_dataset(entry, context.data_root, context.reporter, context.fitting)
     limits = [limit for limit in (entry.get("limit"), context.limit) if limit is not None]
     return labelled_images(name, prepared, dict(entry), limit=min(limits, default=None))
 
@@ -161,11 +202,27 @@ def similarities(method: Method, data: LabelledImages, context: TaskContext, sta
     return torch.cat(parts).cpu().numpy().astype(np.float64)
 
 
-def image_batches(method: Method, data: LabelledImages, context: TaskContext, stage: str) -> Iterator[Batch]:
+@torch.no_grad()
+def rule_scores(
+    rule: ScoreRule, method: Method, data: LabelledImages, prompts: Prompts, context: TaskContext, stage: str
+) -> np.ndarray:
+    """Return scores ``[N, C]`` (float64) of all images of a dataset by a rule of the backbone's own."""
+    model, parts = method.backbone, []
+    batches = image_batches(method, data, context, stage, pixels=rule.cells)
+    with autocast(context.precision, context.device):
+        classes = rule.prepare(model, prompts)
+        for batch in batches:
+            parts.append(rule.scores(model, batch, classes).float().cpu())
+    return rule.finish(torch.cat(parts).double()).numpy()
+
+
+def image_batches(
+    method: Method, data: LabelledImages, context: TaskContext, stage: str, *, pixels: bool = False
+) -> Iterator[Batch]:
     """Return all images of a dataset in order, in batches.
 
-    Where the method leaves the image tower alone they bring cached features. These are looked up at once, so call this
-    outside of autocast.
+    Where the method leaves the image tower alone they bring cached features, and images themselves only if ``pixels``
+    are asked for. Features are looked up at once, so call this outside of autocast.
     """
     constant = "image" not in method.adapts
     features = context.frozen.of_images(data.pixels, data.digest) if constant else None
@@ -177,7 +234,7 @@ def image_batches(method: Method, data: LabelledImages, context: TaskContext, st
             batch = Batch()
             if features is not None:
                 batch.image_features = features[rows].to(context.device)
-            else:
+            if features is None or pixels:
                 batch.images = method.backbone.input_spec.to_input(data.pixels[rows], context.device)
             yield batch
             context.reporter.advance(rows.stop - rows.start)
@@ -187,8 +244,14 @@ def image_batches(method: Method, data: LabelledImages, context: TaskContext, st
 
 def class_tokens(method: Method, classes: tuple[str, ...], context: TaskContext) -> Tensor:
     """Return the token ids ``[C, T, L]`` of all templates filled with all classes."""
-    prompts = [text for name in classes for text in fill(context.templates, name)]
-    ids = method.backbone.tokenize(prompts).long()
+    return prompts_of(method, classes, context).ids
+
+
+def prompts_of(method: Method, classes: tuple[str, ...], context: TaskContext) -> Prompts:
+    """Return all templates filled with all classes, as texts and as token ids."""
+    texts = tuple(tuple(fill(context.templates, name)) for name in classes)
+    ids = method.backbone.tokenize([text for prompts in texts for text in prompts]).long()
     if method.text_padding == "longest":
         ids = method.backbone.trim(ids)
-    return ids.unflatten(0, (len(classes), len(context.templates))).to(context.device)
+    shaped = ids.unflatten(0, (len(classes), len(context.templates))).to(context.device)
+    return Prompts(classes, texts, shaped)

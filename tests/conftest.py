@@ -21,6 +21,8 @@ TOGETHER = (
     "tests/methods/test_biomedclip_counts.py",
     "tests/plugins/test_sample.py",
     "tests/test_capabilities.py",
+    "tests/test_parallel.py",
+    "tests/test_parallel_run.py",
 )
 
 PLUGIN = '''

@@ -15,7 +15,8 @@ from benchmark import cell
 from benchmark.cli import main
 from benchmark.config import Recipe
 from benchmark.console import NullReporter
-from benchmark.errors import ConfigError, StoreError
+from benchmark.data.load import data_entries, needed
+from benchmark.errors import ConfigError, DataError, StoreError
 from benchmark.paths import configs
 from benchmark.plan import CellSpec
 from benchmark.store import Store
@@ -72,6 +73,28 @@ def run(one: CellSpec, out: Path) -> Any:
     folder = Store(out).cell(one.folder)
     cell.run_cell(one, folder, NullReporter())
     return folder
+
+
+def test_a_method_that_trains_nothing_needs_no_corpus(tmp_path: Path) -> None:
+    gone = {"dataset": "medmnist", "name": "pneumoniamnist", "part": "train"}
+    suite = SUITE | {"corpus": gone, "validation": SUITE["validation"] | gone}
+    for entry in data_entries(needed(suite, ["zero_shot"])):
+        assert entry["dataset"] == "phantom"
+    assert needed(suite, ["zero_shot", "coop"]) is suite
+    folder = run(spec(tmp_path, "zero_shot", suite=suite), tmp_path / "out")
+    told = folder.read_json("adapt.json")
+    assert (told["pairs"], told["data_notes"]) == (0, ["no corpus: costs are those of blank pairs"])
+    assert folder.read_json("zeroshot.json")["datasets"]["siim"]["n"] == 32
+    assert folder.read_json("efficiency.json")["forward_flops_per_pair"] > 0
+    with pytest.raises(DataError, match="'medmnist/pneumoniamnist' is not prepared"):
+        run(spec(tmp_path, "taskres", suite=suite), tmp_path / "out")
+
+
+def test_a_task_refuses_a_method_before_it_is_adapted(tmp_path: Path) -> None:
+    tasks = {"zeroshot": SUITE["tasks"]["zeroshot"] | {"rule": "gloria"}}
+    with pytest.raises(ConfigError, match="backbone 'tiny' does not offer 'gloria', only: global"):
+        run(spec(tmp_path, tasks=tasks), tmp_path / "out")
+    assert not Store(tmp_path / "out").cell(spec(tmp_path).folder).exists("adapter.safetensors")
 
 
 def test_a_cell_leaves_everything_that_was_asked_for(tmp_path: Path) -> None:

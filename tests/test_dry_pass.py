@@ -11,6 +11,7 @@ import yaml
 from benchmark import runner
 from benchmark.cli import main
 from benchmark.console import NullReporter
+from benchmark.data.fitting import Fitting
 from benchmark.data.load import load_dataset
 from benchmark.data.samples import pairs
 from benchmark.paths import configs
@@ -93,7 +94,7 @@ def test_histopathology_from_downloads_to_report(tmp_path):
 def test_openi_is_a_corpus_without_labels(tmp_path):
     prepare_all({"openi": trees.make_openi(tmp_path / "raw", reports=12)}, tmp_path / "data")
     entry = suite("radiology_openi")["corpus"]
-    corpus = pairs("openi", load_dataset(entry, tmp_path / "data", NullReporter(), (64, 64)))
+    corpus = pairs("openi", load_dataset(entry, tmp_path / "data", NullReporter(), Fitting((64, 64))))
     assert len(corpus) == 11
     assert corpus.labels is None  # so that the label-guided loss is the plain one
     assert corpus.texts[0] == "The lungs of case 1 are clear & wide. No acute disease in case 1."

@@ -6,9 +6,19 @@ import csv
 
 import pytest
 
-from benchmark.experiments import cells_needed, experiments, read_experiment, resolve, variant_text
+from benchmark.config import load_config
+from benchmark.errors import ConfigError
+from benchmark.experiments import (
+    cells_needed,
+    experiments,
+    named_backbones,
+    read_experiment,
+    resolve,
+    variant_text,
+)
 from benchmark.paths import ROOT, configs, paper_tables
 from benchmark.registry import METHODS, TASKS, load_plugins
+from benchmark.request import load_request
 from benchmark.suites import read_suite
 
 FAKES = {
@@ -93,7 +103,7 @@ def test_a_row_can_take_the_recipe_of_another_method(rows):
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"method": "fake_one", "backbone": "kad"}, "no backbone 'kad' is known here"),
+        ({"method": "fake_one", "backbone": "kda"}, "no backbone 'kda' is known here"),
         ({"method": "fake_one", "backbone": "bmc-clip"}, "suite 'fakes' is made for tiny, tiny_b"),
         ({"method": "fake_one", "suite": "far"}, "the related suite 'gone' is not in configs/suites"),
         ({"method": "fake_one", "suite": "near"}, "suite 'fakes' has no related suite for 'near'"),
@@ -221,7 +231,7 @@ def test_every_number_of_the_paper_has_its_row():
         for item in csv.DictReader(file):
             paper_order[item["table"]].append(item["row_method"])
     for item in tables:
-        rows = [line.paper_row for line in item.rows]
+        rows = list(dict.fromkeys(line.paper_row for line in item.rows))  # a model may have two forms
         assert rows == [name for name in dict.fromkeys(paper_order[item.id]) if name in rows], item.name
 
 
@@ -283,3 +293,30 @@ def test_the_page_tells_every_experiment_and_its_example_is_one(write):
     assert problems == []
     cells = [found.cell for found in resolve(item, read_suite("phantom"), "tiny")]
     assert cells == ["clip_lora+lora_dropout=0.0", "clip_lora", "clip_lora+lora_dropout=0.3"]
+
+
+def test_weights_of_models_that_rows_name():
+    words = ["weights.mgca=/w/resnet_50.ckpt", "weights.pmc-clip=/w/checkpoint.pt"]
+    flags = {"suite": "radiology", "methods": "zero_shot", "tasks": "zeroshot"}
+    assert load_config(flags, words).pretrained is None
+    assert load_config(flags | {"backbone": "mgca-r50"}, words).pretrained == "/w/resnet_50.ckpt"
+    assert load_config(flags | {"backbone": "pmc-clip:heads=8"}, words).pretrained == "/w/checkpoint.pt"
+    mine = flags | {"backbone": "mgca-r50", "pretrained": "/w/mine.ckpt"}
+    assert load_config(mine, words).pretrained == "/w/mine.ckpt"
+    path = str(configs("experiments", "table_2.yaml"))
+    found = load_request({"suite": "radiology"}, words, [path])
+    weights = {one.backbone: one.pretrained for one in found.configs}
+    assert weights["mgca-r50"] == "/w/resnet_50.ckpt"
+    assert weights["pmc-clip:heads=32"] == "/w/checkpoint.pt"
+    assert weights["gloria"] is weights["biomedclip"] is None
+    assert {"gloria", "mgca-vit", "biovil-t"} <= found.named
+    with pytest.raises(ConfigError, match="weights.mgac: unknown backbone 'mgac'. Did you mean 'mgca'"):
+        load_config(flags, ["weights.mgac=x"])
+
+
+def test_backbones_that_tables_name_on_a_suite():
+    names = named_backbones(read_suite("radiology"))
+    assert names[:4] == ["convirt", "gloria", "mgca-r50", "mgca-vit"]
+    assert "bmc-clip" in names
+    assert named_backbones(read_suite("phantom")) == ["tiny_b"]
+    assert {"plip", "quiltnet"} <= set(named_backbones(read_suite("histopathology")))

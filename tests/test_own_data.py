@@ -16,6 +16,7 @@ from benchmark import cell
 from benchmark.cli import main
 from benchmark.config import Recipe
 from benchmark.console import NullReporter
+from benchmark.data.fitting import Fitting
 from benchmark.data.load import load_dataset
 from benchmark.data.samples import labelled_images, pairs
 from benchmark.errors import BenchmarkError, ConfigError, DataError
@@ -66,7 +67,7 @@ def test_the_documented_suite_runs_with_the_documented_command(
 
 def load(folder: Path, **keys: Any) -> Any:
     entry = {"dataset": "csv", "file": str(folder / "films.csv"), "split_column": "part", **keys}
-    return load_dataset(entry, folder / "data", NullReporter(), (8, 8))
+    return load_dataset(entry, folder / "data", NullReporter(), Fitting((8, 8)))
 
 
 def changed(file: Path, old: str, new: str) -> Path:
@@ -82,9 +83,9 @@ def test_texts_labels_and_pixels_stay_together(tmp_path: Path) -> None:
     assert corpus.texts[:2] == ["Report 3: normal.", "Report 4: edema."]
     assert corpus.labels.tolist()[:3] == [[0, 0], [1, 0], [0, 1]]
     view = load(tmp_path, part="val")
-    from benchmark.data.images import fit, read_image
+    from benchmark.data.images import read_image
 
-    expected = fit(read_image(tmp_path / "films" / "04.png").pixels, "shortest_crop", (8, 8))
+    expected = Fitting((8, 8), "shortest_crop").pixels(read_image(tmp_path / "films" / "04.png").pixels)
     np.testing.assert_array_equal(view.pixels[1], expected)
     spec = {"kind": "multiclass", "classes": ["effusion", "edema", "normal"]}
     test = labelled_images(

@@ -18,7 +18,11 @@ from benchmark.provenance import available_memory, git_state, provenance, scrub,
         ("/home/ann/data/x.csv", "x.csv"),
         ("~/data/x.csv", "x.csv"),
         ('File "/usr/lib/python3/a.py", line 3', 'File "a.py", line 3'),
-        ("no such file: '/data/site a/x'", "no such file: 'site a/x'"),
+        ("no such file: '/data/site a/x'", "no such file: 'x'"),
+        ("/data/Jane Doe/site a/x.csv", "x.csv"),
+        ("local-dir:/data/Jane Doe/model", "local-dir:model"),
+        ("~jane/data/x.csv: row 3", "x.csv: row 3"),
+        ("file:///home/ann/x.csv and //server/ann/x", "x.csv and x"),
         ("https://example.org/a/b", "https://example.org/a/b"),
         ("images/s and 3 / 4 and a/b", "images/s and 3 / 4 and a/b"),
         ("hf-hub:org/model", "hf-hub:org/model"),
@@ -26,6 +30,11 @@ from benchmark.provenance import available_memory, git_state, provenance, scrub,
 )
 def test_absolute_paths_lose_their_folders(text, clean):
     assert scrub(text) == clean
+
+
+def test_a_home_folder_with_a_blank_does_not_show(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/Jane Doe")
+    assert scrub("/home/Jane Doe/data/x.csv: row 3") == "x.csv: row 3"
 
 
 def test_scrub_reaches_nested_values():

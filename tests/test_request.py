@@ -21,7 +21,7 @@ experiment:
     - {title: same, method: fake_one, set: {depth: 3}}
     - {title: quick, method: fake_one, set: {recipe.lr: 1e-2, corpus.fraction: 0.5}}
     - {title: other, method: fake_one, backbone: tiny_b}
-    - {title: unknown, method: fake_one, backbone: kad}
+    - {title: unknown, method: fake_one, backbone: kda}
 seeds: [0, 1]
 recipe: {epochs: 7}
 """
@@ -57,7 +57,7 @@ def test_rows_become_cells_and_equal_ones_are_planned_once(ask, world):
     request = ask()
     planned = cells(request, world)
     assert list(planned) == CELLS
-    assert request.skipped == ("table X, unknown: no backbone 'kad' is known here",)
+    assert request.skipped == ("table X, unknown: no backbone 'kda' is known here",)
     assert request.named == {"tiny_b"}
     deep, quick = planned[CELLS[3]], planned[CELLS[5]]
     assert (deep.method, deep.variant, deep.options["depth"]) == ("fake_one", "depth=9", 9)
@@ -147,7 +147,7 @@ def test_a_backbone_that_no_row_takes_is_refused(ask):
     text = EXPERIMENT.replace("method: fake_", "backbone: tiny_b, method: fake_").replace(
         "backbone: tiny_b}", "}"
     )
-    lines = refused(ask, text=text.replace(", backbone: kad", ""), backbone="random")
+    lines = refused(ask, text=text.replace(", backbone: kda", ""), backbone="random")
     assert lines == ["--backbone: every row of table X has its own (tiny_b). Leave it out"]
 
 

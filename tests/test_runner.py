@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import rich.console
@@ -12,23 +19,25 @@ from benchmark import runner
 from benchmark.config import load_config
 from benchmark.console import Console
 from benchmark.errors import ConfigError
+from benchmark.paths import ROOT
 from benchmark.plan import make_plan
-from benchmark.runner import execute_cell, find_devices, run_plan
+from benchmark.runner import Cluster, execute_cell, fail_cell, find_devices, run_plan
 from benchmark.store import Store
+from tests.standins import SLOW_CELLS, lines, once, total
 
 
 @pytest.fixture
 def run(flags, world):
     """A function that plans and runs the fakes: (summary, printed lines, store)."""
 
-    def run_fakes(jobs=1, seeds="0,1", prepare=None, **more):
+    def run_fakes(jobs=1, seeds="0,1", prepare=None, cells="fake_cells", **more):
         config = load_config(flags | {"seeds": seeds} | more)
         store = Store(config.output_dir)
         console = Console(force_terminal=False)
         console.out = rich.console.Console(file=io.StringIO(), width=300, highlight=False, soft_wrap=True)
         plan = make_plan(config, store)
         summary = run_plan(
-            plan, store, console=console, jobs=jobs, prepare=prepare, run_cell="fake_cells:run_cell"
+            plan, store, console=console, jobs=jobs, prepare=prepare, run_cell=f"{cells}:run_cell"
         )
         return summary, console.out.file.getvalue(), store
 
@@ -134,6 +143,142 @@ def test_overwrite_starts_from_an_empty_folder(run):
     assert counts(summary) == (3, 0, 0)
     assert not folder.exists("leftover.json")
     assert folder.read_config()["recipe"]["lr"] == 9e-3
+
+
+def test_a_cell_finished_meanwhile_with_other_settings_is_left_alone(flags, world, run):
+    store = Store(world / "out")
+    spec = make_plan(load_config(flags | {"lr": "9e-3"}), store).cells[0].spec
+    run()
+    kept = store.cell(spec.folder).inside("ran.txt").read_text()
+    outcome = execute_cell(spec, store, None, "fake_cells:run_cell")
+    assert outcome.status == "failed"
+    assert (
+        "another process finished it with other settings (recipe.lr: 0.0005 there, 0.009 now" in outcome.error
+    )
+    assert store.cell(spec.folder).inside("ran.txt").read_text() == kept
+    assert status(store, "fake_one")["status"] == "success"
+
+
+def test_a_cell_killed_after_its_last_result_is_brought_to_its_end(flags, world, run):
+    _, _, store = run()
+    folder = store.cell("runs/fakes/tiny/fake_one/seed-0")
+    folder.write_json("status.json", {"status": "running", "error": None})
+    folder.inside(".history.jsonl.abc.tmp").write_text("half a fi")
+    summary, _, _ = run()
+    assert counts(summary) == (1, 2, 0)
+    assert status(store, "fake_one")["status"] == "success"
+    assert list(folder.path.rglob("*.tmp")) == []
+
+
+def test_a_dead_worker_fails_its_cell_unless_that_is_finished_or_taken_over(flags, world, run, monkeypatch):
+    monkeypatch.setattr(runner, "LOCK_PATIENCE", 0.0)
+    _, _, store = run(seeds="0")
+    spec = make_plan(load_config(flags), store).cells[0].spec
+    assert fail_cell(spec, store, "it died").status == "done"
+    folder = store.cell(spec.folder)
+    folder.remove("fake_task.json")
+    with folder.lock():
+        assert fail_cell(spec, store, "it died").status == "failed"
+    assert status(store, "fake_one")["status"] == "success"
+    assert fail_cell(spec, store, "it died").status == "failed"
+    assert status(store, "fake_one")["error"] == "it died"
+
+
+@pytest.fixture
+def slow(world):
+    """Cells of four steps that take their time."""
+    (world / "slow_cells.py").write_text(SLOW_CELLS)
+    (world / "trouble.json").write_text('{"seconds": 0.5}')
+
+
+@pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (2, signal.SIGTERM)])
+def test_a_stopped_run_ends_after_the_step_and_goes_on_from_there(run, world, slow, jobs, number):
+    store = Store(world / "out")
+
+    def stop():
+        os.kill(os.getpid(), number)
+        if number == signal.SIGTERM:  # a cluster's manager sends it to every process of a job
+            for begun in lines(store, "begun.txt").values():
+                os.kill(int(begun[0].split()[0]), number) if jobs > 1 else None
+
+    with once(lambda: len(lines(store, "steps.txt")) == jobs, stop):
+        summary, text, _ = run(jobs=jobs, cells="slow_cells")
+    (world / "trouble.json").write_text("{}")
+    assert summary.interrupted
+    assert summary.failed == []
+    assert " stopped in " in text
+    begun = len(lines(store, "begun.txt"))
+    assert begun < 3
+    assert text.count(" stopped in ") == begun - summary.done
+    again, _, _ = run(jobs=jobs, cells="slow_cells")
+    assert counts(again) == (3 - summary.done, summary.done, 0)
+    assert all(steps == ["1", "2", "3", "4"] for steps in lines(store, "steps.txt").values())
+
+
+def test_a_second_signal_stops_at_once(run, world, slow):
+    (world / "trouble.json").write_text('{"seconds": 30}')
+    store = Store(world / "out")
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    began = time.monotonic()
+    with once(lambda: total(store, "begun.txt") == 2, twice):
+        summary, _, _ = run(jobs=2, cells="slow_cells")
+    assert summary.interrupted
+    assert time.monotonic() - began < 25
+
+
+DRIVER = """
+import json
+import sys
+from benchmark.config import load_config
+from benchmark.console import Console
+from benchmark.plan import make_plan
+from benchmark.runner import run_plan
+from benchmark.store import Store
+
+if __name__ == "__main__":
+    config = load_config(json.loads(sys.argv[1]))
+    plan = make_plan(config, Store(config.output_dir))
+    run_plan(plan, Store(config.output_dir), console=Console(), jobs=2, run_cell="slow_cells:run_cell")
+"""
+
+
+def alive(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_workers_end_with_their_parent_and_nothing_is_lost(run, flags, world, slow):
+    store = Store(world / "out")
+    (world / "driver.py").write_text(DRIVER)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{world}"}
+    words = [sys.executable, "driver.py", json.dumps(flags | {"seeds": "0,1"})]
+    process = subprocess.Popen(words, cwd=world, env=environment, stdout=subprocess.DEVNULL)
+    with process, once(lambda: len(lines(store, "steps.txt")) == 2, process.kill):
+        process.wait(timeout=60)
+    pids = [line.split()[0] for line in sum(lines(store, "begun.txt").values(), [])]
+    until = time.monotonic() + 10
+    while any(map(alive, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+    (world / "trouble.json").write_text("{}")
+    summary, _, _ = run(cells="slow_cells")
+    assert counts(summary) == (3, 0, 0)
+    assert all(len(steps) in (4, 5) for steps in lines(store, "steps.txt").values())
+
+
+def test_without_ray_one_line_says_how_to_install_it(flags, world, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "benchmark.engines.ray", raising=False)
+    store = Store(world / "out")
+    plan = make_plan(load_config(flags), store)
+    with pytest.raises(ConfigError, match=r'Ray is not installed. pip install -e "\.\[cluster\]"'):
+        run_plan(plan, store, console=Console(), cluster=Cluster())
 
 
 def test_missing_gpu_is_one_clear_line():

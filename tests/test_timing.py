@@ -15,16 +15,37 @@ CPU = torch.device("cpu")
 def test_things_take_turns_in_alternating_order(monkeypatch) -> None:
     monkeypatch.setattr(timing, "_ROUND_SECONDS", 0.0)  # one call per round
     order: list[str] = []
-    rounds: list[int] = []
+    told: list[str] = []
     times = in_turns(
-        {name: lambda name=name: order.append(name) for name in "abc"},
-        rounds=3,
-        device=CPU,
-        told=rounds.append,
+        {name: lambda name=name: order.append(name) for name in "abc"}, rounds=3, device=CPU, told=told.append
     )
     assert "".join(order) == "abc" + "abc" + "cba" + "abc"
-    assert rounds == [0, 1, 2, 3]
+    assert [line.rpartition(" ")[0] for line in told[:3]] == [
+        "warm-up 1 of 3: a 0.0",
+        "warm-up 2 of 3: b 0.0",
+        "warm-up 3 of 3: c 0.0",
+    ]
+    assert [line.partition(",")[0] for line in told[3:]] == [
+        f"round {number} of 3 done" for number in (1, 2, 3)
+    ]
+    assert ["left" in line for line in told[3:]] == [True, True, False]
     assert [len(times["b"].wall), len(times["b"].cpu)] == [3, 3]
+
+
+def test_whole_rounds_are_handed_over_and_stay_as_they_are(monkeypatch) -> None:
+    monkeypatch.setattr(timing, "_ROUND_SECONDS", 0.0)
+    given: list[dict[str, Times]] = []
+    calls: list[str] = []
+
+    def stops() -> None:
+        calls.append("b")
+        if len(calls) == 4:  # the warm-up and two rounds are over
+            raise KeyboardInterrupt
+
+    things = {"a": lambda: None, "b": stops, "c": lambda: None}
+    with pytest.raises(KeyboardInterrupt):
+        in_turns(things, rounds=5, device=CPU, done=given.append)
+    assert [[len(times[name].wall) for name in "abc"] for times in given] == [[1, 1, 1], [2, 2, 2]]
 
 
 def test_short_things_are_called_several_times_a_round(monkeypatch) -> None:

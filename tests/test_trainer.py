@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import methods
 from benchmark.checkpoint import Checkpoint
 from benchmark.config import Recipe
 from benchmark.console import NullReporter
 from benchmark.errors import CellError, DataError
+from benchmark.registry import METHODS
+from benchmark.small_models import made
 from benchmark.trainer import Adaptation, Trainer, autocast, learning_rate_factor, make_optimiser
 from methods.base import Method
 from tests.small import CPU, RECIPE, batches, corpus, frozen, method
@@ -29,10 +35,11 @@ def trainer(
     validate: Callable[[Method], dict[str, float]],
     recipe: Recipe = RECIPE,
     key: str = "k",
+    of: Any = None,
 ) -> Trainer:
     return Trainer(
         wrapped,
-        batches(wrapped),
+        of or batches(wrapped),
         recipe,
         validate=validate,
         metric="auroc",
@@ -151,7 +158,7 @@ def test_a_loss_that_is_not_finite_names_the_step(tmp_path: Path, monkeypatch: p
 def test_out_of_memory_halves_what_the_towers_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int | None] = []
 
-    def backward(wrapped: Method, batch: object, micro: int | None, scaler: object) -> torch.Tensor:
+    def backward(wrapped: Method, batch: object, micro: int | None, *_: object) -> torch.Tensor:
         taken.append(micro)
         if micro is None or micro > 4:
             raise torch.OutOfMemoryError
@@ -191,6 +198,59 @@ def test_precision_auto_is_fp32_on_a_cpu() -> None:
         assert not torch.is_autocast_enabled("cpu")
     with autocast("bf16", CPU):
         assert torch.is_autocast_enabled("cpu")
+
+
+# ---------------------------------------------------------------------------------------------- a GPU's time
+WAITS = {
+    "aten::nonzero",
+    "aten::_local_scalar_dense",
+    "aten::is_nonzero",
+    "aten::equal",
+    "aten::masked_select",
+}
+"""Operations whose result decides what is done next: the program waits until a GPU has caught up."""
+
+
+def waiting(events: Iterable[Any]) -> list[str]:
+    """Return which of a profile's operations wait; the optimiser's count of steps is kept on the CPU."""
+
+    def above(event: Any) -> Iterator[str]:
+        while event is not None:
+            yield event.name
+            event = event.cpu_parent
+
+    return [
+        event.name
+        for event in events
+        if event.name in WAITS and not any(name.startswith("Optimizer.step") for name in above(event))
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS.names(extras=False) if name != "zero_shot"])
+def test_a_step_between_two_log_points_waits_for_nothing(name: str, tmp_path: Path) -> None:
+    # texts of the other family are not padded with a mask, which is looked at on a CPU alone
+    built, batch = made(functools.partial(methods.build, name), "open_clip")
+    for kind in {"image", "text"} - built.adapts:
+        inputs = batch.images if kind == "image" else batch.token_ids
+        setattr(batch, f"{kind}_features", getattr(built.backbone, kind).features(inputs))
+    batch.token_ids = built.backbone.trim(batch.token_ids)
+    recipe = dataclasses.replace(RECIPE, log_every=3, grad_clip=1.0)
+    stepping = trainer(built.train(), tmp_path, constant, recipe, of=SimpleNamespace(steps=3))
+    with torch.autograd.profiler.profile() as profile:
+        stepping._timed_step(batch)
+    assert waiting(profile.function_events) == []
+
+
+def test_a_wait_is_seen() -> None:
+    with torch.autograd.profiler.profile() as profile:
+        values = torch.arange(3)
+        values[values > 0]
+        bool((values == 0).all())
+    assert set(waiting(profile.function_events)) == {
+        "aten::nonzero",
+        "aten::is_nonzero",
+        "aten::_local_scalar_dense",
+    }
 
 
 # ---------------------------------------------------------------------------------------------- batches

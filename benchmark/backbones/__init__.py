@@ -7,7 +7,16 @@ from typing import Any
 import torch
 
 from benchmark.backbones.backbone import Backbone, InputSpec, from_open_clip
-from benchmark.backbones.towers import Intervention, TokenSequence, Tower, TowerOutput, at_least_fp32
+from benchmark.backbones.sequences import (
+    Intervention,
+    TokenSequence,
+    TowerOutput,
+    at_least_fp32,
+    tokens_at,
+)
+from benchmark.backbones.towers import Tower
+from benchmark.errors import PluginError
+from benchmark.plugin_files import calling
 
 __all__ = [
     "Backbone",
@@ -20,6 +29,7 @@ __all__ = [
     "check_backbone",
     "from_open_clip",
     "load_backbone",
+    "tokens_at",
 ]
 
 
@@ -39,7 +49,13 @@ def load_backbone(
     """
     from benchmark.registry import BACKBONES
 
-    backbone: Backbone = BACKBONES.get(name)(BACKBONES.resolve(name), pretrained=pretrained)
+    plugin = BACKBONES.get(name)
+    with calling(f"backbone '{name}'"):
+        backbone = plugin(BACKBONES.resolve(name), pretrained=pretrained)
+    if not isinstance(backbone, Backbone):
+        raise PluginError(
+            f"backbone '{name}': its plugin gives a {type(backbone).__name__}, expected a Backbone"
+        )
     backbone.requires_grad_(False)
     return backbone.eval().to(device)
 
@@ -58,4 +74,5 @@ def check_backbone(name: str, *, pretrained: str | None = None) -> Any:
 
     plugin = BACKBONES.get(name)
     find = getattr(plugin, "find", None)
-    return None if find is None else find(BACKBONES.resolve(name), pretrained=pretrained)
+    with calling(f"backbone '{name}'"):
+        return None if find is None else find(BACKBONES.resolve(name), pretrained=pretrained)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmark.backbones.clip_native import ClipTextTower, ClipVitTower
 from benchmark.backbones.hf_bert import HFBertTower
+from benchmark.backbones.preprocess import Preprocess
 from benchmark.backbones.resnet import ResNetTower, is_resnet
 from benchmark.backbones.split import PARTS
 from benchmark.backbones.timm_vit import TimmVitTower
@@ -36,19 +37,25 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def to_input(self, pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    def to_input(self, pixels: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
         """Turn uint8 pixels into normalised input on ``device``.
 
         Args:
-            pixels: uint8 ``[B, *size]`` (grey) or ``[B, *size, C]``.
+            pixels: uint8 ``[B, *size]`` (grey) or ``[B, *size, C]``. An array is copied first, as it may be
+                read-only; a tensor is not, and may lie in pinned memory.
             device: where the arithmetic happens; only bytes travel there.
 
         Returns:
-            float32 ``[B, C, *size]``; grey pixels are repeated over the channels.
+            float32 ``[B, C, *size]``; grey pixels are repeated over the channels, and for a model of one channel
+            colours become grey as Pillow makes them (ITU-R 601).
         """
-        raw = torch.from_numpy(np.array(pixels)).to(device, non_blocking=True)  # a copy: pixels are read-only
+        raw = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
+        raw = raw.to(device, non_blocking=True)
         channels = len(self.mean)
         raw = raw.unsqueeze(1) if raw.ndim == len(self.size) + 1 else raw.movedim(-1, 1)
+        if channels == 1 and raw.shape[1] == 3:
+            red, green, blue = raw.int().unbind(dim=1)
+            raw = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16)[:, None]
         shape = (1, channels, *[1] * len(self.size))
         mean = torch.tensor(self.mean, device=device).view(shape)
         std = torch.tensor(self.std, device=device).view(shape)
@@ -64,6 +71,9 @@ class Backbone(nn.Module):
         embed_dim: width E of the shared space.
         input_spec: what the image tower expects.
         origin: where the weights come from (repository, file, sha256), as JSON types; empty when they were handed in.
+        preprocess: how images become its input; None: open_clip's way, at the input's size.
+        rules: names of the zero-shot score rules that it offers, the headline first.
+        extras: frozen parts that a rule of its own needs, by name; they move with the backbone and are not its model.
     """
 
     def __init__(
@@ -86,6 +96,9 @@ class Backbone(nn.Module):
         self.embed_dim = image.embed_dim
         self.tokenizer, self.input_spec, self.name = tokenizer, input_spec, name
         self.origin: dict[str, Any] = {}
+        self.preprocess: Preprocess | None = None
+        self.rules: tuple[str, ...] = ("global",)
+        self.extras = nn.ModuleDict()
 
     @property
     def logit_scale(self) -> Tensor:
@@ -106,7 +119,9 @@ class Backbone(nn.Module):
         return self.tokenizer(list(texts))
 
     def trim(self, token_ids: Tensor) -> Tensor:
-        """Drop the columns that are padding in every row of ``[..., N]``."""
+        """Drop the columns that are padding in every row of ``[..., N]``, unless the tower attends to padding."""
+        if getattr(self.text, "attends_padding", False):
+            return token_ids
         longest = int(self.text.lengths(token_ids.reshape(-1, token_ids.shape[-1])).max())
         return token_ids[..., :longest]
 

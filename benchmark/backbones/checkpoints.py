@@ -81,6 +81,8 @@ def _tensors(path: Path, content: Any) -> State:
         raise DataError(f"{path}: expected a mapping of names to tensors, got {type(content).__name__}")
     if not content:
         raise DataError(f"{path}: holds no tensors. Fetch it again")
+    if not all(isinstance(name, str) for name in content):
+        raise DataError(f"{path}: expected tensors by name, some are called by other things than texts")
     names = list(content)
     prefix = "module." if all(name.startswith("module.") for name in names) else ""
     return {str(name).removeprefix(prefix): value for name, value in content.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.backbones.sequences import tokens_at
 from benchmark.backbones.split import PARTS, SplitAttention, size_of
 from benchmark.backbones.towers import ImageTower, TextTower, TokenSequence, Tower
 
@@ -20,8 +20,6 @@ class _ResidualBlocks(Tower):
     its attention, or whose scores are wanted, is therefore run by :meth:`_open_block`; any other by the library, also
     when :meth:`split_qkv` has put our attention in the place of its own.
     """
-
-    _capture: list[tuple[Tensor, Tensor]] | None = None
 
     def _set_blocks(self, transformer: Any) -> None:
         if not all(
@@ -35,53 +33,47 @@ class _ResidualBlocks(Tower):
         self.num_heads = int(transformer.resblocks[0].attn.num_heads)
 
     def run_block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
-        """Run open_clip's own block, or its steps one by one where something acts inside its attention."""
-        acted = any(self.has_deltas(index, name) for name in ("qkv", "o"))
-        if acted or (self._capture is not None and index == self.depth - 1):
-            return self._open_block(index, tokens, mask)
+        """Run open_clip's own block, or its two steps where something acts inside its attention."""
+        if any(self.has_deltas(index, name) for name in ("qkv", "o")):
+            return self.finish_block(index, tokens, *self.queries_keys_values(index, tokens), mask)
         return self.blocks[index](tokens, attn_mask=mask)
 
-    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
-        """Run the last block for the global token; keys and values still come from every token."""
-        at = sequence.pooled_at
-        rows = torch.arange(len(sequence.tokens), device=sequence.tokens.device)
-        at = at if isinstance(at, Tensor) else torch.full_like(rows, at)
-        # the global token sees what its row of the causal mask lets it see
-        row = None if mask is None else mask[at][:, None, None, :]
-        return self._open_block(self.depth - 1, sequence.tokens, row, only=(rows, at))
+    def opens(self, index: int) -> bool:
+        """Every block that is let in is spelled out."""
+        return True
 
-    def _open_block(
-        self, index: int, tokens: Tensor, mask: Tensor | None, only: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Run a block step by step; ``only`` (rows, positions) computes one token of every row, ``[B, 1, D]``."""
+    def queries_keys_values(
+        self, index: int, tokens: Tensor, at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the parts of the attention's one projection."""
         block: Any = self.blocks[index]
-        mixed = self._attention(index, block.attn, block.ln_1(tokens), mask, only)
-        tokens = (tokens if only is None else tokens[only][:, None]) + block.ls_1(mixed)
-        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-
-    def _attention(
-        self,
-        index: int,
-        attn: Any,
-        inputs: Tensor,
-        mask: Tensor | None,
-        only: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
+        attn, inputs = block.attn, block.ln_1(tokens)
         if isinstance(attn, SplitAttention):
             fused = torch.cat([attn.q(inputs), attn.k(inputs), attn.v(inputs)], dim=-1)
         else:
             fused = functional.linear(inputs, attn.in_proj_weight, attn.in_proj_bias)
         fused = self.add_deltas(index, "qkv", inputs, fused)
         queries, keys, values = fused.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if self._capture is not None:
-            self._capture.append((queries, keys))
-        if only is not None:
-            queries = queries.transpose(1, 2)[only][:, :, None]
+        if at is not None:
+            queries = tokens_at(queries.transpose(1, 2), at).transpose(1, 2)
+        return queries, keys, values
+
+    def finish_block(
+        self, index: int, tokens: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Any
+    ) -> Tensor:
+        """Attend, then the MLP, as open_clip's block does."""
+        block: Any = self.blocks[index]
         mixed = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=None if mask is None else mask.to(queries.dtype)
         )
         mixed = mixed.transpose(1, 2).flatten(2)
-        return self.add_deltas(index, "o", mixed, attn.out_proj(mixed))
+        mixed = self.add_deltas(index, "o", mixed, block.attn.out_proj(mixed))
+        tokens = tokens + block.ls_1(mixed)
+        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+    def mask_at(self, mask: Any, positions: Tensor) -> Any:
+        """Return the rows ``[B, 1, m, N]`` of a causal mask."""
+        return None if mask is None else mask[positions][:, None]
 
     def block_norm(self, index: int, tokens: Tensor) -> Tensor:
         """Apply the block's first LayerNorm."""
@@ -114,16 +106,6 @@ class _ResidualBlocks(Tower):
     def _on_first_delta(self, index: int, site: str) -> None:
         if site in ("up", "down"):
             super()._on_first_delta(index, site)
-
-    def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the last block open and return its queries and keys."""
-        self._capture = []
-        try:
-            tokens = run()
-            queries, keys = self._capture[-1]
-        finally:
-            self._capture = None
-        return tokens, queries, keys
 
 
 class ClipVitTower(_ResidualBlocks, ImageTower):

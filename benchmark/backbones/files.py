@@ -8,8 +8,10 @@ a connection fails at once and one with a connection never downloads behind the 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from benchmark.errors import ConfigError, DataError
 
@@ -25,14 +27,17 @@ def hub_cache() -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """Files that belong together; exactly one of the two is given.
+    """Files that belong together; a folder or a repository is given.
 
     Attributes:
         folder: a folder on disk. repo: ``organisation/name`` on the Hugging Face hub.
+        branch: of the repository, or a tag. kind: of the repository.
     """
 
     folder: Path | None = None
     repo: str | None = None
+    branch: str = "main"
+    kind: Literal["model", "dataset"] = "model"
 
     def find(self, *names: str) -> Path | None:
         """Return the first of these files that is here.
@@ -47,7 +52,9 @@ class Place:
 
         for name in names:
             try:
-                found = try_to_load_from_cache(str(self.repo), name, cache_dir=hub_cache())
+                found = try_to_load_from_cache(
+                    str(self.repo), name, cache_dir=hub_cache(), revision=self.branch, repo_type=self.kind
+                )
             except HFValidationError:
                 raise ConfigError(f"'{self.repo}' is not a hub id: expected organisation/name") from None
             if isinstance(found, str):
@@ -72,9 +79,23 @@ class Place:
         if self.repo is None:
             raise DataError(f"{self.folder}: {what} is missing ({wanted}). Copy it there")
         raise DataError(
-            f"{self.repo}: {what} is not in the cache ({hub_cache()}). Fetch it: "
-            + f"hf download {self.repo} {fetch}".rstrip()
+            f"{self.repo}: {what} is not in the cache ({hub_cache()}). Fetch it: " + self.command(fetch)
         )
+
+    def command(self, fetch: str = "") -> str:
+        """Return the command that downloads a file of the repository, or all of it."""
+        words = [f"hf download {self.repo}", f"'{fetch}'" if "(" in fetch else fetch]
+        words += [f"--revision {self.branch}"] if self.branch != "main" else []
+        words += [f"--repo-type {self.kind}"] if self.kind != "model" else []
+        return " ".join(filter(None, words))
+
+    def only(self, suffixes: Iterable[str]) -> Path | None:
+        """Return the file with one of these suffixes, if there is just one."""
+        folder = self.folder or self._snapshot()
+        if folder is None or not folder.is_dir():
+            return None
+        found = [path for path in sorted(folder.iterdir()) if path.suffix in tuple(suffixes)]
+        return found[0] if len(found) == 1 else None
 
     def __str__(self) -> str:
         return str(self.repo or self.folder)
@@ -84,8 +105,15 @@ class Place:
         """Commit of the repository that the cache holds; None for a folder."""
         if self.repo is None:
             return None
-        reference = hub_cache() / f"models--{self.repo.replace('/', '--')}" / "refs" / "main"
         try:
-            return reference.read_text(encoding="utf-8").strip() or None
+            return (self._cached / "refs" / self.branch).read_text(encoding="utf-8").strip() or None
         except OSError:
             return None
+
+    @property
+    def _cached(self) -> Path:
+        return hub_cache() / f"{self.kind}s--{str(self.repo).replace('/', '--')}"
+
+    def _snapshot(self) -> Path | None:
+        revision = self.revision
+        return None if revision is None else self._cached / "snapshots" / revision

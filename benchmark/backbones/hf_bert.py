@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.backbones.sequences import tokens_at
 from benchmark.backbones.split import size_of
 from benchmark.backbones.towers import TextTower, TokenSequence
 
@@ -58,15 +58,13 @@ class HFBertTower(TextTower):
         return sequence.with_tokens(self._bert.embeddings(inputs_embeds=sequence.tokens))
 
     def attention_mask(self, sequence: TokenSequence) -> Tensor | None:
-        """Return the key mask ``[B, 1, 1, N]``: bool for SDPA, additive elsewhere (eager BERT adds what it gets)."""
+        """Return what is added to the scores ``[B, 1, 1, N]``: 0, or the lowest number on padding."""
         keep = sequence.keep
         # transformers passes no mask for a full batch; on a GPU that test would cost a synchronisation per step
         if keep is None or (keep.device.type == "cpu" and bool(keep.all())):
             return None
-        mask = keep[:, None, None, :]
-        if self._bert.config._attn_implementation == "sdpa":
-            return mask.expand(-1, 1, keep.shape[1], -1)
-        lowest = torch.finfo(sequence.tokens.dtype).min
+        # not a bool mask of queries and keys, as transformers makes it: each layer would keep it anew, as numbers
+        mask, lowest = keep[:, None, None, :], torch.finfo(sequence.tokens.dtype).min
         return torch.zeros_like(mask, dtype=sequence.tokens.dtype).masked_fill(~mask, lowest)
 
     def run_block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
@@ -74,24 +72,39 @@ class HFBertTower(TextTower):
         output = self.blocks[index](tokens, mask)
         return output[0] if isinstance(output, tuple) else output
 
-    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
-        """Run the last layer for the first token; keys and values still come from every token."""
-        layer: Any = self.blocks[-1]
-        attention, tokens = layer.attention.self, sequence.tokens
-        start = tokens[:, :1]
+    def opens(self, index: int) -> bool:
+        """Every layer of a BERT is spelled out."""
+        return True
+
+    def queries_keys_values(
+        self, index: int, tokens: Tensor, at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three projections; queries of the wanted tokens alone."""
+        layer: Any = self.blocks[index]
+        attention = layer.attention.self
+        asking = tokens if at is None else tokens_at(tokens, at)
         queries, keys, values = (
             projection(inputs).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, inputs in (
-                (attention.query, start),
+                (attention.query, asking),
                 (attention.key, tokens),
                 (attention.value, tokens),
             )
         )
+        return queries, keys, values
+
+    def finish_block(
+        self, index: int, tokens: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Any
+    ) -> Tensor:
+        """Attend, then the MLP, as BERT's layer does."""
+        layer: Any = self.blocks[index]
+        attention = layer.attention.self
         dropout = attention.dropout.p if attention.training else 0.0
+        scale = queries.shape[-1] ** -0.5  # said as transformers does: torch's own root ends in other bits
         mixed = functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=None if mask is None else mask[:, :, :1], dropout_p=dropout
+            queries, keys, values, attn_mask=mask, dropout_p=dropout, scale=scale
         )
-        attended = layer.attention.output(mixed.transpose(1, 2).flatten(2), start)
+        attended = layer.attention.output(mixed.transpose(1, 2).flatten(2), tokens)
         return layer.output(layer.intermediate(attended), attended)
 
     def final_norm(self, tokens: Tensor) -> Tensor:
@@ -123,22 +136,6 @@ class HFBertTower(TextTower):
             "up": layer.intermediate.dense,
             "down": layer.output.dense,
         }[site]
-
-    def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Read q and k off their projections while the last layer runs."""
-        attention: Any = self.blocks[-1].attention.self  # type: ignore[union-attr]
-        seen: dict[str, Tensor] = {}
-        handles = [
-            attention.query.register_forward_hook(lambda _m, _a, output: seen.update(q=output)),
-            attention.key.register_forward_hook(lambda _m, _a, output: seen.update(k=output)),
-        ]
-        try:
-            tokens = run()
-        finally:
-            for handle in handles:
-                handle.remove()
-        queries, keys = (seen[k].unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for k in ("q", "k"))
-        return tokens, queries, keys
 
     def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
         """Return the head mean of the probabilities; padding gets exactly 0."""

@@ -28,6 +28,7 @@ from benchmark.backbones.checkpoints import load_weights
 from benchmark.backbones.files import Place, hub_cache
 from benchmark.data.prepared import file_sha256
 from benchmark.errors import BenchmarkError, ConfigError, DataError, unknown
+from benchmark.paths import user_path
 from benchmark.registry import register_backbone
 
 BIOMEDCLIP_REPO = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
@@ -94,8 +95,12 @@ Finder = Callable[[str, str | None], Found]
 class OpenClipBackbone:
     """A registered way to a model: finds its files, and loads them when it is called."""
 
-    def __init__(self, finder: Finder) -> None:
-        self._finder = finder
+    def __init__(self, finder: Finder, **about: str) -> None:
+        self._finder, self._about = finder, about
+
+    def about(self, name: str) -> dict[str, str]:
+        """Return link and licence, for people; empty for models that are named by their address."""
+        return self._about
 
     def find(self, name: str, *, pretrained: str | None = None) -> Found:
         """Return the files of a model.
@@ -191,7 +196,7 @@ def _hub(name: str, pretrained: str | None) -> Found:
 
 def _folder(name: str, pretrained: str | None) -> Found:
     """A copy of such a repository, ``local-dir:<folder>``, or weights of one's own for it."""
-    folder = Path(name.partition(":")[2]).expanduser()
+    folder = user_path(name.partition(":")[2])
     if not name.partition(":")[2] or not folder.is_dir():
         raise ConfigError(f"--backbone {name}: no such folder; expected local-dir:<folder>")
     return _at(name, Place(folder), weights=None if pretrained is None else _local_file(name, pretrained))
@@ -223,7 +228,7 @@ def _builtin(name: str, pretrained: str | None) -> Found:
         return _described(
             name, config, tag, Place(repo=repo), weights=lambda: _of_tag(Place(repo=repo), file)
         )
-    path = Path(pretrained).expanduser()
+    path = user_path(pretrained)
     if not path.is_file():
         listed = unknown(f"weights of {name}", pretrained, tags)
         raise ConfigError(f"--pretrained: {listed}, or the path of a weights file")
@@ -332,7 +337,7 @@ def _bert(text: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
     known = known_bert(name)
     if known is not None:
         return known
-    folder = (place.folder or Path()) / Path(name).expanduser()
+    folder = (place.folder or Path()) / user_path(name)
     source = Place(folder) if folder.is_dir() else Place(repo=name)
     return _json(source.need("the text tower's configuration", "config.json", fetch="config.json"))
 
@@ -340,7 +345,7 @@ def _bert(text: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
 def _words(text: Mapping[str, Any], places: Sequence[Place]) -> Path:
     """Return the folder of tokenizer files: beside the weights, or in the repository that the description names."""
     name = str(text["hf_tokenizer_name"])
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     named = Place(folder) if folder.is_dir() else Place(repo=name)
     for place in (*places, named):
         found = place.find(*_TOKENIZER)
@@ -360,7 +365,10 @@ def _architecture(name: str) -> dict[str, Any]:
 def _description(path: Path) -> dict[str, Any]:
     content = _json(path)
     config = content.get("model_cfg")
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+    whole = isinstance(config, dict) and {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys()
+    if not whole or not all(
+        isinstance(content["model_cfg"][key], dict) for key in ("vision_cfg", "text_cfg")
+    ):
         raise DataError(f"{path}: no description of an open_clip model (model_cfg). Fetch it again")
     return content
 
@@ -376,7 +384,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _local(name: str, pretrained: str) -> Path:
-    path = Path(pretrained).expanduser()
+    path = user_path(pretrained)
     if not path.exists():
         raise ConfigError(
             f"--pretrained: '{pretrained}' does not exist: for {name} give a weights file or a folder"
@@ -422,9 +430,9 @@ def _tokenizer(found: Found) -> Tokenizer:
 
 biomedclip = register_backbone(
     "biomedclip", summary="BiomedCLIP (ViT-B/16, PubMedBERT); --pretrained FOLDER|FILE for a copy"
-)(OpenClipBackbone(_biomedclip))
+)(OpenClipBackbone(_biomedclip, link=f"https://huggingface.co/{BIOMEDCLIP_REPO}", licence="MIT"))
 bmc_clip = register_backbone("bmc-clip", summary="BMC-CLIP (ViT-L/14); --pretrained FILE for a copy")(
-    OpenClipBackbone(_bmc_clip)
+    OpenClipBackbone(_bmc_clip, link=f"https://huggingface.co/{BMC_CLIP_REPO}", licence="none stated")
 )
 hub = register_backbone(
     "hf-hub", summary="hf-hub:<organisation>/<name>, an open_clip model from the hub cache"

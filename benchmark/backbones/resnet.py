@@ -1,4 +1,4 @@
-"""Image tower over a ResNet: open_clip's ModifiedResNet with attention pooling, or a timm ResNet.
+"""Image tower over a ResNet: open_clip's ModifiedResNet with attention pooling, a timm ResNet, or a medical model's.
 
 A ResNet has feature maps of four stages and no tokens. It serves zero-shot classification, dense tasks (taps are the
 outputs of the stages) and methods that leave the image tower alone or train all of it; whatever needs tokens or linear
@@ -7,11 +7,12 @@ maps of attention is refused with one clear line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
+from benchmark.backbones.sequences import Choose
 from benchmark.backbones.towers import Delta, ImageTower, Intervention, TokenSequence, TowerOutput
 from benchmark.errors import BenchmarkError
 
@@ -19,13 +20,15 @@ _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class ResNetTower(ImageTower):
-    """View of ``open_clip.modified_resnet.ModifiedResNet``, or of a TimmModel whose trunk is a ResNet.
+    """View of open_clip's ModifiedResNet, of a TimmModel whose trunk is a ResNet, or of ``medical.visual.Visual``.
 
     Args:
-        visual: the open_clip module; it is neither copied nor changed.
+        visual: the module; it is neither copied nor changed.
 
     Attributes:
         width: channels of the last stage. depth: number of stages.
+        grid: cells of :meth:`patch_features`. Where the model stretches its images first (GLoRIA, MGCA), these are more
+            than those of :meth:`forward`, which leaves that out: dense tasks take the map at the image's own size.
     """
 
     num_heads = 1
@@ -39,8 +42,11 @@ class ResNetTower(ImageTower):
         self.image_size = (size, size) if isinstance(size, int) else tuple(size)
         self.width = _channels(self.blocks[-1])
         height, width = self.image_size
-        self.grid = (-(-height // 32), -(-width // 32))
-        if self._trunk is module:
+        self._cells = (-(-height // 32), -(-width // 32))
+        self.grid = tuple(getattr(module, "grid", self._cells))
+        if hasattr(module, "embed_dim"):
+            self.embed_dim = int(module.embed_dim)
+        elif self._trunk is module:
             self.embed_dim = int(module.output_dim)
         else:
             linears = [layer for layer in module.head.modules() if isinstance(layer, nn.Linear)]
@@ -62,6 +68,7 @@ class ResNetTower(ImageTower):
         taps: Iterable[int] = (),
         global_row: bool = False,
         global_only: bool = False,
+        choose: Choose | None = None,
     ) -> TowerOutput:
         """Run the stages; the returned sequence holds the cells of the last map, there is no global token.
 
@@ -79,6 +86,10 @@ class ResNetTower(ImageTower):
         sequence = TokenSequence(features.flatten(2).transpose(1, 2), None, pooled_at=0, content_at=0)
         return TowerOutput(sequence, tapped, None)
 
+    def tap(self, sequence: TokenSequence) -> Tensor:
+        """Return the cells of :meth:`forward` as a map ``[B, D, h, w]``."""
+        return sequence.tokens.transpose(1, 2).unflatten(2, self._cells)
+
     def patch_features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
         """Return projected features ``[B, h w, E]`` of the cells of the last map, not normalised.
 
@@ -88,6 +99,8 @@ class ResNetTower(ImageTower):
         Raises:
             BenchmarkError: if something acts on tokens, or pooling is of another kind.
         """
+        if hasattr(self._visual, "cell_features") and not tuple(interventions):
+            return self._visual.cell_features(inputs)
         cells = self.forward(inputs, interventions=interventions).sequence.tokens
         pool = getattr(self._visual, "attnpool", None)
         if pool is not None:
@@ -112,8 +125,8 @@ class ResNetTower(ImageTower):
     @staticmethod
     def _refuse() -> NoReturn:
         raise BenchmarkError(
-            "the image tower of this backbone is a ResNet, which has no tokens: take a backbone with a ViT, or a "
-            "method that leaves the image tower alone"
+            "the image tower of this backbone is a ResNet, which has no tokens: take a backbone with a ViT, a method "
+            "that leaves the image tower alone, or one that adapts the text tower only (encoder=text)"
         )
 
     # ------------------------------------------------------------------ what only towers of tokens have
@@ -131,10 +144,6 @@ class ResNetTower(ImageTower):
 
     def run_block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
         """Refuse: there are no tokens."""
-        self._refuse()
-
-    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
-        """Refuse: there is no global token."""
         self._refuse()
 
     def final_norm(self, tokens: Tensor) -> Tensor:
@@ -158,12 +167,7 @@ class ResNetTower(ImageTower):
         self._refuse()
 
     def split_qkv(self) -> None:
-        """Refuse: there is no attention block."""
-        self._refuse()
-
-    def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Refuse: there is no attention block."""
-        self._refuse()
+        """There is no attention, so nothing to split."""
 
 
 def is_resnet(visual: nn.Module) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.backbones.sequences import tokens_at
 from benchmark.backbones.split import PARTS, SplitLinear, size_of
 from benchmark.backbones.towers import ImageTower, TokenSequence
 
@@ -68,20 +70,34 @@ class TimmVitTower(ImageTower):
         """Apply the trunk's final LayerNorm to all tokens."""
         return self._trunk.norm(tokens)
 
-    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
-        """Run the last block for the class token; keys and values still come from every token."""
-        block: Any = self.blocks[-1]
-        attention, tokens = block.attn, sequence.tokens
-        if getattr(attention, "gate", None) is not None:  # a form of attention that is not spelled out here
-            return self.run_block(self.depth - 1, tokens, mask)[:, :1]
-        fused = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, self.num_heads, -1))
+    def opens(self, index: int) -> bool:
+        """Return whether a block and its attention are timm's plain ones."""
+        block: Any = self.blocks[index]
+        plain = type(block) is Block and type(block.attn) is Attention
+        return plain and getattr(block.attn, "gate", None) is None
+
+    def queries_keys_values(
+        self, index: int, tokens: Tensor, at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the parts of the fused projection."""
+        block: Any = self.blocks[index]
+        fused = block.attn.qkv(block.norm1(tokens)).unflatten(-1, (3, self.num_heads, -1))
         queries, keys, values = fused.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(
-            attention.q_norm(queries[:, :, :1]), attention.k_norm(keys), values
-        )
-        mixed = attention.proj_drop(attention.proj(attention.norm(mixed.transpose(1, 2).flatten(2))))
-        start = tokens[:, :1] + block.drop_path1(block.ls1(mixed))
-        return start + block.drop_path2(block.ls2(block.mlp(block.norm2(start))))
+        if at is not None:
+            queries = tokens_at(queries.transpose(1, 2), at).transpose(1, 2)
+        return block.attn.q_norm(queries), block.attn.k_norm(keys), values
+
+    def finish_block(
+        self, index: int, tokens: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Any
+    ) -> Tensor:
+        """Attend, then the MLP, as timm's block does."""
+        block: Any = self.blocks[index]
+        attention = block.attn
+        dropout = attention.attn_drop.p if attention.training else 0.0
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
+        mixed = attention.proj(attention.norm(mixed.transpose(1, 2).flatten(2)))
+        tokens = tokens + block.drop_path1(block.ls1(attention.proj_drop(mixed)))
+        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
 
     def head_norm(self, pooled: Tensor) -> Tensor:
         """Apply timm's head norm and dropout (identity for most ViTs)."""

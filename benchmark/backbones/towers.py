@@ -14,154 +14,52 @@ Shape letters: B batch, N tokens, D tower width, E shared embedding width, H hea
 
 from __future__ import annotations
 
-import contextlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, ClassVar
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from benchmark.backbones.split import PARTS, size_of
+from benchmark.backbones.deltas import SITES, Delta, DeltaSites
+from benchmark.backbones.sequences import (
+    Choose,
+    Intervention,
+    TokenSequence,
+    TowerOutput,
+    at_least_fp32,
+    tokens_at,
+)
 
-SITES = ("q", "k", "v", "o", "up", "down")
-"""The linear maps of a block that take deltas: attention's query, key, value and output, the MLP's two layers."""
-
-
-def at_least_fp32(values: Tensor) -> Tensor:
-    """Return values in fp32 where they are coarser, unchanged otherwise: what losses and graphs compute in."""
-    return values if values.dtype == torch.float64 else values.float()
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """Tokens on their way through a tower.
-
-    Attributes:
-        tokens: ``[B, N, D]``.
-        keep: bool ``[B, N]``, False where a token is padding that nobody may attend to; None when all tokens count.
-        pooled_at: position of the global token: an int when it is the same in every row, else a tensor ``[B]``.
-        content_at: position of the first token after the start or class token that came from the input.
-    """
-
-    tokens: Tensor
-    keep: Tensor | None
-    pooled_at: int | Tensor
-    content_at: int = 1
-
-    def with_tokens(self, tokens: Tensor) -> TokenSequence:
-        """Return the same sequence with other token values of the same shape."""
-        return replace(self, tokens=tokens)
-
-    def insert(self, vectors: Tensor, at: int = 1) -> TokenSequence:
-        """Insert ``vectors`` ([n, D] for all rows, or [B, n, D]) before position ``at``; they can be attended to."""
-        batch, count = len(self.tokens), vectors.shape[-2]
-        new = vectors.to(self.tokens.dtype).expand(batch, -1, -1)
-        tokens = torch.cat([self.tokens[:, :at], new, self.tokens[:, at:]], dim=1)
-        keep = self.keep
-        if keep is not None:
-            keep = torch.cat([keep[:, :at], keep.new_ones(batch, count), keep[:, at:]], dim=1)
-        pooled_at = self.pooled_at
-        if isinstance(pooled_at, Tensor):
-            pooled_at = torch.where(pooled_at >= at, pooled_at + count, pooled_at)
-        elif pooled_at >= at:
-            pooled_at += count
-        content_at = self.content_at + count if self.content_at >= at else self.content_at
-        return TokenSequence(tokens, keep, pooled_at, content_at)
-
-    def append(self, vectors: Tensor) -> TokenSequence:
-        """Append ``vectors`` at the end of every row."""
-        return self.insert(vectors, at=self.tokens.shape[1])
-
-    def overwrite(self, vectors: Tensor, at: int = 1) -> TokenSequence:
-        """Replace the tokens from position ``at`` on by ``vectors``; what blocks wrote there is discarded."""
-        count = vectors.shape[-2]
-        new = vectors.to(self.tokens.dtype).expand(len(self.tokens), -1, -1)
-        at = at % self.tokens.shape[1]
-        return self.with_tokens(torch.cat([self.tokens[:, :at], new, self.tokens[:, at + count :]], dim=1))
+__all__ = [
+    "SITES",
+    "Delta",
+    "ImageTower",
+    "Intervention",
+    "TextTower",
+    "TokenSequence",
+    "Tower",
+    "TowerOutput",
+    "at_least_fp32",
+]
 
 
-class Intervention:
-    """Something that acts on the token sequence of a tower. Override what is needed; the default changes nothing.
-
-    Class attributes:
-        mixes_tokens: whether :meth:`after_block` looks from one token at another. If not, a tower may hand it the
-            global token of the last block alone.
-    """
-
-    mixes_tokens: ClassVar[bool] = True
-
-    def on_embeddings(self, sequence: TokenSequence, tower: Tower) -> TokenSequence:
-        """Act on the embedded input.
-
-        For text these are word embeddings before positions and LayerNorm, for images patch tokens with positions
-        before the pre-norm (where a tower has one).
-        """
-        return sequence
-
-    def before_block(self, index: int, sequence: TokenSequence, tower: Tower) -> TokenSequence:
-        """Act on the input of block ``index`` (0-based)."""
-        return sequence
-
-    def after_block(
-        self, index: int, before: TokenSequence, after: TokenSequence, tower: Tower
-    ) -> TokenSequence:
-        """Act on the output of block ``index``, given its input as well."""
-        return after
-
-
-@dataclass(frozen=True)
-class TowerOutput:
-    """What a pass through a tower returns.
-
-    Attributes:
-        sequence: tokens after the final norm, before projection, ``[B, N, D]``, with mask and pooling position.
-        taps: for each requested block, image towers: feature map ``[B, D, h, w]``; text towers: ``[B, N, D]``.
-        global_row: ``[B, N]`` head mean of the last block's attention row of the global token, when requested:
-            image towers scaled scores before softmax, text towers probabilities after it (padding exactly 0).
-    """
-
-    sequence: TokenSequence
-    taps: dict[int, Tensor]
-    global_row: Tensor | None
-
-
-class Delta:
-    """Handle of an attached delta; :meth:`remove` takes it off the tower again."""
-
-    def __init__(self, remove: Callable[[], None]) -> None:
-        self._remove = remove
-
-    def remove(self) -> None:
-        """Take the delta off its tower."""
-        self._remove()
-
-
-class Tower(ABC):
+class Tower(DeltaSites):
     """Base of all towers. Subclasses adapt one library's encoder; none of them changes it.
 
     Attributes:
         kind: "image" or "text".
         width: token width D. embed_dim: shared width E. depth: number of blocks. num_heads: heads H.
+        checkpointing: whether a pass with gradient keeps the input of every block alone and computes the rest once
+            more on the way back: a third more work, a fraction of the memory, the same gradients.
     """
 
-    kind: str
-    width: int
     embed_dim: int
     num_heads: int
-    blocks: Sequence[nn.Module]
-
-    def __init__(self) -> None:
-        # (block, linear name) -> {part: [delta modules]}. Deltas belong to the method that made them; keeping them
-        # out of the library's modules leaves the backbone's state_dict as it was.
-        self._deltas: dict[tuple[int, str], dict[str, list[nn.Module]]] = {}
-
-    @property
-    def depth(self) -> int:
-        """Number of transformer blocks."""
-        return len(self.blocks)
+    checkpointing: bool = False
+    _compiler: str | None = None
 
     # ------------------------------------------------------------------ what a subclass says about its library
     @abstractmethod
@@ -181,10 +79,6 @@ class Tower(ABC):
         """Run block ``index`` on ``[B, N, D]``."""
 
     @abstractmethod
-    def run_last_block_for(self, sequence: TokenSequence, mask: Any) -> Tensor:
-        """Run the last block for the global token alone, ``[B, 1, D]``: the same mathematics, other rounding."""
-
-    @abstractmethod
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Norm after the last block (identity where the library has none)."""
 
@@ -197,29 +91,40 @@ class Tower(ABC):
         """Return what block ``index`` feeds to its attention: LayerNorm of the input, or the input (post-norm)."""
 
     @abstractmethod
-    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
-        """Return module, its name, and the output columns [start, stop) that serve ``site`` in block ``index``."""
-
-    @abstractmethod
-    def linear_at(self, index: int, site: str) -> nn.Module:
-        """Return the Linear that serves ``site`` alone; a fused map as a whole until :meth:`split_qkv`."""
-
-    @abstractmethod
-    def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Call ``run`` (the last block) and return its output with its queries and keys ``[B, H, N, D/H]``."""
-
-    @abstractmethod
     def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
         """Turn the global token's scaled scores ``[B, H, N]`` into the row ``[B, N]`` of :class:`TowerOutput`."""
 
-    def split_qkv(self) -> None:  # noqa: B027  (nothing to do is the usual case)
-        """Give q, k and v a Linear each where the library has one fused map; outputs stay the same.
+    # A block in two steps, so that its second one can be run for some of the tokens. A tower whose blocks are all of
+    # one known form has both; otherwise :meth:`opens` says no, and :meth:`last_queries_and_keys` is needed.
+    def opens(self, index: int) -> bool:
+        """Return whether block ``index`` is of the form that the two steps spell out."""
+        return False
 
-        What is attached stays attached, and a second call does nothing. Towers without fused maps have nothing to do.
+    def queries_keys_values(
+        self, index: int, tokens: Tensor, at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values ``[B, H, N, D/H]`` of block ``index``, deltas included.
 
-        Raises:
-            ValueError: if this form of attention cannot be split.
+        Args:
+            index: 0-based block.
+            tokens: its input ``[B, N, D]``.
+            at: positions ``[B, m]`` whose queries alone are wanted; None takes all.
         """
+        raise NotImplementedError
+
+    def finish_block(
+        self, index: int, tokens: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Any
+    ) -> Tensor:
+        """Run the rest of block ``index`` for ``tokens`` ``[B, m, D]`` with these queries; mask as of ``mask_at``."""
+        raise NotImplementedError
+
+    def mask_at(self, mask: Any, positions: Tensor) -> Any:
+        """Return what a mask says to the tokens at ``positions`` ``[B, m]``: the same to all, for most towers."""
+        return mask
+
+    def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Call ``run`` (the last block) and return its output with its queries and keys ``[B, H, N, D/H]``."""
+        raise NotImplementedError
 
     def tap(self, sequence: TokenSequence) -> Tensor:
         """Return the feature of a tapped block."""
@@ -234,6 +139,7 @@ class Tower(ABC):
         taps: Iterable[int] = (),
         global_row: bool = False,
         global_only: bool = False,
+        choose: Choose | None = None,
     ) -> TowerOutput:
         """Run the tower.
 
@@ -244,6 +150,8 @@ class Tower(ABC):
             global_row: also return the last block's attention row of the global token.
             global_only: let the last block compute the global token alone where nothing needs the others; the
                 returned sequence then holds one token. About a twelfth of the tower's work saved at 12 blocks.
+            choose: with ``global_row``: let the last block carry gradient for the tokens that this chooses, which the
+                returned sequence then holds, where the block allows it; ``positions`` of the output tells.
         """
         acts, wanted, tapped = tuple(interventions), frozenset(taps), {}
         sequence = self.embed(inputs)
@@ -251,6 +159,9 @@ class Tower(ABC):
             sequence = act.on_embeddings(sequence, self)
         sequence = self.enter(sequence)
         row: Tensor | None = None
+        positions: Tensor | None = None
+        after = [act for act in acts if type(act).after_block is not Intervention.after_block]
+        every = any(act.mixes_tokens for act in after) or self.depth - 1 in wanted
         mask, masked = self.attention_mask(sequence), sequence
         for index in range(self.depth):
             for act in acts:
@@ -258,30 +169,23 @@ class Tower(ABC):
             if sequence.keep is not masked.keep or sequence.tokens.shape != masked.tokens.shape:
                 mask, masked = self.attention_mask(sequence), sequence
             before = sequence
-            if index < self.depth - 1 or not (global_row or global_only):
-                sequence = before.with_tokens(self.run_block(index, before.tokens, mask))
-            elif global_row:
-                tokens, row = self._block_with_row(index, before, mask)
-                sequence = before.with_tokens(tokens)
-            elif self._needs_all(acts) or index in wanted:
-                sequence = before.with_tokens(self.run_block(index, before.tokens, mask))
+            if index == self.depth - 1 and global_row:
+                chosen = None if every or after else choose
+                sequence, row, positions = self._last_with_row(before, mask, chosen)
+            elif index == self.depth - 1 and global_only and not every:
+                before, sequence = self._last_for_global(before, mask)
             else:
-                sequence = TokenSequence(self.run_last_block_for(before, mask), None, pooled_at=0)
-                before = TokenSequence(self.pool(before)[:, None], None, pooled_at=0)
+                sequence = before.with_tokens(self._run(self._block, index, before.tokens, mask))
             for act in acts:
                 sequence = act.after_block(index, before, sequence, self)
             if index in wanted:
                 tapped[index] = self.tap(sequence)
-        return TowerOutput(sequence.with_tokens(self.final_norm(sequence.tokens)), tapped, row)
-
-    @staticmethod
-    def _needs_all(acts: tuple[Intervention, ...]) -> bool:
-        return any(act.mixes_tokens and type(act).after_block is not Intervention.after_block for act in acts)
+        return TowerOutput(sequence.with_tokens(self.final_norm(sequence.tokens)), tapped, row, positions)
 
     def pool(self, sequence: TokenSequence) -> Tensor:
         """Return the global token ``[B, D]``, as it is."""
         if isinstance(sequence.pooled_at, Tensor):
-            return sequence.tokens[torch.arange(len(sequence.tokens)), sequence.pooled_at]
+            return tokens_at(sequence.tokens, sequence.pooled_at)
         return sequence.tokens[:, sequence.pooled_at]
 
     def features(
@@ -298,99 +202,109 @@ class Tower(ABC):
         """Return what the library does between pooling and projection (nothing, for most)."""
         return pooled
 
-    def attach(self, index: int, site: str, delta: nn.Module) -> Delta:
-        """Add ``delta(x)`` to the output of the frozen linear map ``site`` of block ``index``.
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Let torch.compile translate the blocks when they first run with gradient, all but an opened last one.
+
+        Deltas are inside a block and interventions between blocks, so both work as before. Another set of deltas,
+        another batch size and the second text length are translated once more; other lengths are not.
 
         Args:
-            index: 0-based block.
-            site: one of :data:`SITES`.
-            delta: maps the linear's input ``[..., in]`` to an addend ``[..., out]`` of that site alone.
-
-        Raises:
-            ValueError: if the tower has no such block or site.
+            backend: of torch.compile. "inductor" needs a C++ compiler or a GPU, "aot_eager" neither, nor does it gain.
         """
-        if not 0 <= index < self.depth or site not in SITES:
-            raise ValueError(f"{self.kind} tower has no site '{site}' in block {index} (depth {self.depth})")
-        _, name, _, _ = self.linear_of(index, site)
-        parts = self._deltas.setdefault((index, name), {})
-        if not parts:
-            self._on_first_delta(index, site)
-        parts.setdefault(site, []).append(delta)
-        return Delta(lambda: self._detach(index, name, site, delta))
-
-    def site_shape(self, index: int, site: str) -> tuple[int, int]:
-        """Return (inputs, outputs) of a site."""
-        module, _, start, stop = self.linear_of(index, site)
-        return self.width if site in PARTS else size_of(module)[0], stop - start
-
-    @contextlib.contextmanager
-    def without_deltas(self, *, only_foldable: bool = False) -> Iterator[None]:
-        """Leave deltas out for a while; ``only_foldable``: those that the frozen weights could take up (LoRA).
-
-        A delta says so by an attribute ``foldable``.
-        """
-        kept = self._deltas
-        self._deltas = {
-            place: {
-                site: [item for item in deltas if only_foldable and not getattr(item, "foldable", False)]
-                for site, deltas in parts.items()
-            }
-            for place, parts in kept.items()
-        }
-        try:
-            yield
-        finally:
-            self._deltas = kept
+        config = torch._dynamo.config
+        config.skip_nnmodule_hook_guards = False  # deltas are hooks: another one is another block
+        config.recompile_limit = max(config.recompile_limit, 8 * self.depth)  # counted once for all blocks
+        self._compiler = backend
 
     # ------------------------------------------------------------------ internals
-    def _on_first_delta(self, index: int, site: str) -> None:
-        """Hook the linear map once; towers whose block does not call a Linear override :meth:`run_block` instead."""
-        module, name, _, _ = self.linear_of(index, site)
-        # a partial of a bound method, unlike a closure, follows its tower through copy.deepcopy
-        module.register_forward_hook(partial(self._delta_hook, index, name))
+    def _block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
+        """Run a block, compiled where that was asked for; without gradient, as in evaluation, always as it is."""
+        if self._compiler is None or not torch.is_grad_enabled():
+            return self.run_block(index, tokens, mask)
+        return _compiled(self._compiler)(self, index, tokens, mask)
 
-    def _delta_hook(
-        self, index: int, name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor
-    ) -> Tensor:
-        return self.add_deltas(index, name, args[0], output)
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a piece of the tower; with checkpointing its inside is computed again on the way back."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(function, *args, use_reentrant=False)
+        return function(*args)
 
-    def has_deltas(self, index: int, name: str) -> bool:
-        """Return whether any delta acts on linear ``name`` of block ``index``."""
-        return any(self._deltas.get((index, name), {}).values())
+    def _last_for_global(self, sequence: TokenSequence, mask: Any) -> tuple[TokenSequence, TokenSequence]:
+        """Return input and output of the last block for the global token alone."""
+        index, at = self.depth - 1, sequence.global_at()[:, None]
+        before = TokenSequence(tokens_at(sequence.tokens, at), None, pooled_at=0)
 
-    def add_deltas(self, index: int, name: str, inputs: Tensor, output: Tensor) -> Tensor:
-        """Return ``output`` plus the deltas attached to linear ``name`` of block ``index``."""
-        parts = self._deltas.get((index, name), {})
-        addends: dict[tuple[int, int], Tensor] = {}
-        for site, deltas in parts.items():
-            _, _, start, stop = self.linear_of(index, site)
-            for delta in deltas:
-                value = delta(inputs).to(output.dtype)
-                addends[start, stop] = addends[start, stop] + value if (start, stop) in addends else value
-        if not addends:
-            return output
-        if sum(stop - start for start, stop in addends) == output.shape[-1]:
-            return output + torch.cat([addends[key] for key in sorted(addends)], dim=-1)
-        for (start, stop), value in addends.items():
-            output = torch.cat([output[..., :start], output[..., start:stop] + value, output[..., stop:]], -1)
-        return output
+        def block(tokens: Tensor) -> Tensor:
+            if not self.opens(index):
+                return tokens_at(self.run_block(index, tokens, mask), at)
+            parts = self.queries_keys_values(index, tokens, at)
+            return self.finish_block(index, tokens_at(tokens, at), *parts, self.mask_at(mask, at))
 
-    def _detach(self, index: int, name: str, site: str, delta: nn.Module) -> None:
-        deltas = self._deltas.get((index, name), {}).get(site, [])
-        self._deltas[index, name][site] = [item for item in deltas if item is not delta]
+        return before, before.with_tokens(self._run(block, sequence.tokens))
+
+    def _last_with_row(
+        self, sequence: TokenSequence, mask: Any, choose: Choose | None
+    ) -> tuple[TokenSequence, Tensor, Tensor | None]:
+        """Run the last block; return its output, the global token's row, and what was chosen.
+
+        Attention output, MLP and final norm run twice with ``choose``: for all tokens without gradient, to choose by
+        them, and for the chosen ones. Queries, keys and values, which every token adds to, are computed once.
+        """
+        index, tokens = self.depth - 1, sequence.tokens
+        if choose is None or not self.opens(index) or self._draws(index):
+            tokens, row = self._run(self._block_with_row, index, sequence, mask)
+            return sequence.with_tokens(tokens), row, None
+        queries, keys, values = self._run(self.queries_keys_values, index, tokens)
+        row = self._row(queries, keys, sequence)
+        with torch.no_grad():
+            every = self.finish_block(index, tokens, queries, keys, values, mask)
+            positions = choose(sequence.with_tokens(self.final_norm(every)), row)
+        torch.clear_autocast_cache()  # weights that were cast without gradient must not serve the pass with it
+        chosen = sequence.at(positions)
+        few = tokens_at(queries.transpose(1, 2), positions).transpose(1, 2)
+        mask = self.mask_at(mask, positions)
+        after = self._run(self.finish_block, index, chosen.tokens, few, keys, values, mask)
+        return chosen.with_tokens(after), row, positions
+
+    def _draws(self, index: int) -> bool:
+        """Return whether the second step of block ``index`` draws random numbers, so that it must not run twice.
+
+        A delta says so by an attribute ``draws``; without one it counts as drawing while it trains.
+        """
+        after = [delta for site in ("o", "up", "down") for delta in self.deltas_at(index, site)]
+        return any(module.training for module in self.blocks[index].modules()) or any(
+            getattr(delta, "draws", delta.training) for delta in after
+        )
 
     def _block_with_row(self, index: int, sequence: TokenSequence, mask: Any) -> tuple[Tensor, Tensor]:
-        tokens, queries, keys = self.last_queries_and_keys(
-            lambda: self.run_block(index, sequence.tokens, mask)
-        )
-        # fp32: a rounded score can pick another neighbour (specification of the hypergraph module)
-        queries, keys = at_least_fp32(queries), at_least_fp32(keys)
-        if isinstance(sequence.pooled_at, Tensor):
-            query = queries[torch.arange(len(queries)), :, sequence.pooled_at]
+        if self.opens(index):
+            queries, keys, values = self.queries_keys_values(index, sequence.tokens)
+            tokens = self.finish_block(index, sequence.tokens, queries, keys, values, mask)
         else:
-            query = queries[:, :, sequence.pooled_at]
-        scores = torch.einsum("bhd,bhnd->bhn", query, keys) / queries.shape[-1] ** 0.5
-        return tokens, self.row_of_scores(scores, sequence)
+            tokens, queries, keys = self.last_queries_and_keys(
+                lambda: self.run_block(index, sequence.tokens, mask)
+            )
+        return tokens, self._row(queries, keys, sequence)
+
+    def _row(self, queries: Tensor, keys: Tensor, sequence: TokenSequence) -> Tensor:
+        """Return the row of :class:`TowerOutput` from queries and keys ``[B, H, N, D/H]``."""
+        query = tokens_at(queries.transpose(1, 2), sequence.global_at())
+        # fp32: a rounded score can pick another neighbour (specification of the hypergraph module)
+        query, keys = at_least_fp32(query), at_least_fp32(keys)
+        scores = torch.einsum("bhd,bhnd->bhn", query, keys) / query.shape[-1] ** 0.5
+        return self.row_of_scores(scores, sequence)
+
+
+def _run_block(tower: Tower, index: int, tokens: Tensor, mask: Any) -> Tensor:
+    return tower.run_block(index, tokens, mask)
+
+
+@functools.cache
+def _compiled(backend: str) -> Callable[..., Tensor]:
+    """Return the running of a block, compiled; one for all towers: those of one form share what was translated."""
+    # random masks as without compilation: what draws them twice (checkpoints, parts of a batch) must get the same
+    options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
+    return torch.compile(_run_block, backend=backend, options=options)
 
 
 class TextTower(Tower):

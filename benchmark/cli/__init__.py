@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from benchmark.cli._parser import ArgumentParser, normalised, verb_module, verbs
 from benchmark.console import Console
-from benchmark.errors import BenchmarkError, ConfigError, unknown
+from benchmark.errors import BenchmarkError, ConfigError, quoted, unknown
 
 INTERRUPTED = 130
+FAULT = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,24 +21,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; None takes those of this process.
 
     Returns:
-        0 done; 1 some cell failed; 2 the request was wrong (one line says why); 130 stopped by Ctrl-C.
+        0 done; 1 some cell failed; 2 the request was wrong (one line says why); 3 a fault of the program itself;
+        130 stopped by Ctrl-C.
     """
     words = normalised(sys.argv[1:] if argv is None else argv)
     console = Console()
     try:
         return _dispatch(words, console)
-    except BenchmarkError as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
-            console.error(problem)
-        return 2
     except KeyboardInterrupt:
         console.warn("stopped. The same command goes on from here")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         sys.stderr.close()
         return 0
+    except Exception as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        return _refused(error, console)
+
+
+def _refused(error: Exception, console: Console) -> int:
+    """Print why a command ended, one line per problem, and return its exit code."""
+    if isinstance(error, BenchmarkError):
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    elif isinstance(error, OSError) and error.filename:  # a full disk, a path that cannot be one
+        problems = [f"{quoted(str(error.filename))}: {error.strerror}"]
+    else:
+        fault = "this is a fault of the program, or of a plugin. --debug shows where it arose"
+        console.error(f"{type(error).__name__}: {error}: {fault}")
+        return FAULT
+    for problem in problems:
+        console.error(problem)
+    return 2
 
 
 def _dispatch(words: list[str], console: Console) -> int:

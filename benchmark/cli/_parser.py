@@ -36,22 +36,23 @@ class ArgumentParser(argparse.ArgumentParser):
         raise ConfigError(message.replace("argument ", "", 1))
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words; ``key=value`` words anywhere are kept as ``overrides``.
+        """Parse the words (kept as ``words``); ``key=value`` words anywhere are kept as ``overrides``.
 
         Raises:
             ConfigError: unknown flags (with the nearest one) or words.
         """
         args, rest = self.parse_known_args(list(words))
         overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+        greedy = {action.dest for action in self._actions if action.nargs == "+"}
         for name, value in vars(args).items():
-            if isinstance(value, list):  # a list flag takes every word that follows it
+            if isinstance(value, list) and name in greedy:  # a list flag takes every word that follows it
                 overrides += [word for word in value if "=" in word]
                 setattr(args, name, [word for word in value if "=" not in word])
         wrong = [word for word in rest if word not in overrides]
         if wrong:  # words that follow an unknown flag are its values, not worth a line of their own
             flags = [word for word in wrong if word.startswith("-")]
             raise ConfigError([self._unknown(word) for word in flags or wrong])
-        args.overrides = overrides
+        args.overrides, args.words = overrides, list(words)
         return args
 
     def _unknown(self, word: str) -> str:
@@ -83,5 +84,5 @@ def verb_module(verb: str) -> ModuleType:
 
 
 def given(args: argparse.Namespace, *without: str) -> dict[str, Any]:
-    """Return the flags of a namespace, less those named and the key=value words."""
-    return {key: value for key, value in vars(args).items() if key not in ("overrides", *without)}
+    """Return the flags of a namespace, less those named and the words themselves."""
+    return {key: value for key, value in vars(args).items() if key not in ("overrides", "words", *without)}

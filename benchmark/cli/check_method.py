@@ -8,17 +8,15 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError
-from benchmark.paths import shown
+from benchmark.layers import key_and_value
+from benchmark.paths import shown, user_path
 from benchmark.registry import METHODS, load_plugins
-from benchmark.settings import Given, check, words
+from benchmark.settings import Given, check, contract_problem, words
 
 COMMON = ("logit_scale", "loss", "label_match")
 
@@ -58,7 +56,7 @@ def _load(plugins: Sequence[str]) -> None:
 
 def _methods_of(file: str) -> list[str]:
     _load([file])
-    place = shown(Path(file).expanduser().resolve())
+    place = shown(user_path(file).resolve())
     names = [name for name in METHODS.names() if METHODS.entry(name).origin.rsplit(":", 1)[0] == place]
     if not names:
         raise PluginError(f"'{file}' registers no method: decorate the class with @register_method(\"name\")")
@@ -67,16 +65,23 @@ def _methods_of(file: str) -> list[str]:
 
 def _options(name: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Return the options of key=value words in the types that the method declares."""
+    from methods.base import Method
+
     values: dict[str, Any] = {}
     for pair in pairs:
-        key, _, text = pair.partition("=")
-        try:
-            values[key.replace("-", "_")] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            values[key.replace("-", "_")] = text
+        key, value = key_and_value(pair)
+        values[".".join(key)] = value
     common = {key: value for key, value in values.items() if key in COMMON}
     given = [Given(key, value, key) for key, value in values.items() if key not in common]
-    plugin = METHODS.get(name)  # a module that cannot be imported is one clear line, not a failed check
+    plugin = METHODS.get(
+        name
+    )  # what cannot be imported, or is no method, is one clear line, not a failed check
+    if not (isinstance(plugin, type) and issubclass(plugin, Method)):
+        raise PluginError(
+            f"method '{name}' ({METHODS.entry(name).origin}) is none: derive it from methods.base.Method"
+        )
+    if problem := contract_problem(plugin):
+        raise PluginError(f"method '{name}' ({METHODS.entry(name).origin}): {problem}")
     if not pairs:
         return {}
     own, problems = check(plugin.Options, given, "option")

@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, StoreError, unknown
+from benchmark.paths import user_path
 from benchmark.registry import METHODS
 from benchmark.settings import words
 from benchmark.store import Store, write_whole
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     """
     if args.overrides:
         raise ConfigError(f"compare takes no '{args.overrides[0]}', only flags")
-    folders = [Path(name).expanduser() for name in (args.first, args.second)]
+    folders = [user_path(name) for name in (args.first, args.second)]
     are_folders = [any(sign in name for sign in "/\\") or _holds_runs(folder)
                    for name, folder in zip((args.first, args.second), folders, strict=True)]  # fmt: skip
     if are_folders[0] != are_folders[1]:
@@ -69,14 +70,18 @@ def main(args: argparse.Namespace, console: Console) -> int:
     pairs = (
         _folder_pairs(folders, args.suite)
         if are_folders[0]
-        else _method_pairs(args.first, args.second, Path(args.output_dir).expanduser(), args.suite)
+        else _method_pairs(args.first, args.second, user_path(args.output_dir), args.suite)
     )
     compared = [(pair, _compared(pair, words(args.metric or []))) for pair in pairs]
     if not any(tests for _, tests in compared):
-        raise StoreError(f"'{args.first}' and '{args.second}' have no score in common")
+        notes = dict.fromkeys(
+            note for pair in pairs for row in (pair.first, pair.second) for note in row.notes
+        )
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise StoreError(f"'{args.first}' and '{args.second}' have no score in common{why}")
     _print(compared, console, several=are_folders[0])
     if args.csv:
-        _write(Path(args.csv).expanduser(), compared)
+        _write(user_path(args.csv), compared)
         console.line(args.csv)
     return 0
 

@@ -2,6 +2,7 @@
 
 efficiency --methods all --backbone random:biomedclip --batch-size 4
 efficiency --methods NAME OTHER --backbone random:biomedclip --against naive
+efficiency --methods all --backbone random:biomedclip --batch-size 64 --device cuda --compile
 
 random:NAME is the architecture of a backbone with random weights. What is measured and how: docs/efficiency.md.
 """
@@ -12,16 +13,21 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError
+from benchmark.paths import user_path
 from benchmark.registry import METHODS, load_plugins
 from benchmark.settings import words
 
 if TYPE_CHECKING:
+    from benchmark.efficiency_report import Run
+    from benchmark.timing import Times
     from benchmark.workbench import Workbench
 
 
@@ -43,49 +49,158 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--against", choices=("naive",), help="compare with the plain form of the same methods"
     )
+    parser.add_list(
+        "--rates",
+        "batch sizes at which pairs/s and the share of the peak are measured (default: 64 256 on a GPU)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="also compile the towers' blocks, and say if it pays"
+    )
     parser.add_argument("--output-dir", default="results/efficiency", help="(default: results/efficiency)")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    """Measure, print and write.
+    """Measure, print and write; what is measured is written after every round.
 
     Returns:
-        0; 1 when a target is not met.
+        0; 1 when a target is not met; 130 when stopped by Ctrl-C.
 
     Raises:
         ConfigError: a flag makes no sense.
         PluginError: no such method or backbone.
-        CellError: the plain form computes something else.
+        CellError: the plain form computes something else, or torch.compile fails.
     """
     _check(args)
     names = METHODS.expand(words(args.methods or ["all"]))
     bench = _bench(args)
-    from benchmark import against, efficiency_report, method_costs
+    from benchmark import efficiency_report
 
-    def told(text: str) -> None:
-        console.err.print(text, markup=False, style="dim")
-
+    folder = user_path(args.output_dir)
     precision = _precision(args.precision, bench.device)
-    rows, times = method_costs.measure(bench, names, rounds=args.rounds, precision=precision, told=told)
-    lines: list[against.Verdict] = []
-    equal: list[dict[str, Any]] = []
-    counts: dict[str, dict[str, Any]] = {}
-    if args.against:
-        content = against.settings()
-        told("compare fast and plain forms in fp64")
-        equal = against.differences(bench, content["equal"])
-        wanted = against.forms(content, bench.device)
-        counts, more = against.measure_forms(bench, wanted, content["targets"], rounds=args.rounds, told=told)
-        times |= more
-        lines = against.verdicts(content, counts, times, bench=bench, rows=rows)
-    run = efficiency_report.Run(
-        rows, times, lines, equal, counts,
-        efficiency_report.surroundings(bench, precision, args.rounds, "run_benchmark.py " + shlex.join(sys.argv[1:])),
-    )  # fmt: skip
+    command = "run_benchmark.py " + shlex.join(sys.argv[1:])
+    run = efficiency_report.Run(efficiency_report.surroundings(bench, precision, args.rounds, command))
+    measurement = _Measurement(args, bench, precision, run, folder, console)
+    try:
+        measurement.measure(names)
+    except KeyboardInterrupt:
+        return _stopped(measurement, console)
     efficiency_report.show(run, console)
-    for path in efficiency_report.write(run, Path(args.output_dir).expanduser()):
+    for path in [*efficiency_report.write(run, folder), *efficiency_report.draw(run, folder)]:
         console.line(str(path))
-    return 1 if any(line.met is False for line in lines) else 0
+    return 1 if any(line.met is False for line in run.verdicts) else 0
+
+
+@dataclass
+class _Measurement:
+    """All parts of one call, each written down as soon as it is there."""
+
+    args: argparse.Namespace
+    bench: Workbench
+    precision: str
+    run: Run
+    folder: Path
+    console: Console
+
+    def measure(self, names: Sequence[str]) -> None:
+        """Measure everything that was asked for, in order."""
+        self.methods(names)
+        self.input_pipeline()
+        if self.args.against:
+            self.against()
+        sizes = rate_sizes(self.args, self.bench.device)
+        if sizes:
+            self.rates(sizes)
+        self.run.complete = True
+
+    def methods(self, names: Sequence[str]) -> None:
+        from benchmark import method_costs
+
+        def done(rows: list[dict[str, Any]], times: dict[str, Times]) -> None:
+            self.run.rows, self.run.finished = rows, len(next(iter(times.values())).wall)
+            self.keep(times)
+
+        rounds, precision = self.args.rounds, self.precision
+        method_costs.measure(self.bench, names, rounds=rounds, precision=precision, told=self.told, done=done)
+
+    def input_pipeline(self) -> None:
+        from benchmark import input_pipeline
+
+        def done(stages: list[dict[str, Any]], times: dict[str, Times]) -> None:
+            self.run.stages, self.run.feeding = stages, input_pipeline.judged(stages, self.run.rows)
+            self.keep(times)
+
+        input_pipeline.measure(self.bench, rounds=self.args.rounds, told=self.told, done=done)
+
+    def against(self) -> None:
+        from benchmark import against
+
+        content, run = against.settings(), self.run
+        self.told("compare fast and plain forms in fp64")
+        run.equal = against.differences(self.bench, content["equal"])
+        wanted = against.forms(content, self.bench.device)
+
+        def done(counts: dict[str, dict[str, Any]], times: dict[str, Times]) -> None:
+            run.counts = counts
+            run.verdicts = against.verdicts(
+                content, counts, run.times | times, bench=self.bench, rows=run.rows, stages=run.stages
+            )
+            self.keep(times)
+
+        targets, rounds = content["targets"], self.args.rounds
+        against.measure_forms(self.bench, wanted, targets, rounds=rounds, told=self.told, done=done)
+
+    def rates(self, sizes: Sequence[int]) -> None:
+        from benchmark.rates import Rates
+
+        def done(rows: list[dict[str, Any]]) -> None:
+            self.run.rates = rows
+            self.keep({})
+
+        flops = {
+            row["method"]: row["step_flops_per_pair_cached"] or row["step_flops_per_pair"]
+            for row in self.run.rows
+            if row["pairs_per_s"] is not None
+        }
+        Rates(
+            self.bench.backbone, self.bench.text_length, self.precision, self.args.rounds,
+            flops, self.args.compile, self.told, done,
+        ).measure(sizes)  # fmt: skip
+
+    def told(self, text: str) -> None:
+        """Say how far the work is."""
+        self.console.err.print(text, markup=False, style="dim")
+
+    def keep(self, times: dict[str, Times]) -> None:
+        """Take up times and write everything."""
+        from benchmark.efficiency_report import write
+
+        self.run.times |= times
+        write(self.run, self.folder)
+
+
+def rate_sizes(args: argparse.Namespace, device: Any) -> list[int]:
+    """Return the batch sizes of the rates: those asked for, else 64 and 256 on a GPU, else the one to be compiled."""
+    if args.rates:
+        return [int(size) for size in words(args.rates)]
+    if device.type == "cuda":
+        return [64, 256]
+    return [args.batch_size] if args.compile else []
+
+
+def _stopped(measurement: _Measurement, console: Console) -> int:
+    from benchmark import efficiency_report
+    from benchmark.cli import INTERRUPTED
+
+    run, folder = measurement.run, measurement.folder
+    if not run.rows:
+        console.warn("stopped before the first round was done: nothing is written")
+        return INTERRUPTED
+    efficiency_report.draw(run, folder)
+    console.warn(
+        f"stopped: the methods were timed in {run.finished} of {measurement.args.rounds} rounds; "
+        f"what was measured is in {folder}"
+    )
+    return INTERRUPTED
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -95,6 +210,11 @@ def _check(args: argparse.Namespace) -> None:
         f"--{name.replace('_', '-')}: expected a value of at least {low}, got {value}"
         for name, low in (("batch_size", 2), ("text_length", 8), ("rounds", 1), ("threads", 1))
         if (value := getattr(args, name)) is not None and value < low
+    ]
+    problems += [
+        f"--rates: expected batch sizes of at least 2, got '{size}'"
+        for size in words(args.rates or [])
+        if not str(size).isdecimal() or int(size) < 2
     ]
     if problems:
         raise ConfigError(problems)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError
+from benchmark.paths import user_path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -30,8 +30,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise ConfigError(problems)
     from benchmark.adapters import export_adapter
 
-    target = Path(args.to).expanduser()
-    export_adapter(Path(args.cell).expanduser(), target)
+    target = user_path(args.to)
+    export_adapter(user_path(args.cell), target)
     console.line(
         f"{target}: load it with PeftModel.from_pretrained after backbone.split_qkv() (docs/adapters.md)"
     )

@@ -10,13 +10,13 @@ import argparse
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli._parser import ArgumentParser, given
 from benchmark.config import RunConfig, load_config
 from benchmark.console import Console
 from benchmark.errors import ConfigError, StoreError
+from benchmark.paths import user_path
 from benchmark.plan import CellSpec, make_plan
 from benchmark.provenance import provenance
 from benchmark.registry import METHODS
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from benchmark import adapters
     from benchmark.backbones import load_backbone
 
-    checkpoint = adapters.read_checkpoint(Path(args.file).expanduser())
+    checkpoint = adapters.read_checkpoint(user_path(args.file))
     backbone = load_backbone(plain.backbone, pretrained=plain.pretrained)
     name = plain.methods[0]
     told = adapters.options_of(checkpoint, name, METHODS.get(name), backbone)

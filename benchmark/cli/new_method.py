@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError
-from benchmark.paths import ROOT
+from benchmark.paths import ROOT, user_path
 from benchmark.registry import METHODS
 from benchmark.store import write_whole
 
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     name = _checked(args.name)
     here = Path.cwd().resolve()
     inside = args.to is None and here.is_relative_to(ROOT)
-    files = _in_checkout(name) if inside else _side_by_side(name, Path(args.to or here).expanduser())
+    files = _in_checkout(name) if inside else _side_by_side(name, user_path(args.to or here))
     _refuse_collisions(name, files)
     _write(files)
     for path in files:
@@ -65,7 +65,7 @@ def _checked(name: str | None) -> str:
         )
     if not _NAME.fullmatch(name) or len(name) > 30:
         raise ConfigError(f"'{name}' is no short name in snake_case (a-z, 0-9 and _), for example text_gain")
-    if keyword.iskeyword(name) or name == "all":
+    if keyword.iskeyword(name) or keyword.iskeyword(name.capitalize()) or name == "all":
         raise ConfigError(f"'{name}' is a word of Python or of the command line. Choose another name")
     try:
         taken = METHODS.entry(name)

@@ -1,7 +1,7 @@
 """Turn a folder of downloads into a prepared dataset; without a name, list what can be prepared and where to get it.
 
 key=value words are options of the dataset's reader. The same command again goes on after an interruption, and does
-nothing when all is there. Another --crop or --size adds a file beside the others.
+nothing when all is there. Another --crop, --size or --transform adds a file beside the others.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console, duration
 from benchmark.errors import ConfigError, PluginError, unknown
-from benchmark.paths import default_data_root
+from benchmark.layers import key_and_value
+from benchmark.paths import default_data_root, user_path
 from benchmark.registry import DATASETS, scan_plugins
 from benchmark.settings import coerce, words
 
 BAD_IMAGE = ("error", "skip")
-CROP_WORDS = ("squash", "shortest_crop")
+CROP_WORDS = ("squash", "shortest_crop", "longest_pad")
 _SHOWN = 12
 
 
@@ -34,14 +33,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--data-root", metavar="DIR", help="folder of prepared data sets (default: ~/.cache/medpeft-bench)"
     )
-    parser.add_argument("--crop", help=f"{' or '.join(CROP_WORDS)} (default: the dataset's own)")
+    parser.add_argument("--crop", help=f"{', '.join(CROP_WORDS)} (default: the dataset's own)")
     parser.add_argument("--size", help="of the fitted images, N or HxW (default: 224)")
+    parser.add_argument(
+        "--transform",
+        metavar="NAME",
+        help="all of it by name, as `validate` says it for a backbone with its own rule",
+    )
     parser.add_argument("--num-workers", help="decoding processes (default: one per core)")
     parser.add_argument(
         "--on-bad-image", help="error or skip: stop at images that cannot be read, or leave them out"
     )
     parser.add_argument(
         "--accept-split", action="store_true", help="go on with an id list that is not the published one"
+    )
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="take files that tables or links name outside of --raw"
     )
     parser.add_list("--plugins", "Python files or modules with more datasets")
 
@@ -69,7 +76,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     signal.signal(signal.SIGTERM, _stop)
     began = time.monotonic()
-    data_root = Path(args.data_root).expanduser() if args.data_root else default_data_root()
+    data_root = user_path(args.data_root) if args.data_root else default_data_root()
     with console.board(0) as board:
         board.preparation_started(-1, f"prepare {args.dataset}")
         reporter, plugins = board.reporter(-1), words(args.plugins or [])
@@ -99,14 +106,12 @@ def _dataset(name: str) -> Any:
 def _request(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of ``prepare`` that flags and key=value words stand for."""
     problems = []
-    if args.crop is not None and args.crop not in CROP_WORDS:
-        problems.append("--crop: " + unknown("crop", args.crop, CROP_WORDS))
     bad_image = args.on_bad_image or "error"
     if bad_image not in BAD_IMAGE:
         problems.append("--on-bad-image: " + unknown("choice", bad_image, BAD_IMAGE))
-    size = re.fullmatch(r"(\d+)(?:x(\d+))?", str(args.size or 224))
-    if size is None or int(size[1]) < 1 or size[2] == "0":
-        problems.append(f"--size: expected N or HxW, got '{args.size}'")
+    if args.transform and (args.crop or args.size):
+        problems.append("--transform: says crop and size too; leave out --crop and --size")
+    fitting = _fitting(args, problems)
     workers = None
     try:
         workers = None if args.num_workers is None else coerce(args.num_workers, int)
@@ -116,14 +121,31 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
         problems.append(f"--num-workers: expected {error}, got '{args.num_workers}'")
     options = {}
     for word in args.overrides:
-        key, _, value = word.partition("=")
-        options[key.strip().replace("-", "_")] = yaml.safe_load(value)
-    if problems or size is None:
+        key, value = key_and_value(word)
+        options[".".join(key)] = value
+    if problems:
         raise ConfigError(problems)
     return {
-        "crop": args.crop, "size": (int(size[1]), int(size[2] or size[1])), "workers": workers,
-        "on_bad_image": bad_image, "accept_split": args.accept_split, "options": options,
+        "fitting": fitting, "workers": workers, "on_bad_image": bad_image, "accept_split": args.accept_split,
+        "options": options, "allow_outside": args.allow_outside,
     }  # fmt: skip
+
+
+def _fitting(args: argparse.Namespace, problems: list[str]) -> Any:
+    """Return what --transform, or --crop and --size say; lines in ``problems`` when it is wrong."""
+    from benchmark.data.fitting import Fitting
+
+    try:
+        if args.transform:
+            return Fitting.parse(args.transform)
+        size = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(args.size or 224))
+        if size is None:
+            raise ConfigError(f"--size: expected N or HxW, got '{args.size}'")
+        return Fitting((int(size[1]), int(size[2] or size[1])), args.crop)
+    except ConfigError as error:
+        flag = "" if str(error).startswith("--") else "--transform: " if args.transform else "--crop: "
+        problems.append(f"{flag}{error}")
+        return None
 
 
 def _listing() -> Any:

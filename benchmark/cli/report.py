@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, StoreError, unknown
+from benchmark.paths import user_path
 from benchmark.settings import words
 from benchmark.store import Store
 
@@ -43,19 +43,21 @@ def main(args: argparse.Namespace, console: Console) -> int:
     problems += [f"report takes no '{word}', only flags" for word in args.overrides]
     if problems:
         raise ConfigError(problems)
-    output_dir = Path(args.output_dir).expanduser()
+    output_dir = user_path(args.output_dir)
     store = Store(output_dir)
     if next(store.cells(), None) is None:
         raise StoreError(f"--output-dir: no results in '{output_dir}'. Run the benchmark first")
     store.check_writable()
-    unreadable = store.rebuild_results_csv()
+    store.rebuild_results_csv()
+    unreadable = store.damaged()
     for problem in unreadable:
         console.error(problem)
     from benchmark.report import read_report
 
     tables = tuple(words(args.tables)) if args.tables else None
-    report = read_report(output_dir, suite=args.suite, tables=tables, baseline=args.baseline)
-    written = report.write(formats)
+    with store.reporting():
+        report = read_report(output_dir, suite=args.suite, tables=tables, baseline=args.baseline)
+        written = report.write(formats)
     console.table(report.console())
     for path in written:
         console.line(str(path))

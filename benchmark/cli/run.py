@@ -3,26 +3,32 @@
 key=value words set anything else: recipe.lr=1e-3  loss=clip  recipe=authors  methods.NAME.KEY=3
 tasks.zeroshot.bootstrap=500  corpus.limit=512
 A table or figure of the paper: --config configs/experiments/table_5.yaml (several files: one run for all of them).
+Several machines: --engine ray, or --dry-run --format sh, which prints one shell command per cell for a job array.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from benchmark.cli._parser import ArgumentParser, given
+from benchmark.cli._shell import cell_commands
 from benchmark.config import RunConfig
 from benchmark.console import Console, Reporter, duration
-from benchmark.errors import BenchmarkError
-from benchmark.plan import make_plan, plan_table
+from benchmark.engines.together import joined
+from benchmark.errors import BenchmarkError, ConfigError, unknown
+from benchmark.parallel import World, launched
+from benchmark.plan import CellSpec, Plan, make_plan, plan_table
 from benchmark.request import Request, load_request
-from benchmark.runner import RUN_CELL, Summary, resolve, run_plan
+from benchmark.runner import RUN_CELL, Cluster, Summary, resolve, run_plan
 from benchmark.store import Store
 
 PREPARE_SUITE = "benchmark.cell:prepare_suite"
+NO_SETTINGS = ("config", "cell", "format")
+"""Flags that are no settings of the run."""
+PLAN_FORMATS = ("table", "sh")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -49,13 +55,27 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("--device", "auto, cpu, cuda or cuda:<i>"),
         ("--num-workers", "processes that load data, per cell"),
         ("--jobs", "cells side by side (default: one per GPU, else per core)"),
+        ("--engine", "local, or ray: cells become tasks of a Ray cluster (default: local)"),
+        (
+            "--ray-address",
+            "HOST:PORT of the cluster's head, or auto on one of its machines (default: a Ray of this machine)",
+        ),
+        ("--cpus-per-cell", "cores of a cell on Ray (default: 1)"),
+        ("--gpus-per-cell", "GPUs of a cell on Ray, 0.25 for four on one (default: 1 where there are any)"),
         ("--limit", "use only this many samples of every data set; such results are marked"),
         ("--baseline", "method that the others are compared with"),
     ):
         parser.add_argument(flag, help=meaning)
+    parser.add_argument(
+        "--cell", action="append", metavar="METHOD/seed-N", help="run only this cell (can be repeated)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--format", metavar="table|sh", help="of --dry-run; sh: a command per open cell (default: table)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="run finished cells again")
     parser.add_argument("--eval-only", action="store_true", help="evaluate existing adapters again")
+    parser.add_argument("--hash-ids", action="store_true", help="store hashes of image and patient ids")
 
 
 def main(args: argparse.Namespace, console: Console, *, run_cell: str = RUN_CELL) -> int:
@@ -70,8 +90,13 @@ def main(args: argparse.Namespace, console: Console, *, run_cell: str = RUN_CELL
         The exit code: 0 done, 1 some cell failed, 2 a plugin could not be imported (the others ran),
         130 stopped.
     """
+    with joined(console) as world:
+        return _main(args, console, run_cell, world)
+
+
+def _main(args: argparse.Namespace, console: Console, run_cell: str, world: World) -> int:
     began = time.monotonic()
-    request = load_request(given(args, "config"), args.overrides, args.config or ())
+    request = load_request(given(args, *NO_SETTINGS), args.overrides, args.config or ())
     for line in request.skipped:
         console.warn(f"not run: {line}")
     configs = _with_weights(request, console)
@@ -80,25 +105,53 @@ def main(args: argparse.Namespace, console: Console, *, run_cell: str = RUN_CELL
         console.line(f"{names}: describes the datasets and needs no run; `report` writes it")
         return 0
     config, broken = configs[0], list(dict.fromkeys(line for one in configs for line in one.broken))
-    store = Store(config.output_dir)
+    cluster = _cluster(config)
+    if args.format and not config.dry_run:
+        raise ConfigError("--format: says how --dry-run prints the plan. Add --dry-run")
+    store, only = Store(config.output_dir), tuple(args.cell or ())
     for line in broken:
         console.error(line)
-    plan = make_plan(configs, store)
+    plan = world.from_first(lambda: make_plan(configs, store, only))
     if config.dry_run:
-        console.table(plan_table(plan))
+        _print_plan(plan, args, console)
         return 2 if broken else 0
     store.check_writable()
-    signal.signal(signal.SIGTERM, _stop)
     summary = run_plan(
-        plan, store, console=console, jobs=config.jobs, debug=config.debug, run_cell=run_cell,
-        prepare=lambda reporter: _prepare(configs, reporter),
+        plan, store, console=console, jobs=config.jobs, debug=config.debug, run_cell=run_cell, cluster=cluster,
+        prepare=lambda reporter: _prepare([cell.spec for cell in plan.open], reporter), world=world,
     )  # fmt: skip
-    _finish(configs, store, console)
+    if world.is_first:
+        _finish(configs, store, summary, console, report=not only)
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
     if summary.interrupted:
-        console.warn("stopped. The same command goes on with the missing cells")
+        console.warn(
+            "stopped: finished cells are kept, and what the others had saved. The same command goes on from there"
+        )
         return 130
     return max(1 if summary.failed else 0, 2 if broken else 0)
+
+
+def _cluster(config: RunConfig) -> Cluster | None:
+    """Return the cluster that is asked for; None for this machine."""
+    cluster = Cluster(config.ray_address, config.cpus_per_cell, config.gpus_per_cell)
+    if config.engine == "ray":
+        if launched():
+            raise ConfigError("--engine ray: Ray places its cells itself. Leave out --engine, or torchrun")
+        return cluster
+    if cluster != Cluster():
+        raise ConfigError("--ray-address, --cpus-per-cell, --gpus-per-cell: only with --engine ray")
+    return None
+
+
+def _print_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
+    style = args.format or PLAN_FORMATS[0]
+    if style not in PLAN_FORMATS:
+        raise ConfigError(f"--format: {unknown('format', style, PLAN_FORMATS)}")
+    if style == "table":
+        console.table(plan_table(plan))
+        return
+    for command in cell_commands(plan, args.words):
+        console.line(command)
 
 
 def _with_weights(request: Request, console: Console) -> list[RunConfig]:
@@ -110,9 +163,10 @@ def _with_weights(request: Request, console: Console) -> list[RunConfig]:
     from benchmark.backbones import check_backbone
 
     lacking: dict[str, BenchmarkError] = {}
-    for name in sorted(request.named):
+    named = {one.backbone: one.pretrained for one in request.configs if one.backbone in request.named}
+    for name, pretrained in sorted(named.items()):
         try:
-            check_backbone(name)
+            check_backbone(name, pretrained=pretrained)
         except BenchmarkError as error:
             lacking[name] = error
             console.warn(f"not run: rows of backbone {name}: {error}")
@@ -122,32 +176,48 @@ def _with_weights(request: Request, console: Console) -> list[RunConfig]:
     return left
 
 
-def _prepare(configs: Sequence[RunConfig], reporter: Reporter) -> None:
+def _prepare(specs: Sequence[CellSpec], reporter: Reporter) -> None:
     """Check every backbone and make the data of every suite, once each."""
     from benchmark.backbones import check_backbone
+    from benchmark.data.load import needed
 
-    for name, pretrained in dict.fromkeys((config.backbone, config.pretrained) for config in configs):
+    for name, pretrained in dict.fromkeys((spec.backbone, spec.pretrained) for spec in specs):
         check_backbone(name, pretrained=pretrained)
-    suites: dict[str, RunConfig] = {}
+    suites: dict[str, CellSpec] = {}
     tasks: dict[str, dict[str, Any]] = {}
-    for config in configs:  # experiments ask for different tasks of one suite
-        suites.setdefault(config.suite_name, config)
-        tasks.setdefault(config.suite_name, {}).update(config.task_options)
-    for name, config in suites.items():
-        resolve(PREPARE_SUITE)({**config.suite, "tasks": tasks[name]}, config.data_root, reporter)
+    methods: dict[str, set[str]] = {}
+    for spec in specs:  # experiments ask for different tasks of one suite
+        suites.setdefault(spec.suite_name, spec)
+        tasks.setdefault(spec.suite_name, {}).update(spec.tasks)
+        methods.setdefault(spec.suite_name, set()).add(spec.method)
+    for name, spec in suites.items():
+        suite = needed({**spec.suite, "tasks": tasks[name]}, methods[name])
+        resolve(PREPARE_SUITE)(suite, spec.data_root, reporter)
 
 
-def _finish(configs: Sequence[RunConfig], store: Store, console: Console) -> None:
-    """Rebuild the summary files and print the table; none of this can lose the run."""
-    config, suites = configs[0], {config.suite_name for config in configs}
-    suite = config.suite_name if len(suites) == 1 else None
+def _finish(
+    configs: Sequence[RunConfig], store: Store, summary: Summary, console: Console, *, report: bool
+) -> None:
+    """Rebuild the summary file, and write the report of a whole run."""
     for problem in store.rebuild_results_csv():
         console.warn(f"left out of results.csv: {problem}")
+    if not report:
+        folder = configs[0].output_dir
+        console.line(f"no report with --cell: `report --output-dir {folder}` writes it from all cells")
+    elif not summary.interrupted:
+        _report(configs, store, console)
+
+
+def _report(configs: Sequence[RunConfig], store: Store, console: Console) -> None:
+    """Write the report and print its table; none of this can lose the run."""
+    config, suites = configs[0], {config.suite_name for config in configs}
+    suite = config.suite_name if len(suites) == 1 else None
     try:
         from benchmark.report import read_report
 
-        report = read_report(config.output_dir, suite=suite, baseline=config.baseline)
-        report.write()
+        with store.reporting():
+            report = read_report(config.output_dir, suite=suite, baseline=config.baseline)
+            report.write()
         console.table(report.console())
     except Exception as error:  # the results are safe in the store
         reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
@@ -165,7 +235,3 @@ def _print_summary(summary: Summary, total: int, console: Console, seconds: floa
     left = total - summary.done - summary.reused - summary.busy - len(summary.failed)
     parts += [f"{left} not finished"] if left else []
     console.line(f"{total} cells: {', '.join(parts)}, in {duration(seconds)}")
-
-
-def _stop(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

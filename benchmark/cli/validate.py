@@ -16,14 +16,14 @@ from benchmark.cli._parser import ArgumentParser, given
 from benchmark.config import RunConfig
 from benchmark.console import Console
 from benchmark.errors import ConfigError
-from benchmark.request import load_request
+from benchmark.request import Request, load_request
 from benchmark.settings import coerce
 from benchmark.store import cell_name
 
 if TYPE_CHECKING:
     from benchmark.validation import Item
 
-GROUPS = ("data", "weights", "hardware", "cost")
+GROUPS = ("data", "weights", "models", "hardware", "cost")
 STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
@@ -55,10 +55,13 @@ def main(args: argparse.Namespace, console: Console) -> int:
             raise ValueError("a value of at least 2")
     except ValueError as error:
         raise ConfigError(f"--probe: expected {error}, got '{args.probe}'") from None
-    request = load_request(given(args, "config", "json", "probe"), args.overrides, args.config or ())
-    from benchmark.validation import as_json, validate
+    request = load_request(given(args, *run.NO_SETTINGS, "json", "probe"), args.overrides, args.config or ())
+    from benchmark.validation import as_json, models
 
-    found = [_named(item, config) for config in request.configs for item in validate(config, probe=probe)]
+    found = [
+        _named(item, config) for config in request.configs for item in _looked_at(config, request, probe)
+    ]
+    found += [] if request.experiments else [item for config in request.configs for item in models(config)]
     # Configurations of one experiment share data and weights.
     items = sorted(dict.fromkeys(found), key=lambda item: GROUPS.index(item.group))
     broken = list(dict.fromkeys(line for config in request.configs for line in config.broken))
@@ -73,11 +76,22 @@ def main(args: argparse.Namespace, console: Console) -> int:
             console.warn(f"not run: {line}")
         todo: dict[str, Item] = {}
         for item in missing:  # parts of one dataset are made by one command
-            todo.setdefault(item.todo or item.name, item)
+            todo.setdefault(item.todo or item.found, item)
         for item in todo.values():
             console.error(f"{item.name}: {item.found}" + (f". To do: {item.todo}" if item.todo else ""))
         console.line("the run can start" if not missing else f"{len(missing)} things are missing")
     return 2 if missing or broken else 0
+
+
+def _looked_at(config: RunConfig, request: Request, probe: int) -> list[Item]:
+    """Return the items of a configuration; of a model that only a row names, its absence alone, which stops nothing."""
+    from benchmark.validation import model_item, validate
+
+    if config.backbone in request.named:
+        item = model_item(config.backbone, config.pretrained)
+        if item.state != "ok":
+            return [item]
+    return validate(config, probe=probe)
 
 
 def _named(item: Item, config: RunConfig) -> Item:

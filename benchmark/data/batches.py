@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from benchmark.data.features import FrozenFeatures
+from benchmark.data.loading import PixelLoader, PixelRows
 from benchmark.data.samples import Batch, PairData
-from benchmark.errors import DataError
+from benchmark.errors import ConfigError, DataError
 from methods.base import Method
+
+_STEP = 16
+"""Texts of similar length are padded to a multiple of this, so that few shapes occur."""
+_CHUNK = 4096
 
 
 class PairBatches:
@@ -20,13 +25,20 @@ class PairBatches:
     Args:
         method: decides which inputs are needed and how texts are padded.
         corpus: the pairs.
-        frozen: source of constant features.
-        batch_size: pairs per step; the last, smaller batch of an epoch is dropped.
+        frozen: source of constant features and of token ids.
+        batch_size: pairs per step of all processes together; the last, smaller batch of an epoch is dropped.
         seed: order of the epochs.
         device: where batches go.
+        num_workers: processes that read images ahead; 0 reads in this one. Batches are the same, bit for bit.
+        length_bucket: within so many batches rows are sorted by text length, so that those of a batch are similar, and
+            the batches of the epoch are shuffled; 0 leaves rows as they were drawn. Acts where the method trains on
+            texts padded to the longest of a batch.
+        rank, size: which process of how many this is: all draw the same order, each takes its share of every batch.
+        start_method: how processes are started; None is the system's way.
 
     Raises:
         DataError: if the corpus is smaller than a batch.
+        ConfigError: if the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -38,58 +50,127 @@ class PairBatches:
         batch_size: int,
         seed: int,
         device: torch.device,
+        num_workers: int = 0,
+        length_bucket: int = 0,
+        rank: int = 0,
+        size: int = 1,
+        start_method: str | None = None,
     ) -> None:
-        if len(corpus) < batch_size:
-            raise DataError(
-                f"corpus '{corpus.name}' has {len(corpus)} pairs, fewer than one batch of {batch_size}: "
-                "lower --batch-size or raise --limit"
-            )
+        _check(corpus, batch_size, size)
         self._method, self._corpus = method, corpus
         self._batch_size, self._seed, self._device = batch_size, seed, device
-        token_ids = method.backbone.tokenize(corpus.texts)
+        self._share = slice(rank * batch_size // size, (rank + 1) * batch_size // size)
         constant = {"image", "text"} - method.adapts
         wanted = constant | method.frozen_targets
         self.constant = sorted(constant)
+        self._token_ids = frozen.token_ids(corpus.texts)
         self._images = frozen.of_images(corpus.pixels, corpus.digest) if "image" in wanted else None
-        self._texts = frozen.of_texts(token_ids) if "text" in wanted else None
-        self._token_ids = token_ids.int()
+        self._texts = frozen.of_texts(self._token_ids) if "text" in wanted else None
         self._labels = None if corpus.labels is None else torch.from_numpy(corpus.labels)
+        self._pixels = PixelRows(corpus.pixels)
+        self._loader: PixelLoader | None = None
+        if num_workers and "image" not in constant:
+            self._loader = PixelLoader(
+                corpus.pixels, workers=num_workers, device=device, start_method=start_method
+            )
+        sorts = length_bucket and method.text_padding == "longest" and "text" not in constant
+        self._bucket = length_bucket if sorts else 0
+        self._lengths = self._text_lengths() if sorts else np.empty(0)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of the corpus."""
+        return len(self._corpus)
 
     @property
     def steps(self) -> int:
         """Batches per epoch."""
         return len(self._corpus) // self._batch_size
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch; their order depends on seed and number alone."""
-        order = np.random.default_rng([self._seed, number]).permutation(len(self._corpus))
-        for step in range(self.steps):
-            yield self.batch(order[step * self._batch_size : (step + 1) * self._batch_size])
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's share of the batches of an epoch; their order depends on seed and number alone.
+
+        Args:
+            number: of the epoch.
+            start: batches to leave out, for a run that goes on in the middle of an epoch.
+
+        Raises:
+            CellError: a process that reads images failed.
+        """
+        rows = [np.sort(batch)[self._share] for batch in self._order(number)[start:]]
+        if self._loader is None:
+            yield from map(self.batch, rows)
+        else:
+            for chosen, pixels in zip(rows, self._loader.batches(rows), strict=True):
+                yield self._batch(chosen, pixels)
 
     def batch(self, rows: np.ndarray, *, cached: bool = True) -> Batch:
         """Return the pairs of ``rows``; with ``cached=False`` inputs even where features are constant."""
         # ascending reads are much cheaper on a memory-mapped file; the order within a batch changes nothing
         rows = np.sort(rows)
+        needed = not cached or "image" not in self.constant
+        return self._batch(rows, self._pixels[rows] if needed else None, cached=cached)
+
+    def _order(self, number: int) -> np.ndarray:
+        """Return the rows of all batches of an epoch, ``[steps, batch_size]``; each occurs once at most."""
+        rng = np.random.default_rng([self._seed, number])
+        order = rng.permutation(len(self._corpus))[: self.steps * self._batch_size]
+        if not self._bucket:
+            return order.reshape(self.steps, -1)
+        window = self._bucket * self._batch_size
+        parts = [order[start : start + window] for start in range(0, len(order), window)]
+        alike = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in parts])
+        return alike.reshape(self.steps, -1)[rng.permutation(self.steps)]
+
+    def _batch(self, rows: np.ndarray, pixels: Tensor | None, *, cached: bool = True) -> Batch:
+        """Return a batch on the device from ascending rows and their pixels, where images are needed."""
         index = torch.from_numpy(rows)
-        batch = Batch(labels=None if self._labels is None else self._labels[index].to(self._device))
+        batch = Batch(labels=None if self._labels is None else self._to_device(self._labels[index]))
         features = {
-            kind: values[index].to(self._device)
+            kind: self._to_device(values[index])
             for kind, values in (("image", self._images), ("text", self._texts))
             if values is not None
         }
         batch.frozen_image, batch.frozen_text = (
             features.get(kind) if kind in self._method.frozen_targets else None for kind in ("image", "text")
         )
-        if cached and "image" in self.constant:
+        if pixels is None:
             batch.image_features = features["image"]
         else:
-            batch.images = self._method.backbone.input_spec.to_input(self._corpus.pixels[rows], self._device)
+            batch.images = self._method.backbone.input_spec.to_input(pixels, self._device)
         if cached and "text" in self.constant:
             batch.text_features = features["text"]
         else:
-            batch.token_ids = self._padded(self._token_ids[index].long()).to(self._device)
+            batch.token_ids = self._to_device(self._padded(torch.from_numpy(self._token_ids[rows]).long()))
         return batch
 
+    def _to_device(self, values: Tensor) -> Tensor:
+        """Return values on the device; a GPU copies them while this process goes on."""
+        pinned = values.pin_memory() if self._device.type == "cuda" else values
+        return pinned.to(self._device, non_blocking=True)
+
     def _padded(self, token_ids: Tensor) -> Tensor:
-        longest = self._method.text_padding == "longest"
-        return self._method.backbone.trim(token_ids) if longest else token_ids
+        if self._method.text_padding != "longest":
+            return token_ids
+        width = self._method.backbone.trim(token_ids).shape[1]
+        return token_ids[:, : _STEP * -(-width // _STEP)] if self._bucket else token_ids[:, :width]
+
+    def _text_lengths(self) -> np.ndarray:
+        lengths = self._method.backbone.text.lengths
+        starts = range(0, len(self._token_ids), _CHUNK)
+        parts = (
+            torch.from_numpy(self._token_ids[start : start + _CHUNK].astype(np.int64)) for start in starts
+        )
+        return np.concatenate([lengths(part).numpy() for part in parts])
+
+
+def _check(corpus: PairData, batch_size: int, size: int) -> None:
+    if len(corpus) < batch_size:
+        raise DataError(
+            f"corpus '{corpus.name}' has {len(corpus)} pairs, fewer than one batch of {batch_size}: "
+            "lower --batch-size or raise --limit"
+        )
+    if batch_size % size:
+        raise ConfigError(
+            f"--batch-size {batch_size} is the batch of all {size} processes together and must be a multiple of {size}"
+        )

@@ -27,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.console import Reporter
-from benchmark.data.images import Image, ImageError, fit, fit_mask, read_image
+from benchmark.data.fitting import Fitting
+from benchmark.data.images import Image, ImageError, read_image
 from benchmark.errors import DataError
 from benchmark.registry import load_plugins
 from benchmark.store import write_whole
@@ -45,14 +46,13 @@ class Target:
 
     Attributes:
         pixels, masks: array files; masks None for datasets without.
-        crop, size: how images are fitted; size is (h, w).
+        fitting: what is done to the images.
         mask: the dataset's rule, ``mask(row, (h, w))``.
     """
 
     pixels: Path
     masks: Path | None
-    crop: str
-    size: tuple[int, int]
+    fitting: Fitting
     mask: Callable[[Mapping[str, Any], tuple[int, int]], npt.NDArray[np.bool_]] | None
 
     @property
@@ -78,21 +78,22 @@ def decode_run(run: Run, target: Target) -> list[Facts] | None:
     """
     grey = len(np.load(target.pixels, mmap_mode="r").shape) == 3
     facts: list[Facts] = []
-    pixels = np.zeros((len(run.items), *target.size, *(() if grey else (3,))), dtype=np.uint8)
-    masks = np.zeros((len(run.items), *target.size), dtype=np.bool_)
+    fitting = target.fitting
+    pixels = np.zeros((len(run.items), *fitting.size, *(() if grey else (3,))), dtype=np.uint8)
+    masks = np.zeros((len(run.items), *fitting.size), dtype=np.bool_)
     for i, item in enumerate(run.items):
         try:
             image = read_image(item) if isinstance(item, Path) else _of_array(item)
         except ImageError as error:
             facts.append({"bad": str(error).removeprefix(f"{item}: ")})
             continue
-        if grey and image.pixels.ndim == 3:
+        if grey and image.pixels.ndim == 3 and fitting.channels == "rgb":
             return None
-        fitted = fit(image.pixels, target.crop, target.size)
+        fitted = fitting.pixels(image.pixels)
         pixels[i] = fitted[..., None] if fitted.ndim < pixels.ndim - 1 else fitted
         if target.mask is not None:
             drawn = target.mask(run.rows[i], (image.height, image.width))
-            masks[i] = fit_mask(drawn, target.crop, target.size)
+            masks[i] = fitting.mask(drawn)
         size = {"width": image.width, "height": image.height}
         facts.append({"sha256": image.sha256, **size, "notes": image.notes})
     write_rows(target.pixels, run.start, pixels)

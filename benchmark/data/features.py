@@ -1,28 +1,30 @@
-"""Features of frozen towers, computed once and kept on disk for every method that leaves the tower alone.
+"""What a frozen backbone gives for data, computed once and kept on disk: features of its towers, and token ids.
 
-Exact because nothing is random: no augmentation, towers in eval mode, fp32. The key holds all that the features
-depend on: weights, input normalisation, data, and the version of this file's arithmetic.
+Every method that leaves a tower alone, and every seed, reads the same file. Exact because nothing is random: no
+augmentation, towers in eval mode, fp32. The key holds all that the features depend on: weights, input normalisation,
+data, and the version of this file's arithmetic.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmark.backbones import Backbone
 from benchmark.console import Reporter
+from benchmark.data.kept import kept
 from benchmark.data.prepared import Array
+from benchmark.data.tokens import TokenIds, token_ids
 
 _VERSION = 1
+_CHUNK = 4096
 
 
 class FrozenFeatures:
@@ -42,6 +44,10 @@ class FrozenFeatures:
         self._batch_size, self._reporter = batch_size, reporter
         self._fingerprint = f"{_VERSION}|{backbone.fingerprint()}|{backbone.input_spec}"
 
+    def token_ids(self, texts: Sequence[str]) -> TokenIds:
+        """Return token ids ``[N, context_length]`` of texts, padded."""
+        return token_ids(self._backbone, texts, self._folder, self._reporter)
+
     def of_images(self, pixels: Array, digest: str) -> Tensor:
         """Return ``[N, E]`` features of uint8 images on the CPU; ``digest`` identifies the images."""
 
@@ -51,49 +57,52 @@ class FrozenFeatures:
 
         return self._cached(f"image|{digest}", len(pixels), encode)
 
-    def of_texts(self, token_ids: Tensor) -> Tensor:
+    def of_texts(self, ids: Tensor | npt.NDArray[np.integer]) -> Tensor:
         """Return ``[N, E]`` features of token ids ``[N, L]`` on the CPU."""
-        digest = hashlib.sha256(token_ids.numpy().tobytes()).hexdigest()
+        rows = np.asarray(ids)
+        digest = hashlib.sha256()
+        for start in range(0, len(rows), _CHUNK):  # the same key for every width of integers
+            digest.update(rows[start : start + _CHUNK].astype(np.int64).tobytes())
 
         def encode(start: int, stop: int) -> Tensor:
-            ids = self._backbone.trim(token_ids[start:stop].long())
-            return self._backbone.text.features(ids.to(self._device))
+            part = self._backbone.trim(torch.from_numpy(rows[start:stop].astype(np.int64)))
+            return self._backbone.text.features(part.to(self._device))
 
-        return self._cached(f"text|{digest}", len(token_ids), encode)
+        return self._cached(f"text|{digest.hexdigest()}", len(rows), encode)
+
+    def keep(self, what: str, key: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Return tensors that are computed once.
+
+        Args:
+            what: in words.
+            key: all that they depend on.
+            make: computes them, on the CPU.
+        """
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
+        return kept(
+            None if self._folder is None else self._folder / f"{name}.safetensors",
+            make=make,
+            read=load_file,
+            write=lambda path, tensors: save_file(dict(tensors), path),
+            what=what,
+            reporter=self._reporter,
+        )
 
     @property
     def _device(self) -> torch.device:
         return next(self._backbone.parameters()).device
 
     def _cached(self, what: str, count: int, encode: Callable[[int, int], Tensor]) -> Tensor:
-        key = hashlib.sha256(f"{self._fingerprint}|{what}".encode()).hexdigest()[:32]
-        path = None if self._folder is None else self._folder / f"{key}.safetensors"
-        if path is not None and path.exists():
-            # a file that a full disk or a dead process left unreadable is simply computed again
-            with contextlib.suppress(SafetensorError, OSError, KeyError):
-                return load_file(path)["features"]
-        features = self._compute(what.partition("|")[0], count, encode)
-        if path is not None:
-            _write(path, features)
-        return features
+        kind = f"frozen {what.partition('|')[0]} features"
+        key = f"{self._fingerprint}|{what}"
+        return self.keep(kind, key, lambda: {"features": self._compute(kind, count, encode)})["features"]
 
     @torch.no_grad()
     def _compute(self, kind: str, count: int, encode: Callable[[int, int], Tensor]) -> Tensor:
-        self._reporter.start(f"frozen {kind} features", count)
+        self._reporter.start(kind, count)
         parts = []
         for start in range(0, count, self._batch_size):
             stop = min(count, start + self._batch_size)
             parts.append(encode(start, stop).float().cpu())
             self._reporter.advance(stop - start)
         return torch.cat(parts)
-
-
-def _write(path: Path, features: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({"features": features}, temporary)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Reading images of any kind as uint8 pixels, and fitting images, masks and boxes to a size.
+"""Reading images of any kind as uint8 pixels.
 
 What is read is what the file shows: deeper pixels are scaled before they become bytes, MONOCHROME1 is inverted, alpha
 is dropped, and a file that is damaged or no image at all is an error that names it, never a picture.
@@ -9,21 +9,17 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
+from benchmark.data.fitting import Pixels
 from benchmark.errors import DataError
 
-Crop = Literal["squash", "shortest_crop"]
-CROPS: tuple[str, ...] = get_args(Crop)
-Pixels = npt.NDArray[np.uint8]
-_BICUBIC, _NEAREST = PIL.Image.Resampling.BICUBIC, PIL.Image.Resampling.NEAREST
 _ORIENTATION = 0x0112
 _NOT_IMAGES = (
     (b"<!doctype html", "an HTML page, not an image: the download was refused or went through a login page"),
@@ -201,64 +197,3 @@ def _to_bytes(path: Path, values: npt.NDArray[Any]) -> Pixels:
 
 def _short(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:160]
-
-
-# ---------------------------------------------------------------------- geometry
-def fit(pixels: Pixels, crop: str, size: tuple[int, int]) -> Pixels:
-    """Return an image at ``size`` (h, w), resampled as open_clip's transform does: bicubic with antialiasing.
-
-    Args:
-        pixels: uint8 ``[H, W]`` or ``[H, W, 3]``.
-        crop: "squash" ignores the aspect ratio; "shortest_crop" covers the target and keeps its middle.
-        size: target (h, w).
-    """
-    return _fit(pixels, crop, size, _BICUBIC)
-
-
-def fit_mask(mask: npt.NDArray[np.bool_], crop: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Return a bool ``[H, W]`` mask at ``size`` (h, w): the geometry of :func:`fit`, nearest pixels."""
-    return _fit(mask.astype(np.uint8), crop, size, _NEAREST) != 0
-
-
-def fit_box(
-    box: Sequence[float], crop: str, original: tuple[int, int], size: tuple[int, int]
-) -> tuple[float, float, float, float]:
-    """Return a box in fitted pixels.
-
-    Args:
-        box: x1, y1, x2, y2 in pixels of the original.
-        crop: as in :func:`fit`.
-        original: width and height of the original.
-        size: target (h, w).
-
-    Returns:
-        x1, y1, x2, y2, clipped to the target; without area where the crop cut the box away.
-    """
-    width, height = original
-    (resized_h, resized_w), (top, left) = _geometry((height, width), crop, size)
-    x = [min(max(value * resized_w / width - left, 0.0), float(size[1])) for value in (box[0], box[2])]
-    y = [min(max(value * resized_h / height - top, 0.0), float(size[0])) for value in (box[1], box[3])]
-    return x[0], y[0], x[1], y[1]
-
-
-def _fit(pixels: Pixels, crop: str, size: tuple[int, int], resample: PIL.Image.Resampling) -> Pixels:
-    (height, width), (top, left) = _geometry(pixels.shape[:2], crop, size)
-    if pixels.shape[:2] != (height, width):
-        image = PIL.Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), resample)
-        pixels = np.asarray(image)
-    return pixels[top : top + size[0], left : left + size[1]]
-
-
-def _geometry(
-    shape: tuple[int, ...], crop: str, size: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the (h, w) to resize to and the (top, left) of the crop in it, as torchvision rounds them."""
-    if crop not in CROPS:
-        raise DataError(f"crop: expected one of {', '.join(CROPS)}, got '{crop}'")
-    if crop == "squash":
-        return size, (0, 0)
-    (height, width), (h, w) = shape, size
-    tall = h * width < w * height  # the width is what limits
-    resized_h = max(h, int(w * height / width)) if tall else h
-    resized_w = w if tall else max(w, int(h * width / height))
-    return (resized_h, resized_w), (round((resized_h - h) / 2), round((resized_w - w) / 2))

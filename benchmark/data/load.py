@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmark.console import Reporter
+from benchmark.data.fitting import Fitting
 from benchmark.data.prepared import Prepared
-from benchmark.errors import ConfigError, DataError
-from benchmark.registry import DATASETS
-
-_VIEW = "dataset title kind classes positive prompts metric min_positives templates task limit exclusive"
-_VIEW += " uncertain blank fraction"
-VIEW_KEYS = frozenset(_VIEW.split(" "))
-"""Keys of a data entry that say how a dataset is read; all others are the dataset plugin's own."""
-PARTS = ("train", "val", "test")
-"""Keys of a dense task's entry: what stands below one of them is laid over the common keys for that part."""
+from benchmark.data.view import PARTS, VIEW_KEYS
+from benchmark.errors import ConfigError, DataError, PluginError
+from benchmark.plugin_files import calling
+from benchmark.registry import DATASETS, METHODS
 
 
 def load_dataset(
-    entry: Mapping[str, Any], data_root: Path, reporter: Reporter, size: tuple[int, ...] | None = None
+    entry: Mapping[str, Any], data_root: Path, reporter: Reporter, fitting: Fitting | None = None
 ) -> Prepared:
     """Load the dataset that a data entry names.
 
@@ -29,8 +25,9 @@ def load_dataset(
         entry: ``dataset`` and the plugin's own keys, beside keys of the view.
         data_root: folder of prepared data.
         reporter: told about what is made.
-        size: (h, w) of the images that the backbone takes, for loaders that offer several; None takes any, and makes
-            nothing that depends on it.
+        fitting: what the backbone wants, for loaders that fit images (those that name ``size`` get just that); data
+            that are stored at one size, like drawn ones, are used as they are. None takes any, and makes nothing that
+            depends on it.
 
     Raises:
         ConfigError: if the plugin does not take one of the keys.
@@ -38,9 +35,10 @@ def load_dataset(
         PluginError: as the plugin raises it.
     """
     loader = DATASETS.get(entry["dataset"])
-    prepared: Prepared = _called(loader, entry, data_root, reporter=reporter, size=size)
+    size = None if fitting is None else fitting.size
+    prepared = _called(loader, entry, data_root, reporter=reporter, size=size, fitting=fitting)
     have = prepared.pixels.shape[1 : 1 + len(size or ())]
-    if size is not None and have != tuple(size):
+    if size is not None and have != size:
         raise DataError(
             f"dataset '{entry['dataset']}' has images of {_times(have)} pixels, the backbone takes {_times(size)}: "
             "choose another --backbone or suite"
@@ -48,16 +46,16 @@ def load_dataset(
     return prepared
 
 
-def check_dataset(entry: Mapping[str, Any], data_root: Path, reporter: Reporter) -> None:
+def check_dataset(entry: Mapping[str, Any], data_root: Path, reporter: Reporter) -> Prepared:
     """Make sure that a dataset can be loaded, before any work begins; what is generated is written now.
 
     Raises:
         ConfigError, DataError, PluginError: as in :func:`load_dataset`.
     """
-    load_dataset(entry, data_root, reporter)
+    return load_dataset(entry, data_root, reporter)
 
 
-def _called(loader: Any, entry: Mapping[str, Any], data_root: Path, **extras: Any) -> Any:
+def _called(loader: Any, entry: Mapping[str, Any], data_root: Path, **extras: Any) -> Prepared:
     """Call a plugin with the keys of an entry that are its own, and with view keys and extras that it names."""
     parameters = inspect.signature(loader).parameters
     own = {
@@ -65,13 +63,22 @@ def _called(loader: Any, entry: Mapping[str, Any], data_root: Path, **extras: An
         for key, value in entry.items()
         if key in parameters or (key not in VIEW_KEYS and key not in PARTS)
     }
-    if "size" in own:
-        raise ConfigError(f"dataset '{entry['dataset']}': 'size' follows from the backbone; leave it out")
+    for key in ("size", "fitting"):
+        if key in own:
+            raise ConfigError(
+                f"dataset '{entry['dataset']}': '{key}' follows from the backbone; leave it out"
+            )
     given = {key: value for key, value in extras.items() if key in parameters or key == "reporter"}
+    name = f"dataset '{entry['dataset']}'"
     try:
-        return loader(data_root, **given, **own)
+        inspect.signature(loader).bind(data_root, **given, **own)
     except TypeError as error:
-        raise ConfigError(f"dataset '{entry['dataset']}': {error}") from error
+        raise ConfigError(f"{name}: {error}") from error
+    with calling(name):
+        prepared = loader(data_root, **given, **own)
+    if not isinstance(prepared, Prepared):
+        raise PluginError(f"{name}: its plugin gives a {type(prepared).__name__}, expected a Prepared")
+    return prepared
 
 
 def _times(size: Sequence[int]) -> str:
@@ -80,11 +87,26 @@ def _times(size: Sequence[int]) -> str:
 
 def data_entries(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return every data entry of a suite: corpus, validation set, and the datasets of its tasks."""
-    entries = [suite[key] for key in ("corpus", "validation") if suite.get(key)]
-    for task in (suite.get("tasks") or {}).values():
+    return [entry for _, entry in entries_by_use(suite)]
+
+
+def entries_by_use(suite: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every data entry of a suite with what it is for: "corpus", or the name of a task."""
+    if suite.get("corpus"):
+        yield "corpus", suite["corpus"]
+    if suite.get("validation"):
+        yield str(suite["validation"].get("task", "")), suite["validation"]
+    for name, task in (suite.get("tasks") or {}).items():
         for entry in (task.get("datasets") or {}).values():
-            entries += [part_entry(entry, part) for part in PARTS if part in entry] or [entry]
-    return entries
+            for part in [part_entry(entry, part) for part in PARTS if part in entry] or [entry]:
+                yield name, part
+
+
+def needed(suite: Mapping[str, Any], methods: Iterable[str]) -> Mapping[str, Any]:
+    """Return a suite without its corpus and validation set where none of the methods trains anything."""
+    if not all(getattr(METHODS.get(name), "deterministic", False) for name in methods):
+        return suite
+    return {key: value for key, value in suite.items() if key not in ("corpus", "validation")}
 
 
 def part_entry(entry: Mapping[str, Any], part: str) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from benchmark.data.decode import (
     decode_all,
     keep_rows,
 )
-from benchmark.data.images import CROPS
+from benchmark.data.fitting import Fitting
+from benchmark.data.inside import Inside
 from benchmark.data.prepared import (
     LABEL_PREFIX,
     MANIFEST,
@@ -46,11 +47,11 @@ from benchmark.data.prepared import (
     read_manifest,
     read_report,
     transform_files,
-    transform_name,
 )
-from benchmark.data.raw import RawDataset, RawTable
+from benchmark.data.raw import DEFAULT_SIZE, RawDataset, RawTable
 from benchmark.data.tables import checked_table, options_of
-from benchmark.errors import ConfigError, DataError, unknown
+from benchmark.errors import DataError
+from benchmark.paths import user_path
 from benchmark.provenance import usable_cores
 from benchmark.store import file_lock, write_whole
 
@@ -89,8 +90,7 @@ def prepare(
     raw: Path,
     data_root: Path,
     *,
-    crop: str | None = None,
-    size: tuple[int, ...] = (224, 224),
+    fitting: Fitting | None = None,
     workers: int | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     accept_split: bool = False,
@@ -98,15 +98,15 @@ def prepare(
     reporter: Reporter | None = None,
     wait: bool = False,
     plugins: Sequence[str] = (),
+    allow_outside: bool = False,
 ) -> Preparation:
-    """Prepare a dataset at one crop and size; what is there already is kept.
+    """Prepare a dataset, fitted in one way; what is there already is kept.
 
     Args:
         dataset: what to read, and how.
         raw: folder of the downloads.
         data_root: folder of all datasets; the result is ``<data_root>/<name>``.
-        crop: "squash" or "shortest_crop"; None: the dataset's own.
-        size: (h, w) of the fitted images.
+        fitting: what is done to the images; default is 224 x 224 by the dataset's own crop.
         workers: decoding processes; None: one per core.
         on_bad_image: stop when an image cannot be read (after all have been tried), or leave it out and count it.
         accept_split: go on, and say so in every result, when an id list is not the published one.
@@ -114,30 +114,27 @@ def prepare(
         reporter: told about progress.
         wait: wait for another process that prepares the same folder, instead of refusing.
         plugins: files or modules that define the dataset, when it is not the project's own.
+        allow_outside: take image files that tables or links name outside the raw folder.
 
     Raises:
-        ConfigError: unknown crop, size or option.
-        DataError: missing or damaged files, or an id list that is not the published one.
+        ConfigError: unknown option.
+        DataError: missing, foreign or damaged files, or an id list that is not the published one.
     """
-    if crop is not None and crop not in CROPS:
-        raise ConfigError(unknown("crop", crop, CROPS))
-    if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
-        raise ConfigError(f"size: expected height and width, got {size!r}")
     dataset, rest = dataset.select(options or {})
-    raw = Path(raw).expanduser()
+    raw = user_path(raw)
     if not raw.is_dir():
         raise DataError(
             f"--raw: folder '{raw}' does not exist. Get it at {dataset.access.url}: {dataset.access.how}"
         )
-    folder = Path(data_root).expanduser() / dataset.name
+    folder = user_path(data_root) / dataset.name
     try:
         with file_lock(folder / ".lock", wait=wait) as held:
             if not held:
                 raise DataError(f"{folder}: another process is preparing it; wait for it to end")
             work = _Work(
-                dataset, raw, folder, crop or dataset.crop, (size[0], size[1]), options_of(dataset, rest),
+                dataset, raw, folder, (fitting or Fitting(DEFAULT_SIZE)).on(dataset.crop), options_of(dataset, rest),
                 workers or usable_cores(), on_bad_image == "skip", accept_split, reporter or NullReporter(),
-                tuple(plugins),
+                tuple(plugins), allow_outside,
             )  # fmt: skip
             return work.run()
     except OSError as error:
@@ -153,14 +150,14 @@ class _Work:
     dataset: RawDataset
     raw: Path
     folder: Path
-    crop: str
-    size: tuple[int, int]
+    fitting: Fitting
     options: dict[str, Any]
     workers: int
     skip: bool
     accept: bool
     reporter: Reporter
     plugins: tuple[str, ...]
+    allow_outside: bool
     source: RawTable = field(init=False)
     table: pd.DataFrame = field(init=False)
     verdict: splits.Verdict = field(init=False)
@@ -184,13 +181,18 @@ class _Work:
 
     @property
     def transform(self) -> str:
-        return transform_name(self.crop, self.size)
+        return self.fitting.name
 
     # ------------------------------------------------------------------ what the result depends on
     def _stat(self) -> Iterator[tuple[str, int, int]]:
         """Yield (file, bytes, time of change) of every raw file that is decoded; 0 and 0 when it is missing."""
         names = self.table["file"] if self.source.pixels is None else self.source.sources
+        inside = Inside(self.raw, allow_outside=self.allow_outside)
         for name in names:
+            if problem := inside.problem(str(name)):
+                raise DataError(
+                    f"{self.raw}: '{name}' is not read: {problem}. If that is meant, add --allow-outside"
+                )
             try:
                 found = os.stat(self.raw / name)
                 yield str(name), found.st_size, found.st_mtime_ns
@@ -258,7 +260,7 @@ class _Work:
     def _target(self) -> Target:
         files = transform_files(self.transform)
         masks = self.folder / files[MASKS] if self.dataset.mask else None
-        return Target(self.folder / files[PIXELS], masks, self.crop, self.size, self.dataset.mask)
+        return Target(self.folder / files[PIXELS], masks, self.fitting, self.dataset.mask)
 
     def _decode(self, before: Mapping[str, Any] | None) -> list[Facts]:
         """Return the facts of every image of the table, decoding those that no earlier run has."""
@@ -269,7 +271,9 @@ class _Work:
         if not (journal.continues and all(path.exists() for path in _arrays(target))):
             target.journal.unlink()
             for path in _arrays(target):
-                create_array(path, (count, *self.size), np.uint8 if path == target.pixels else np.bool_)
+                create_array(
+                    path, (count, *self.fitting.size), np.uint8 if path == target.pixels else np.bool_
+                )
             journal = Journal(target.journal, key)
         self.reporter.start(f"decode to {self.transform}", count)
         self.reporter.advance(sum(len(facts) for facts in journal.facts.values()))

@@ -5,7 +5,7 @@ W, 3], memory mapped), optionally ``masks.npy`` (bool [N, H, W]), and ``prepare_
 made, counts, and the size and sha256 of each file. A generated folder appears whole or not at all, so several
 processes may make the same one at once.
 
-A folder prepared from downloads holds one pixel file per transform instead, ``pixels-<crop>-<h>x<w>.npy`` (and
+A folder prepared from downloads holds one pixel file per transform instead, ``pixels-<transform>.npy`` (and
 ``masks-...``); only files that its report lists count, the report is written last.
 """
 
@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,18 @@ class Prepared:
         return [name.removeprefix(LABEL_PREFIX) for name in names if name.startswith(LABEL_PREFIX)]
 
 
+def check_writable(folder: Path) -> None:
+    """Make the place of a folder that is to be written, before its content is made, which may take long.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error}); choose another --data-root") from error
+
+
 def write_prepared(
     folder: Path,
     *,
@@ -240,11 +252,6 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def transform_name(crop: str, size: Sequence[int]) -> str:
-    """Return how a transform is called in file names: ``shortest_crop-224x224`` (height x width)."""
-    return f"{crop}-{'x'.join(map(str, size))}"
-
-
 def transform_files(transform: str) -> dict[str, str]:
     """Return role -> file name of a transform; the empty one is that of generated folders."""
     return {name: name.replace(".", f"-{transform}." if transform else ".") for name in (PIXELS, MASKS)}
@@ -303,13 +310,21 @@ def read_report(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}); delete {folder} and prepare it again") from error
     version = report.get("format_version") if isinstance(report, dict) else None
-    if not isinstance(version, int) or not isinstance(report.get("files"), dict):
+    if not isinstance(version, int) or not _is_report(report):
         raise DataError(f"{path}: not a prepare report; delete {folder} and prepare it again")
     if version > TRANSFORMS_VERSION:
         raise DataError(
             f"{path}: format {version} was written by a newer version; update, or use another --data-root"
         )
     return {"name": folder.name, "info": {}, **report}
+
+
+def _is_report(report: Mapping[str, Any]) -> bool:
+    """Return whether the parts of a report that are read are what they should be."""
+    parts = [report.get("files"), report.get("transforms", {}), report.get("info", {})]
+    if not all(isinstance(part, dict) for part in parts):
+        return False
+    return all(isinstance(facts, dict) for part in parts[:2] for facts in part.values())
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:

@@ -7,7 +7,7 @@ prepared folder (benchmark/data/prepare.py); a suite then opens that folder by c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmark.data.prepared import Prepared, folder_transforms, load_prepared, transform_name
+from benchmark.data.fitting import Fitting
+from benchmark.data.prepared import Prepared, folder_transforms, load_prepared
 from benchmark.errors import DataError, unknown
 
 if TYPE_CHECKING:
     from benchmark.console import Reporter
 
 Mask = Callable[[Mapping[str, Any], tuple[int, int]], npt.NDArray[np.bool_]]
+DEFAULT_SIZE = (224, 224)
+"""(h, w) that datasets are prepared at unless asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class RawDataset:
         access: where to get it.
         layout: the expected raw folder, a few lines.
         read: ``read(raw, **options) -> RawTable``; its keyword parameters are the options of ``prepare``.
-        crop: how images are fitted unless asked otherwise.
+        crop: how images are fitted for models that have no rule of their own, unless asked otherwise.
         mask: ``mask(row, (h, w))`` returns the bool mask of an image of that original size.
     """
 
@@ -92,7 +95,7 @@ class RawDataset:
         part: str | None = None,
         protocol: str | None = None,
         crop: str | None = None,
-        size: tuple[int, int] | None = None,
+        fitting: Fitting | None = None,
         reporter: Reporter | None = None,
     ) -> Prepared:
         """Open the prepared folder, or the rows of one part of it.
@@ -101,14 +104,21 @@ class RawDataset:
             data_root: folder of all datasets.
             part: value of the split column; None takes every row that has one.
             protocol: use the column ``split_<protocol>`` instead of ``split``.
-            crop: "squash" or "shortest_crop"; None: the dataset's own.
-            size: (h, w) of the images; None takes any that is there.
+            crop: "squash", "shortest_crop" or "longest_pad", whatever the model's rule is.
+            fitting: what the backbone wants; None takes any that is there.
             reporter: not needed, nothing is made here.
 
         Raises:
-            DataError: not prepared, not at this crop and size, or no such part.
+            ConfigError: unknown crop.
+            DataError: not prepared, not fitted so, or no such part.
         """
-        return self.rows_of(self._open(Path(data_root), crop or self.crop, size), part, protocol)
+        return self.rows_of(self._open(Path(data_root), crop, fitting), part, protocol)
+
+    def wanted(self, crop: str | None, fitting: Fitting) -> Fitting:
+        """Return how the images are fitted: by an explicit crop, else the model's rule, else the dataset's own."""
+        if crop is not None and crop != fitting.crop:
+            fitting = replace(fitting, crop=crop, side=None)
+        return fitting.on(self.crop)
 
     def select(self, options: Mapping[str, Any]) -> tuple[RawDataset, dict[str, Any]]:
         """Return the dataset that options of ``prepare`` stand for, and the options left for its reader."""
@@ -118,21 +128,42 @@ class RawDataset:
         """Return the command that prepares this dataset."""
         return f"run_benchmark.py prepare {self.name} --raw DIR --data-root {data_root}"
 
-    def _open(self, data_root: Path, crop: str, size: tuple[int, int] | None) -> Prepared:
+    def command_for(self, data_root: Path | str, transform: str) -> str:
+        """Return the command that prepares this dataset fitted as a transform's name says."""
+        command, fitting = self.prepare_command(data_root), Fitting.parse(transform)
+        if fitting == Fitting(DEFAULT_SIZE, self.crop):
+            return command
+        if fitting == Fitting(fitting.size, fitting.crop):
+            return f"{command} --crop {fitting.crop} --size {'x'.join(map(str, fitting.size))}"
+        return f"{command} --transform {transform}"
+
+    def transform(self, have: Sequence[str], crop: str | None, fitting: Fitting | None) -> str:
+        """Return the name of the fitting that is asked for, whether it is there or not.
+
+        Args:
+            have: what the folder was prepared as.
+            crop: an explicit one, or None.
+            fitting: what the backbone wants; None takes any that is there.
+        """
+        if fitting is not None:
+            return self.wanted(crop, fitting).name
+        own = crop or self.crop
+        fits = [name for name in have if Fitting.parse(name).crop == own]
+        return (fits or ([] if crop else list(have)) or [Fitting(DEFAULT_SIZE, own).name])[0]
+
+    def _open(self, data_root: Path, crop: str | None, fitting: Fitting | None) -> Prepared:
         folder = data_root / self.name
         have = folder_transforms(folder)
+        name = self.transform(have, crop, fitting)
+        command = self.command_for(data_root, name)
         if not have:
             raise DataError(
-                f"dataset '{self.name}' is not prepared in {data_root}: {self.prepare_command(data_root)}. "
+                f"dataset '{self.name}' is not prepared in {data_root}: {command}. "
                 f"Get it at {self.access.url} ({self.access.kind} access): {self.access.how}"
             )
-        names = [name for name in have if name.startswith(f"{crop}-")]
-        name = transform_name(crop, size) if size else (names or [""])[0]
         if name not in have:
-            height, width = size or (224, 224)
             raise DataError(
-                f"dataset '{self.name}' is prepared in {data_root} as {', '.join(have)}, not as {crop} at "
-                f"{height}x{width}: {self.prepare_command(data_root)} --crop {crop} --size {height}x{width}"
+                f"dataset '{self.name}' is prepared in {data_root} as {', '.join(have)}, not as {name}: {command}"
             )
         return load_prepared(folder, transform=name)
 

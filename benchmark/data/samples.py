@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -162,6 +162,26 @@ def pairs(
         digest=_digest(data, len(frame))
         + "".join(f":{key}={value}" for key, value in policy.items() if value != "zero"),
         facts=_facts(data),
+    )
+
+
+def blank_pairs(size: tuple[int, ...], texts: Sequence[str], count: int) -> PairData:
+    """Return black images with some texts, for costs that do not depend on what images show.
+
+    Args:
+        size: of the images.
+        texts: taken in turns.
+        count: of the pairs.
+    """
+    return PairData(
+        name="blank",
+        pixels=np.zeros((count, *size), dtype=np.uint8),
+        texts=[texts[i % len(texts)] for i in range(count)],
+        labels=None,
+        label_names=(),
+        ids=[str(i) for i in range(count)],
+        digest=f"blank:{size}:{count}",
+        facts={"pairs": 0, "data_notes": ["no corpus: costs are those of blank pairs"]},
     )
 
 

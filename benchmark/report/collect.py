@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from benchmark import shapes
 from benchmark.errors import BenchmarkError, StoreError
 from benchmark.provenance import scrub
 from benchmark.registry import METHODS
@@ -359,19 +360,21 @@ def _read_ceilings(output_dir: Path) -> dict[str, Row]:
     path = output_dir / "ceilings.json"
     if not path.is_file():
         return {}
-    rows = {}
     try:
-        for key, entry in json.loads(path.read_text(encoding="utf-8")).items():
-            scores = {
-                ("zeroshot", dataset, metric): Score(float(value), None, None, None, 1)
-                for dataset, metrics in entry["datasets"].items()
-                for metric, value in metrics.items()
-            }
-            rows[key] = Row("ceiling", str(entry["title"]), scores=scores, ranked=False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(
-            f"{path}: expected suite/backbone -> title, datasets -> metrics ({error!r})"
-        ) from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        problem = shapes.problem(content, shapes.CEILINGS)
+    except (OSError, ValueError, RecursionError):
+        problem = "not valid JSON"
+    if problem:
+        raise StoreError(f"{path}: expected suite/backbone -> title, datasets -> metrics ({problem})")
+    rows = {}
+    for key, entry in content.items():
+        scores = {
+            ("zeroshot", dataset, metric): Score(float(value), None, None, None, 1)
+            for dataset, metrics in (entry.get("datasets") or {}).items()
+            for metric, value in metrics.items()
+        }
+        rows[key] = Row("ceiling", str(entry.get("title") or key), scores=scores, ranked=False)
     return rows
 
 

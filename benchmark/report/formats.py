@@ -80,7 +80,8 @@ def _md_cell(cell: Cell) -> str:
 
 
 def _md(text: str) -> str:
-    return "".join("\\" + sign if sign in "\\`*_|<>#" else sign for sign in " ".join(text.split()))
+    escaped = "".join("\\" + sign if sign in "\\`*_|<>#" else sign for sign in " ".join(text.split()))
+    return escaped.replace("](", "]\\(")  # else a name could be a link, or an image that is fetched
 
 
 # --- LaTeX --------------------------------------------------------------------------------------------------

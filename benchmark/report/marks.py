@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from benchmark.config import Recipe
 from benchmark.report.collect import Block, Row, Run
@@ -13,9 +14,11 @@ from benchmark.report.paper import PaperTables
 from benchmark.report.tables import SHARED_MARK, TIED_MARK, Column
 
 NOT_RUN = "not run"
+_DEFAULTS = {item.name: item.default for item in dataclasses.fields(Recipe)}
 _COMPARED = tuple(
     item.name for item in dataclasses.fields(Recipe) if item.metadata["hashed"] and item.name != "lr"
 )
+_USUAL_RULE = "global"
 _SOURCE = "the ACE-LoRA paper (arXiv 2603.17079)"
 
 
@@ -40,6 +43,9 @@ def table_notes(block: Block) -> list[str]:
         *(f"{row.title}: {'; '.join(row.notes)}." for row in block.rows if row.notes),
         *_missing(block),
         *_shared(block),
+        *_origins(block),
+        *_rules(block),
+        *_fittings(block),
         *_data_notes(block),
         *_one_seed(block),
         *_mixed_recipes(block),
@@ -113,6 +119,54 @@ def _shared(block: Block) -> list[str]:
     ]
 
 
+def _origins(block: Block) -> Iterator[str]:
+    """What is known of the weights of rows on other models: what they were trained on, and who made them."""
+    for key, words in (("pretrained_on", "Pretrained on {}"), ("note", "{}")):
+        found: dict[str, list[str]] = {}
+        for row in block.rows:
+            told = {
+                str((run.provenance.get("weights") or {}).get(key) or "") for run in row.runs if row.scores
+            }
+            for text in sorted(told - {""}):
+                found.setdefault(text, []).append(row.title)
+        for text, titles in found.items():
+            line = words.format(text)
+            yield f"{line[:1].upper()}{line[1:]}: {', '.join(titles)}."
+
+
+def _rules(block: Block) -> list[str]:
+    """One note per score rule other than the one that rows are compared by."""
+    found: dict[str, list[str]] = {}
+    for row in block.rows:
+        for rule in sorted(
+            {str(info["rule"]) for info in _infos(row, block) if info.get("rule")} - {_USUAL_RULE}
+        ):
+            found.setdefault(rule, []).append(row.title)
+    return [
+        f"Scored by the published rule {rule}, not by cosines of global features: {', '.join(titles)}."
+        for rule, titles in found.items()
+    ]
+
+
+def _fittings(block: Block) -> list[str]:
+    """A note where rows saw the same images fitted differently, as models with a rule of their own do."""
+    found: dict[str, list[str]] = {}
+    for row in block.rows:
+        names = {str(info["data_transform"]) for info in _infos(row, block) if info.get("data_transform")}
+        if names:
+            found.setdefault(" and ".join(sorted(names)), []).append(row.title)
+    listed = "; ".join(f"{name} ({', '.join(titles)})" for name, titles in found.items())
+    return [f"Images are fitted as each model takes them: {listed}."] * (len(found) > 1)
+
+
+def _infos(row: Row, block: Block) -> Iterator[Mapping[str, Any]]:
+    """``info`` of each result of a row that the table shows."""
+    for run in row.runs:
+        for task in shown_tasks(block):
+            for result in ((run.tasks.get(task) or {}).get("datasets") or {}).values():
+                yield result.get("info") or {}
+
+
 def _data_notes(block: Block) -> list[str]:
     """One note per dataset whose data are not as published: there the paper's number is left blank."""
     found = [
@@ -136,11 +190,11 @@ def _has_one_seed(row: Row) -> bool:
 
 
 def _mixed_recipes(block: Block) -> list[str]:
-    """Settings of training in which rows differ, except for the learning rate."""
+    """Settings of training in which rows differ, except for the learning rate; one that is not told is the default."""
     trained = [(row.title, run) for row in block.rows if trains(row) for run in row.runs if run.scores()]
     lines = []
     for name in _COMPARED:
-        values = {title: _setting(run, name) for title, run in trained if name in _recipe(run)}
+        values = {title: _setting(run, name) for title, run in trained if _recipe(run)}
         counts = Counter(values.values()).most_common()
         if len(counts) > 1:
             usual = counts[0][0]
@@ -155,8 +209,8 @@ def _recipe(run: Run) -> dict[str, object]:
 
 
 def _setting(run: Run, name: str) -> str:
-    value = _recipe(run)[name]
-    return "none" if value is None else str(value)
+    value = _recipe(run).get(name, _DEFAULTS[name])
+    return "none" if value is None else str(list(value) if isinstance(value, tuple) else value)
 
 
 def _changed(block: Block) -> list[str]:

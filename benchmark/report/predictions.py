@@ -29,6 +29,7 @@ from benchmark.metrics import (
 )
 from benchmark.paired import RESAMPLES, Placements
 from benchmark.report.collect import Key, Run
+from benchmark.shapes import arrays_problem
 from benchmark.statistics import bootstrap_values, cluster_codes, resample_counts
 from benchmark.store import CellFolder
 
@@ -149,7 +150,10 @@ def _path(run: Run, task: str, dataset: str) -> Path:
 def _read(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise StoreError("its predictions are missing")
-    return CellFolder(path.parent.parent).read_npz(f"predictions/{path.name}")
+    arrays = CellFolder(path.parent.parent).read_npz(f"predictions/{path.name}")
+    if problem := arrays_problem(arrays):
+        raise StoreError(f"its predictions are damaged: {problem}")
+    return arrays
 
 
 def _protocol(run: Run, task: str, dataset: str) -> Protocol:

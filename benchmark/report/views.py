@@ -66,8 +66,11 @@ def with_papers_rows(block: Block, paper: PaperTables) -> Block:
 
 
 def is_complete(view: Block) -> bool:
-    """Whether all rows that can be run here have been, each shown task among them."""
-    own = [row for row in view.rows if row.missing in ("", NOT_RUN) and not row.difference]
+    """Whether all rows on its backbone that can be run here have been, each shown task among them.
+
+    Rows of other models, whose weights are downloads of their own, may be lacking.
+    """
+    own = [row for row in view.rows if row.missing in ("", NOT_RUN) and not row.difference and not row.place]
     measured = {key[0] for row in own for key in row.scores}
     tasks = set(view.experiment.tasks if view.experiment else ())
     return bool(own) and all(not row.missing for row in own) and tasks <= measured

@@ -2,8 +2,9 @@
 
 Vertices are the N tokens of one sample; every token is the centre of one hyperedge that joins it with its k nearest
 tokens. Row 0 (the global token) takes its neighbours from the last block's attention, the other rows from cosine
-similarity. Only the global token's output reaches the loss, and it depends on k + 1 hyperedges alone: :func:`refine`
-computes just these; :func:`incidence` and :func:`refine_all` are the full form, for figures and tests.
+similarity. Only the global token's output reaches the loss, and it depends on k + 1 hyperedges alone, that is on
+1 + k + k k tokens at most: :func:`neighbours` chooses them, :func:`refine_chosen` needs no others, :func:`refine` is
+both; :func:`incidence` and :func:`refine_all` are the full form, for figures and tests.
 
 The paper's ablation ("GAT", "GATv2", "GNN" in place of the hypergraph) has no public code. Here neighbours are always
 chosen by attention and cosine; GAT and GATv2 change the weights of the kept entries alone, "gnn" is the case of one
@@ -14,11 +15,14 @@ Shape letters: B batch, N tokens, E embedding width, k neighbours.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from benchmark.backbones import tokens_at
 
 Incidence = Literal["attention", "gat", "gatv2", "gnn", "gnn_one_stage"]
 
@@ -93,25 +97,60 @@ class HypergraphNetwork(nn.Module):
         return 2 * (2 * width * hidden + hidden + width) + score.get(incidence, 0)
 
 
-def _weights(values: Tensor, score: EdgeScore | None, centres: Tensor, neighbours: Tensor) -> Tensor:
-    """Return the softmax of the kept entries ``[..., k]``, by their values or their score; -inf entries get 0."""
-    allowed = values > float("-inf")
-    if score is not None:
-        values = score(centres, neighbours)
-    return values.masked_fill(~allowed, torch.finfo(values.dtype).min).softmax(dim=-1) * allowed
+@dataclass(frozen=True)
+class Neighbours:
+    """The tokens that the global token's output depends on; nothing here has a gradient.
+
+    Attributes:
+        positions: ``[B, 1 + k + k k]``: the global token, its neighbours T_0, and for each of these its own T_n.
+        first: bool ``[B, k]``, False where T_0 has fewer than k members; such an entry has weight 0.
+        second: bool ``[B, k, k]``, the same of each T_n.
+    """
+
+    positions: Tensor
+    first: Tensor
+    second: Tensor
 
 
-def _gather(tokens: Tensor, positions: Tensor) -> Tensor:
-    """Return ``tokens[b, positions[b, ...]]``: tokens ``[B, N, E]``, positions ``[B, ...]`` -> ``[B, ..., E]``."""
-    flat = positions.flatten(1)
-    picked = tokens.gather(1, flat[..., None].expand(-1, -1, tokens.shape[-1]))
-    return picked.unflatten(1, positions.shape[1:])
+@torch.no_grad()
+def neighbours(tokens: Tensor, row: Tensor, *, topk: int, keep: Tensor | None = None) -> Neighbours:
+    """Choose the neighbours of the global token, and theirs; arguments as for :func:`refine`."""
+    k, others = _count(tokens.shape[1], topk), tokens[:, 1:]
+    outside = None if keep is None else ~keep[:, 1:]
+    if outside is not None:
+        row = row.masked_fill(outside, float("-inf"))
+    values, first = row.topk(k, dim=-1)  # T_0: [B, k]
+    in_first = values > float("-inf")
+    if keep is not None:
+        in_first &= _within(keep, k)
+    unit = functional.normalize(others, dim=-1)
+    cosines = tokens_at(unit, first) @ unit.transpose(1, 2)  # [B, k, N-1]
+    cosines = cosines.scatter(2, first[..., None], float("-inf"))  # a token is not its own neighbour
+    if outside is not None:
+        cosines = cosines.masked_fill(outside[:, None, :], float("-inf"))
+    values, second = cosines.topk(k, dim=-1)
+    chosen = torch.cat([torch.full_like(first[:, :1], -1), first, second.flatten(1)], dim=1)
+    return Neighbours(chosen + 1, in_first, values > float("-inf"))
 
 
-def _neighbours(num_tokens: int, topk: int) -> int:
+def _count(num_tokens: int, topk: int) -> int:
     if num_tokens < 3:
         raise ValueError(f"the hypergraph needs at least 3 tokens, got {num_tokens}")
     return min(topk, num_tokens - 2)
+
+
+def _within(keep: Tensor, k: int) -> Tensor:
+    """Return which of k neighbours, best first, a sample has: bool ``[B, k]``, min(k, real tokens - 2) of them."""
+    return torch.arange(k, device=keep.device) < (keep.sum(dim=1, keepdim=True) - 2)
+
+
+def _weights(
+    values: Tensor, allowed: Tensor, score: EdgeScore | None, centres: Tensor, around: Tensor
+) -> Tensor:
+    """Return the softmax of the kept entries ``[..., k]``, by their values or their score; the others get 0."""
+    if score is not None:
+        values = score(centres, around)
+    return values.masked_fill(~allowed, torch.finfo(values.dtype).min).softmax(dim=-1) * allowed
 
 
 def refine(
@@ -124,29 +163,34 @@ def refine(
         tokens: ``[B, N, E]``, global token first.
         row: ``[B, N-1]`` scores of the global token towards the others.
         topk: number of neighbours k (at most N - 2 are taken).
-        keep: bool ``[B, N]``; tokens marked False are nobody's neighbour. None lets all take part, padding included,
-            as the authors' code does.
+        keep: bool ``[B, N]``; tokens marked False are nobody's neighbour, and a sample with n others has at most
+            n - 2 neighbours. None lets all take part, padding included, as the authors' code does.
     """
-    k = _neighbours(tokens.shape[1], topk)
-    start, others = tokens[:, 0], tokens[:, 1:]
-    outside = None if keep is None else ~keep[:, 1:]
-    if outside is not None:
-        row = row.masked_fill(outside, float("-inf"))
-    values, first = row.topk(k, dim=-1)  # T_0: [B, k]
-    centres = _gather(others, first)  # x_{n_j}: [B, k, E]
-    weights = _weights(values, network.score, start, centres)[..., None]  # A[0, n_j]
+    near = neighbours(tokens, row, topk=topk, keep=keep)
+    first = near.positions[:, 1 : 1 + near.first.shape[1]]
+    return refine_chosen(network, tokens_at(tokens, near.positions), row.gather(1, first - 1), near)
+
+
+def refine_chosen(network: HypergraphNetwork, tokens: Tensor, row: Tensor, near: Neighbours) -> Tensor:
+    """Return what :func:`refine` does, from the chosen tokens alone.
+
+    Args:
+        network: what the tower trains.
+        tokens: ``[B, 1 + k + k k, E]`` at ``near.positions``.
+        row: ``[B, k]`` scores of the global token towards its neighbours.
+        near: what was chosen.
+    """
+    k = row.shape[1]
+    start, centres, around = tokens.split([1, k, k * k], dim=1)
+    start, around = start[:, 0], around.unflatten(1, (k, k))  # x_0; x_t: [B, k, k, E]
+    weights = _weights(row, near.first, network.score, start, centres)[..., None]  # A[0, n_j]
     if network.one_stage:
         return network.node(network.edge(start + (weights * centres).sum(dim=1)))
 
-    unit = functional.normalize(others, dim=-1)
-    cosines = _gather(unit, first) @ unit.transpose(1, 2)  # [B, k, N-1]
-    cosines = cosines.scatter(2, first[..., None], float("-inf"))  # a token is not its own neighbour
-    if outside is not None:
-        cosines = cosines.masked_fill(outside[:, None, :], float("-inf"))
-    values, second = cosines.topk(k, dim=-1)
-    around = _gather(others, second)  # x_t: [B, k, k, E]
-    second_weights = _weights(values, network.score, centres, around)  # A[n_j, t]
-    around = (second_weights[..., None] * around).sum(dim=2)
+    unit = functional.normalize(centres, dim=-1)[:, :, None]
+    cosines = (unit * functional.normalize(around, dim=-1)).sum(dim=-1)
+    second = _weights(cosines, near.second, network.score, centres, around)  # A[n_j, t]
+    around = (second[..., None] * around).sum(dim=2)
 
     centre_edge = network.edge(start + (weights * centres).sum(dim=1))  # e_0
     other_edges = network.edge(weights * start[:, None] + centres + around)  # e_j
@@ -161,7 +205,7 @@ def incidence(
     Row 0 sums to 2, row i >= 1 to 2 + A[0, i]; the diagonal is 1 and column 0 mirrors row 0.
     """
     batch, count, _ = tokens.shape
-    k = _neighbours(count, topk)
+    k = _count(count, topk)
     unit = functional.normalize(tokens, dim=-1)
     scores = unit @ unit.transpose(1, 2)
     scores = torch.cat([functional.pad(row, (1, 0))[:, None], scores[:, 1:]], dim=1)
@@ -171,7 +215,10 @@ def incidence(
     if keep is not None:
         excluded |= ~keep[:, None, :]
     values, positions = scores.masked_fill(excluded, float("-inf")).topk(k, dim=-1)
-    weights = _weights(values, score, tokens, _gather(tokens, positions))
+    allowed = values > float("-inf")
+    if keep is not None:
+        allowed &= _within(keep, k)[:, None]
+    weights = _weights(values, allowed, score, tokens, tokens_at(tokens, positions))
     matrix = torch.zeros_like(scores).scatter(2, positions, weights)
     mirrored = matrix[:, 0, 1:, None]
     matrix = matrix.masked_fill(eye, 1.0)

@@ -95,9 +95,14 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
         self.scale, self.dropout = scale, dropout
 
+    @property
+    def draws(self) -> bool:
+        """Whether a pass draws random numbers."""
+        return self.training and self.dropout > 0
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the update of ``inputs``."""
-        keep = drawn_mask(inputs, self.dropout) if self.training and self.dropout > 0 else None
+        keep = drawn_mask(inputs, self.dropout) if self.draws else None
         update: Tensor = _Update.apply(inputs, self.A, self.B, self.scale, keep, self.dropout)
         return update
 
@@ -143,9 +148,17 @@ def drawn_mask(inputs: Tensor, probability: float) -> Tensor:
     if inputs.device.type != "cpu":
         return torch.native_dropout(inputs, probability, True)[1]
     count = inputs.numel()
-    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    draws = _bits((count + 3) // 4)
     threshold = round(probability * 2**16) - 2**15
     return draws.view(torch.int16)[:count].view(inputs.shape) >= threshold
+
+
+def _bits(count: int) -> Tensor:
+    """Return ``count`` random numbers of 64 bits."""
+    lowest = -(2**63)
+    if torch.compiler.is_compiling():  # has no random_ of all 64 bits; this draws the same ones
+        return torch.randint(lowest, 2**63 - 1, (count,)) ^ lowest
+    return torch.empty(count, dtype=torch.int64).random_(lowest, None)
 
 
 def dropped(inputs: Tensor, keep: Tensor | None, probability: float) -> Tensor:

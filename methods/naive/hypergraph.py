@@ -65,7 +65,11 @@ def incidence_matrix(tokens: Tensor, row: Tensor, topk: int, keep: Tensor | None
     scores = scores.masked_fill(barred, _NEVER)
     best = scores.topk(min(topk, count - 2), dim=-1)
     # softmax over the kept entries alone; a row whose every entry is barred stays empty
-    exponentials = (best.values - best.values[..., :1].clamp(min=torch.finfo(row.dtype).min)).exp()
+    allowed = best.values > _NEVER
+    if keep is not None:  # min(k, real tokens - 2) of them, best first
+        places = torch.arange(best.values.shape[-1], device=tokens.device)
+        allowed = allowed & (places < keep.sum(dim=1)[:, None, None] - 2)
+    exponentials = (best.values - best.values[..., :1].clamp(min=torch.finfo(row.dtype).min)).exp() * allowed
     weights = exponentials / exponentials.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)
     matrix = torch.zeros_like(scores).scatter(2, best.indices, weights)
     matrix = torch.where(itself, torch.ones_like(matrix), matrix)  # A[i, i] = 1

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from benchmark.backbones import Backbone, TokenSequence, Tower, TowerOutput
 from benchmark.backbones.hf_bert import HFBertTower
+from benchmark.backbones.sequences import Choose
 from benchmark.backbones.timm_vit import TimmVitTower
 from benchmark.errors import ConfigError
 
@@ -44,9 +45,11 @@ class PlainTower(Tower):
         vars(self).update(vars(tower))
         self._deltas = {}
 
-    def forward(self, inputs: Tensor, *, global_only: bool = False, **how: Any) -> TowerOutput:
+    def forward(
+        self, inputs: Tensor, *, global_only: bool = False, choose: Choose | None = None, **how: Any
+    ) -> TowerOutput:
         """Run the tower on all tokens, whatever is asked for; otherwise as the tower does."""
-        return super().forward(inputs, global_only=False, **how)
+        return super().forward(inputs, global_only=False, choose=None, **how)
 
     def _on_first_delta(self, index: int, site: str) -> None:
         """Hook nothing: :meth:`linear` adds the updates."""

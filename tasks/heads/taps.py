@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.backbones.preprocess import preprocess_of
 from benchmark.data.augment import AS_IT_IS, Augment, View
+from benchmark.shared import tower_digest
 from benchmark.trainer import autocast
 from methods.base import Method
 
@@ -24,6 +28,7 @@ PUBLISHED_DEPTH = 12
 """Depth of the towers that published tap positions count blocks of."""
 CACHE_BYTES = 2 * 1024**3
 """Tap features of one part are kept in memory up to this size, and computed again each time beyond it."""
+_VERSION = 1  # raise it whenever the same key would give other features
 
 
 def tap_indices(published: Sequence[int], depth: int) -> tuple[int, ...]:
@@ -50,6 +55,7 @@ class Taps:
     ) -> None:
         self._method, self._context, self._normed = method.eval(), context, normed
         self.spec = method.backbone.input_spec
+        self.preprocess = preprocess_of(method.backbone)
         indices = tap_indices(published, method.backbone.image.depth)
         self._indices = indices
         shapes = self._shapes()
@@ -58,6 +64,17 @@ class Taps:
             self._indices = tuple(dict.fromkeys(indices))
             shapes = self._shapes()
         self.shapes = shapes
+
+    @functools.cached_property
+    def key(self) -> str | None:
+        """All that the maps depend on beside the pixels; None where the method changed the tower.
+
+        Such a tower is another one for every seed, so its maps are not worth keeping on disk.
+        """
+        if "image" in self._method.adapts:
+            return None
+        how = (_VERSION, self._indices, self._normed, self._context.precision, self._context.device.type)
+        return f"taps|{how}|{tower_digest(self._method.backbone)}"
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> list[Tensor]:
@@ -95,6 +112,8 @@ class DenseBatch:
 
 class TapBatches:
     """Batches of tap features of one part; kept in memory where the views are few and all of it fits.
+
+    Those of a tower that the method left alone are then kept on disk too, once for all such methods and seeds.
 
     Args:
         taps: of the frozen tower.
@@ -146,12 +165,24 @@ class TapBatches:
 
     def _whole(self, view: View) -> list[Tensor]:
         """Return the features of all images in one view, on the CPU."""
+        key, images = self._taps.key, self.images
+        if key is None:
+            return self._made(view)
+        rows = hashlib.sha256(images.rows.astype(np.int64).tobytes()).hexdigest()
+        maps = self._context.frozen.keep(
+            f"frozen maps of {images.title}",
+            f"{key}|{images.digest}|{rows}|{view}",
+            lambda: {str(tap): one for tap, one in enumerate(self._made(view))},
+        )
+        return [maps[str(tap)] for tap in range(len(self._taps.shapes))]
+
+    def _made(self, view: View) -> list[Tensor]:
         count, size = len(self.images), self._context.batch_size
         parts = [
             [one.cpu() for one in self._computed(rows, (view,) * len(rows))]
             for rows in (np.arange(start, min(count, start + size)) for start in range(0, count, size))
         ]
-        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
+        return [torch.cat(maps).contiguous() for maps in zip(*parts, strict=True)]
 
     def _computed(self, rows: np.ndarray, views: tuple[View, ...]) -> list[Tensor]:
         pixels = [view.pixels(self.images.pixels(row)) for row, view in zip(rows, views, strict=True)]

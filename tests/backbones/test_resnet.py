@@ -65,6 +65,15 @@ def test_methods_that_need_tokens_get_one_clear_line(name, images):
         methods.build(name, native()).encode_image(images)
 
 
+def test_text_may_be_adapted_alone_and_there_is_nothing_to_split(images):
+    backbone = native()
+    before = backbone.image.features(images)
+    method = methods.build("clip_lora", backbone, encoder="text")
+    method.backbone.split_qkv()
+    assert torch.equal(method.eval().backbone.image.features(images), before)
+    assert method.trainable_parameters()
+
+
 @pytest.mark.parametrize("name", ["taskres", "coop", "clip_adapter"])
 def test_methods_that_leave_the_image_tower_alone_work(name, images):
     method = methods.build(name, native())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -16,7 +15,9 @@ from benchmark.cli import run as run_verb
 from benchmark.cli._parser import ArgumentParser, normalised, verbs
 from benchmark.errors import PluginError
 from benchmark.paths import ROOT
+from benchmark.plan import make_plan
 from benchmark.request import load_request
+from benchmark.store import Store
 
 
 @pytest.fixture
@@ -32,7 +33,6 @@ def words(flags):
 def fakes(monkeypatch, world):
     """Let the run verb use the stand-in cells."""
     monkeypatch.setattr(run_verb, "PREPARE_SUITE", "fake_cells:prepare")
-    monkeypatch.setattr(run_verb, "signal", argparse.Namespace(signal=lambda *_: None, SIGTERM=15))
     original = run_verb.main
     monkeypatch.setattr(
         run_verb, "main", lambda args, console: original(args, console, run_cell="fake_cells:run_cell")
@@ -175,7 +175,7 @@ experiment:
   rows:
     - {title: two, method: fake_two}
     - {title: deep, method: fake_one, set: {depth: 9}}
-    - {title: unknown, method: fake_one, backbone: kad}
+    - {title: unknown, method: fake_one, backbone: nonesuch}
     - {title: heavy, method: fake_one, backbone: bmc-clip}
 """
 
@@ -192,7 +192,7 @@ def test_an_experiment_runs_its_rows_and_the_next_one_shares_them(
     assert main([*words, "--config", str(first)]) == 0
     out, err = capsys.readouterr()
     assert "2 cells: 2 done, 0 reused" in out
-    assert "not run: table X, unknown: no backbone 'kad' is known here" in err
+    assert "not run: table X, unknown: no backbone 'nonesuch' is known here" in err
     assert "not run: rows of backbone bmc-clip: no weights of bmc-clip" in err
     assert (world / "out/runs/fakes/tiny/fake_one+depth=9/seed-0/fake_task.json").is_file()
     second = write("b.yaml", EXPERIMENT.replace("id: X", "id: Y").replace("depth: 9", "depth: 8"))
@@ -220,8 +220,8 @@ def test_an_experiment_without_cells_says_so(capsys, fakes, words, write):
     assert "table X: describes the datasets and needs no run" in capsys.readouterr().out
 
 
-def test_every_suite_and_backbone_of_an_experiment_is_prepared_once(flags, write, monkeypatch):
-    text = EXPERIMENT.replace("kad", "tiny_b").replace("heavy, method", "again, set: {depth: 1}, method")
+def test_every_suite_and_backbone_of_an_experiment_is_prepared_once(flags, world, write, monkeypatch):
+    text = EXPERIMENT.replace("nonesuch", "tiny_b").replace("heavy, method", "again, set: {depth: 1}, method")
     path = write("a.yaml", text.replace("bmc-clip", "tiny_b"))
     given = {key: value for key, value in flags.items() if key != "methods"}
     seen = []
@@ -229,9 +229,10 @@ def test_every_suite_and_backbone_of_an_experiment_is_prepared_once(flags, write
         run_verb, "resolve", lambda path: lambda suite, *_: seen.append(sorted(suite["tasks"]))
     )
     monkeypatch.setattr("benchmark.backbones.check_backbone", lambda name, pretrained=None: seen.append(name))
-    configs = load_request(given, [], [str(path)]).configs
-    more = dataclasses.replace(configs[0], task_options={"other_task": {"datasets": {}}})
-    run_verb._prepare([*configs, more], None)
+    plan = make_plan(load_request(given, [], [str(path)]).configs, Store(world / "out"))
+    specs = [cell.spec for cell in plan.open]
+    more = dataclasses.replace(specs[0], tasks={"other_task": {"datasets": {}}})
+    run_verb._prepare([*specs, more], None)
     assert seen == ["tiny", "tiny_b", ["fake_task", "other_task"]]
 
 

@@ -49,7 +49,7 @@ def test_the_matrix_is_printed_with_progress_on_standard_error(capsys, cheap):
     out, err = capsys.readouterr()
     row = next(line for line in out.splitlines() if "taskres" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
-        "taskres", "96", "-", "both", "no", "no", "yes", "yes", "both",
+        "taskres", "96", "-", "both", "no", "no", "yes", "yes", "both", "yes",
     ]  # fmt: skip
     assert "And with --all: peft:lora" in out
     assert "odd" not in out

@@ -13,6 +13,7 @@ import torch
 
 from benchmark import probe, validation
 from benchmark.cli import main
+from benchmark.data.fitting import Fitting
 from benchmark.data.prepare import prepare
 from benchmark.errors import CellError
 from benchmark.registry import DATASETS, load_plugins
@@ -78,7 +79,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def prepared(words: list[str], tmp_path: Path) -> list[str]:
     """The same words, with the dataset prepared at the backbone's size."""
     (tmp_path / "raw").mkdir()
-    prepare(DATASETS.get("films"), tmp_path / "raw", tmp_path / "data", size=(64, 64), workers=1)
+    prepare(DATASETS.get("films"), tmp_path / "raw", tmp_path / "data", fitting=Fitting((64, 64)), workers=1)
     return words
 
 
@@ -100,7 +101,7 @@ def test_missing_data_come_with_source_access_and_command(
     lines = caught.err.splitlines()
     assert lines[0] == (
         "error: films train: not prepared in data. To do: https://films.example (credentialed access): films.zip and "
-        "the agreement. Then: run_benchmark.py prepare films --raw DIR --data-root data"
+        "the agreement. Then: run_benchmark.py prepare films --raw DIR --data-root data --crop squash --size 64x64"
     )
     assert len(lines) == 1  # one command makes all three parts
 
@@ -258,3 +259,37 @@ def test_the_run_checks_weights_before_it_starts(
     assert main([*prepared[1:], "--backbone", "biomedclip", "--jobs", "1"]) == 2
     assert "hf download microsoft/BiomedCLIP" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/runs/*/*"))
+
+
+# ---------------------------------------------------------------------------- models that tables name
+def test_other_models_of_the_tables_are_here_or_come_with_link_and_licence(
+    capsys: pytest.CaptureFixture[str], words: list[str], tmp_path: Path
+) -> None:
+    weights = tmp_path / "mine.ckpt"
+    torch.save({"state_dict": {}}, weights)
+    items = verdict(capsys, [*words, f"weights.kad={weights}"], 2)
+    models = {name: item for name, item in items.items() if item["group"] == "models"}
+    assert {"gloria", "biovil", "mgca-vit", "pmc-clip:heads=8", "bmc-clip"} <= set(models)
+    assert {item["state"] for item in models.values()} == {"note"}  # none of them stops the run
+    assert models["gloria"]["found"] == "not here; licence: Apache-2.0 (code)"
+    assert "https://github.com/marshuang80/gloria" in models["gloria"]["todo"]
+    assert models["gloria"]["todo"].endswith("weights.gloria=FILE")
+    assert models["biovil"]["found"] == "not here; licence: MIT"
+    assert "hf download microsoft/BiomedVLP-CXR-BERT-specialized biovil_image" in models["biovil"]["todo"]
+    assert "Med-KEBERT" in models["kad"]["found"]  # its weights are named, its words are not here
+    assert main([*words, "weights.glori=x", "--json"]) == 2
+    assert "unknown backbone 'glori'. Did you mean 'gloria'" in capsys.readouterr().err
+
+
+def test_a_row_without_its_weights_stops_nothing(
+    capsys: pytest.CaptureFixture[str], prepared: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.yaml").write_text(
+        "experiment:\n  id: own\n  kind: table\n  tasks: {zeroshot: [acc]}\n  rows:\n"
+        "    - {title: here, method: zero_shot}\n"
+        "    - {title: there, method: zero_shot, backbone: gloria}\n"
+    )
+    row = [word for word in prepared if word not in ("--methods", "zero_shot,taskres")]
+    items = verdict(capsys, [*row, "--config", "rows.yaml"], 0)
+    assert items["gloria"]["state"] == "note"
+    assert items["tiny"]["state"] == "ok"

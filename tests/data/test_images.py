@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from benchmark.data.images import ImageError, fit, fit_box, fit_mask, read_image
+from benchmark.data.images import ImageError, read_image
 from benchmark.errors import DataError
 
 GREY = np.array([[0, 50, 100], [150, 200, 255]], dtype=np.uint8)
@@ -257,51 +257,6 @@ def test_a_missing_pydicom_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "a.dcm").write_bytes(b"\0" * 128 + b"DICM")
     with pytest.raises(DataError, match=r'pip install "medpeft-bench\[data\]"'):
         read_image(tmp_path / "a.dcm")
-
-
-# ---------------------------------------------------------------------- geometry
-@pytest.mark.parametrize("shape", [(37, 61), (61, 37), (50, 50), (20, 23), (300, 201), (224, 225)])
-@pytest.mark.parametrize("colour", [False, True])
-def test_shortest_crop_is_open_clips_transform(shape: tuple[int, int], colour: bool) -> None:
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    pixels = pixels if colour else pixels[:, :, 0]
-    for mode, crop in (("shortest", "shortest_crop"), ("squash", "squash")):
-        config = PreprocessCfg(size=32, resize_mode=mode, mean=(0, 0, 0), std=(1, 1, 1))
-        expected = image_transform_v2(config, is_train=False)(PIL.Image.fromarray(pixels))
-        ours = fit(pixels, crop, (32, 32))
-        theirs = np.rint(expected.numpy() * 255).astype(np.uint8).transpose(1, 2, 0)
-        np.testing.assert_array_equal(ours if colour else np.repeat(ours[..., None], 3, axis=2), theirs)
-
-
-def test_sizes_that_are_not_square() -> None:
-    pixels = np.arange(60, dtype=np.uint8).reshape(6, 10)
-    assert fit(pixels, "squash", (4, 8)).shape == (4, 8)
-    assert fit(pixels, "shortest_crop", (4, 8)).shape == (4, 8)
-    assert fit(pixels, "shortest_crop", (8, 4)).shape == (8, 4)
-    np.testing.assert_array_equal(fit(pixels, "shortest_crop", (6, 10)), pixels)
-    with pytest.raises(DataError, match="expected one of squash, shortest_crop, got 'middle'"):
-        fit(pixels, "middle", (4, 4))
-
-
-def test_masks_move_with_the_image() -> None:
-    # 4 x 8 to 2 x 2: resized to 2 x 4, and the two middle columns stay
-    mask = np.zeros((4, 8), dtype=bool)
-    mask[:2, 2:4] = True
-    np.testing.assert_array_equal(fit_mask(mask, "shortest_crop", (2, 2)), [[True, False], [False, False]])
-    np.testing.assert_array_equal(fit_mask(mask, "squash", (2, 4)), [[0, 1, 0, 0], [0, 0, 0, 0]])
-    image = np.where(mask, 255, 0).astype(np.uint8)
-    assert fit(image, "shortest_crop", (2, 2))[0, 0] > 128
-
-
-def test_boxes_move_with_the_image() -> None:
-    # 200 wide, 100 high, to 50 x 50. Cropped: resized to 100 x 50, 25 columns cut off at each side.
-    assert fit_box((60, 20, 100, 40), "shortest_crop", (200, 100), (50, 50)) == (5, 10, 25, 20)
-    assert fit_box((40, 0, 180, 100), "shortest_crop", (200, 100), (50, 50)) == (0, 0, 50, 50)
-    assert fit_box((0, 10, 50, 20), "shortest_crop", (200, 100), (50, 50)) == (0, 5, 0, 10)  # cut away
-    assert fit_box((60, 20, 100, 40), "squash", (200, 100), (50, 50)) == (15, 10, 25, 20)
-    assert fit_box((128, 256, 512, 1024), "shortest_crop", (1024, 1024), (224, 224)) == (28, 56, 112, 224)
 
 
 def test_the_content_decides_and_not_the_suffix(tmp_path: Path) -> None:

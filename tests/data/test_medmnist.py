@@ -10,7 +10,7 @@ import yaml
 
 from benchmark.cli import main
 from benchmark.data.datasets.medmnist import PARTS, SETS, NpzImages, medmnist
-from benchmark.data.images import fit
+from benchmark.data.fitting import Fitting
 from benchmark.data.prepare import prepare
 from benchmark.data.samples import labelled_images, pairs
 from benchmark.errors import ConfigError, DataError
@@ -38,7 +38,7 @@ def npz(
 
 def made(folder: Path, name: str, **changes: object):
     return prepare(medmnist, folder, folder / "root", **{
-        "size": (8, 8), "workers": 1, "accept_split": True, "options": {"name": name}, **changes,
+        "fitting": Fitting((8, 8)), "workers": 1, "accept_split": True, "options": {"name": name}, **changes,
     })  # fmt: skip
 
 
@@ -48,11 +48,11 @@ def test_parts_labels_and_pixels(tmp_path: Path, name: str) -> None:
     done = made(tmp_path, name)
     assert done.folder == tmp_path / "root" / "medmnist" / name
     for part, count in zip(PARTS, COUNTS, strict=True):
-        data = medmnist(tmp_path / "root", name=name, part=part, size=(8, 8))
+        data = medmnist(tmp_path / "root", name=name, part=part, fitting=Fitting((8, 8)))
         assert len(data) == count
         for i in range(count):
             np.testing.assert_array_equal(
-                data.pixels[i], fit(arrays[f"{part}_images"][i], "shortest_crop", (8, 8))
+                data.pixels[i], Fitting((8, 8), "shortest_crop").pixels(arrays[f"{part}_images"][i])
             )
         labels = arrays[f"{part}_labels"]
         expected = labels if SETS[name].several else np.eye(len(SETS[name].labels))[labels[:, 0]]

@@ -14,6 +14,7 @@ from PIL import Image
 from benchmark.backbones.tiny import CONTEXT_LENGTH, WordPieceTokenizer, load_tiny
 from benchmark.console import NullReporter
 from benchmark.data.datasets.phantom_histology import load
+from benchmark.data.fitting import Fitting
 from benchmark.data.load import data_entries, load_dataset
 from benchmark.data.phantom import histology_sheet
 from benchmark.data.phantom.captions import WORDS, caption
@@ -217,7 +218,7 @@ def test_recipe_tells_parts_from_each_other():
 def test_suite_reads_every_part_as_it_says(tmp_path):
     used = set()
     for entry in data_entries(SUITE):
-        data = load_dataset({**entry, "n": 48}, tmp_path, NullReporter(), (IMAGE_SIZE, IMAGE_SIZE))
+        data = load_dataset({**entry, "n": 48}, tmp_path, NullReporter(), Fitting((IMAGE_SIZE, IMAGE_SIZE)))
         used.add(entry["part"])
         if entry is SUITE["corpus"]:
             assert pairs("pmc_oa", data).labels is None

@@ -18,18 +18,21 @@ import toy as toy_module
 from toy import make_raw, toy
 
 from benchmark.data import decode
-from benchmark.data.images import fit, read_image
+from benchmark.data.fitting import Fitting
+from benchmark.data.images import read_image
 from benchmark.data.prepare import prepare
 from benchmark.data.prepared import load_prepared
 from benchmark.errors import ConfigError, DataError
 from benchmark.paths import ROOT
 
 SIZE = (8, 8)
+FITTING = Fitting(SIZE)
+SHORTEST = Fitting(SIZE, "shortest_crop")
 NAME = "shortest_crop-8x8"
 
 
 def made(raw: Path, root: Path, **changes: object):
-    return prepare(toy, raw, root, **{"size": SIZE, "workers": 1, **changes})
+    return prepare(toy, raw, root, **{"fitting": FITTING, "workers": 1, **changes})
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -62,7 +65,7 @@ def test_the_folder_holds_what_was_asked_for(tmp_path):
     assert data.pixels.shape == (40, *SIZE)
     for i in (0, 39):
         image = read_image(raw / f"{i:03d}.png")
-        np.testing.assert_array_equal(data.pixels[i], fit(image.pixels, "shortest_crop", SIZE))
+        np.testing.assert_array_equal(data.pixels[i], SHORTEST.pixels(image.pixels))
         assert data.manifest["sha256"][i] == image.sha256
     # 12 x 20 to 8 x 8: resized to 8 x 13, 2 columns cut off at the left; column c shows the original's column
     # (c + 2.5) * 20 / 13, which is 3 for the first, left of the mask of image 4
@@ -110,7 +113,7 @@ def test_a_late_colour_image_turns_the_file_into_colour(tmp_path, counted):
     data = load_prepared(made(raw, tmp_path / "root").folder, transform=NAME, verify=True)
     assert data.pixels.shape == (70, *SIZE, 3)
     for i in (0, 31, 32, 68, 69):
-        pixels = fit(read_image(raw / f"{i:03d}.png").pixels, "shortest_crop", SIZE)
+        pixels = SHORTEST.pixels(read_image(raw / f"{i:03d}.png").pixels)
         expected = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
         np.testing.assert_array_equal(data.pixels[i], expected)
     assert counted.count("000.png") == 1  # what was decoded grey is widened, not decoded again
@@ -148,9 +151,7 @@ def test_a_torn_journal_line_is_decoded_again(tmp_path, counted):
     raw = make_raw(tmp_path / "raw", 70)
     whole = files(made(raw, tmp_path / "whole").folder)
     folder = made(raw, tmp_path / "root").folder
-    target = decode.Target(
-        folder / f"pixels-{NAME}.npy", folder / f"masks-{NAME}.npy", "shortest_crop", SIZE, None
-    )
+    target = decode.Target(folder / f"pixels-{NAME}.npy", folder / f"masks-{NAME}.npy", SHORTEST, None)
     # as if the process had died before the report: two whole runs, half a line, an unfinished file
     work_key = _key_of_a_run_that_stops(raw, tmp_path / "other")
     (folder / "prepare_report.json").unlink()
@@ -181,13 +182,60 @@ def _key_of_a_run_that_stops(raw: Path, root: Path) -> str:
 def test_another_size_is_added_and_the_first_kept(tmp_path):
     raw = make_raw(tmp_path / "raw", 40)
     first = files(made(raw, tmp_path / "root").folder)
-    done = made(raw, tmp_path / "root", size=(6, 10), crop="squash")
+    done = made(raw, tmp_path / "root", fitting=Fitting((6, 10), "squash"))
     now = files(done.folder)
     assert {name for name in now if name not in first} == {"pixels-squash-6x10.npy", "masks-squash-6x10.npy"}
     assert all(now[name] == first[name] for name in first if name != "prepare_report.json")
     assert sorted(done.report["transforms"]) == [NAME, "squash-6x10"]
-    assert toy(tmp_path / "root", crop="squash", size=(6, 10)).pixels.shape == (40, 6, 10)
+    assert toy(tmp_path / "root", crop="squash", fitting=Fitting((6, 10))).pixels.shape == (40, 6, 10)
     assert not made(raw, tmp_path / "root").made
+
+
+GREY = Fitting((8, 8), "longest_pad", 12, "area", "grey")
+
+
+def test_pixels_of_earlier_preparations_stay_as_they_were(tmp_path):
+    raw = make_raw(tmp_path / "raw", 40)
+    made(raw, tmp_path / "root")
+    report = made(raw, tmp_path / "root", fitting=Fitting((6, 10), "squash")).report
+    sums = {name: facts["sha256"][:16] for name, facts in report["files"].items() if name != "manifest.csv"}
+    assert sums == {
+        "pixels-shortest_crop-8x8.npy": "6fd18a7c015f1d9c", "masks-shortest_crop-8x8.npy": "72b03f69fcff9b70",
+        "pixels-squash-6x10.npy": "f9b7678209e2e7b1", "masks-squash-6x10.npy": "190ba63930287903",
+    }  # fmt: skip
+
+
+def test_a_models_own_rule_is_prepared_beside_the_others(tmp_path):
+    raw = make_raw(tmp_path / "raw", 40, colour=True)
+    made(raw, tmp_path / "root")
+    done = made(raw, tmp_path / "root", fitting=GREY)
+    assert sorted(done.report["transforms"]) == [GREY.name, NAME]
+    data = toy(tmp_path / "root", fitting=GREY)
+    assert data.info["transform"] == "longest_pad12-8x8-area-grey"
+    assert data.pixels.shape == (40, 8, 8)  # grey, though one image has colours
+    for i in (0, 39):
+        np.testing.assert_array_equal(data.pixels[i], GREY.pixels(read_image(raw / f"{i:03d}.png").pixels))
+        drawn = toy_module.mask({"_left": i % 5}, (12, 20))
+        np.testing.assert_array_equal(data.masks[i], GREY.mask(drawn))
+    # the model's rule against the dataset's own and an explicit one
+    assert toy(tmp_path / "root", fitting=FITTING).info["transform"] == NAME
+    assert (
+        toy(tmp_path / "root", crop="shortest_crop", fitting=Fitting((8, 8), "squash")).info["transform"]
+        == NAME
+    )
+    assert toy(tmp_path / "root").info["transform"] == NAME
+    with pytest.raises(DataError, match=r"not as squash-8x8-bilinear: .* --transform squash-8x8-bilinear$"):
+        toy(tmp_path / "root", fitting=Fitting((8, 8), "squash", interpolation="bilinear"))
+
+
+def test_any_preparation_serves_where_no_model_asks(tmp_path):
+    raw = make_raw(tmp_path / "raw", 4)
+    made(raw, tmp_path / "root", fitting=GREY)
+    assert toy(tmp_path / "root").info["transform"] == GREY.name
+    with pytest.raises(
+        DataError, match=r"as longest_pad12-8x8-area-grey, not as squash-224x224: .*--crop squash"
+    ):
+        toy(tmp_path / "root", crop="squash")
 
 
 def test_a_changed_table_alone_decodes_nothing(tmp_path, counted):
@@ -199,7 +247,7 @@ def test_a_changed_table_alone_decodes_nothing(tmp_path, counted):
     assert counted == []
     now = files(done.folder)
     assert now[f"pixels-{NAME}.npy"] == first[f"pixels-{NAME}.npy"]
-    data = toy(tmp_path / "root", size=SIZE)
+    data = toy(tmp_path / "root", fitting=FITTING)
     assert data.manifest["text"][0] == "long text 0"
     assert data.manifest["sha256"][3] == read_image(raw / "003.png").sha256
     load_prepared(done.folder, transform=NAME, verify=True)
@@ -217,7 +265,7 @@ def test_changed_images_are_noticed_and_touched_ones_are_not_decoded(tmp_path, c
     done = made(raw, tmp_path / "root")
     assert done.made
     assert len(counted) == 40
-    expected = fit(read_image(raw / "007.png").pixels, "shortest_crop", SIZE)
+    expected = SHORTEST.pixels(read_image(raw / "007.png").pixels)
     np.testing.assert_array_equal(load_prepared(done.folder, transform=NAME).pixels[7], expected)
     # same size, other content: only the hash tells
     (raw / "007.png").write_bytes(content)
@@ -255,27 +303,27 @@ def test_skipped_images_leave_no_row_and_are_told_everywhere(tmp_path, counted):
     assert len(data.pixels) == len(data.manifest) == len(data.masks) == 68
     assert "001" not in set(data.manifest["image_id"])
     place = data.manifest["image_id"].tolist().index("041")
-    expected = fit(read_image(raw / "041.png").pixels, "shortest_crop", SIZE)
+    expected = SHORTEST.pixels(read_image(raw / "041.png").pixels)
     np.testing.assert_array_equal(data.pixels[place], expected)
     assert data.info["notes"] == ["2 images that cannot be read were left out"]
     counted.clear()
     assert not made(raw, tmp_path / "root", on_bad_image="skip").made
-    other = made(raw, tmp_path / "root", on_bad_image="skip", size=(4, 4))
+    other = made(raw, tmp_path / "root", on_bad_image="skip", fitting=Fitting((4, 4)))
     assert len(load_prepared(other.folder, transform="shortest_crop-4x4").pixels) == 68
     table = made(raw, tmp_path / "root", on_bad_image="skip", options={"texts": "long"})
     assert table.report["images"] == 68
-    assert toy(tmp_path / "root", size=SIZE).info["notes"] == data.info["notes"]
+    assert toy(tmp_path / "root", fitting=FITTING).info["notes"] == data.info["notes"]
 
 
 def test_missing_files_stop_before_anything_is_replaced(tmp_path):
     raw = make_raw(tmp_path / "raw", 40)
     table = toy_module.read(raw)
     whole = replace(toy, read=lambda raw: table)
-    prepare(whole, raw, tmp_path / "root", size=SIZE, workers=1)
+    prepare(whole, raw, tmp_path / "root", fitting=FITTING, workers=1)
     before = files(tmp_path / "root" / "toy")
     (raw / "002.png").unlink()
     with pytest.raises(DataError, match=r"1 of 40 image files are missing or empty: '002\.png'"):
-        prepare(whole, raw, tmp_path / "root", size=SIZE, workers=1)
+        prepare(whole, raw, tmp_path / "root", fitting=FITTING, workers=1)
     assert files(tmp_path / "root" / "toy") == before
 
 
@@ -297,8 +345,9 @@ def test_a_list_that_differs_from_the_first_preparation(tmp_path):
         made(raw, tmp_path / "root")
     done = made(raw, tmp_path / "root", accept_split=True)
     assert done.report["images"] == 39
-    (note,) = toy(tmp_path / "root", size=SIZE).info["notes"]
-    assert note.startswith("test: not the published split (against the first preparation here, ")
+    (note,) = toy(tmp_path / "root", fitting=FITTING).info["notes"]
+    # what gets into results names no image
+    assert note == "test: not the published split (against the first preparation here, 4 missing and 4 new)"
 
 
 def test_options_are_checked_with_the_nearest(tmp_path):
@@ -345,7 +394,7 @@ def test_a_missing_dataset_says_how_to_get_it(tmp_path):
 def test_parts_protocols_and_what_is_not_there(tmp_path):
     raw = make_raw(tmp_path / "raw", 40)
     made(raw, tmp_path / "root")
-    test = toy(tmp_path / "root", part="test", size=SIZE)
+    test = toy(tmp_path / "root", part="test", fitting=FITTING)
     assert test.manifest["image_id"].tolist()[:4] == ["000", "001", "002", "010"]
     whole = load_prepared(tmp_path / "root" / "toy", transform=NAME)
     np.testing.assert_array_equal(test.pixels[3], whole.pixels[10])
@@ -363,6 +412,6 @@ def test_parts_protocols_and_what_is_not_there(tmp_path):
         toy(tmp_path / "root", part="test", protocol="detect")
     with pytest.raises(
         DataError,
-        match=r"as shortest_crop-8x8, not as shortest_crop at 9x9: .*--crop shortest_crop --size 9x9",
+        match=r"as shortest_crop-8x8, not as shortest_crop-9x9: .*--crop shortest_crop --size 9x9",
     ):
-        toy(tmp_path / "root", size=(9, 9))
+        toy(tmp_path / "root", fitting=Fitting((9, 9)))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmark.console import NullReporter
+from benchmark.data.fitting import Fitting
 from benchmark.data.load import data_entries, load_dataset
 from benchmark.data.prepared import Prepared, Rows, write_prepared
 from benchmark.data.samples import Batch, labelled_images, pairs, share
@@ -175,9 +176,9 @@ def test_unknown_patients_stand_for_themselves(tmp_path: Path) -> None:
 
 def test_images_of_another_size_than_the_backbone_takes_are_refused(tmp_path: Path) -> None:
     entry = {"dataset": "phantom", "part": "rsna", "n": 1}
-    assert load_dataset(entry, tmp_path, NullReporter(), (64, 64)).pixels.shape == (1, 64, 64)
+    assert load_dataset(entry, tmp_path, NullReporter(), Fitting((64, 64))).pixels.shape == (1, 64, 64)
     with pytest.raises(DataError, match="has images of 64 x 64 pixels, the backbone takes 224 x 224"):
-        load_dataset(entry, tmp_path, NullReporter(), (224, 224))
+        load_dataset(entry, tmp_path, NullReporter(), Fitting((224, 224)))
     with pytest.raises(ConfigError, match="'size' follows from the backbone"):
         load_dataset(entry | {"size": 64}, tmp_path, NullReporter())
 

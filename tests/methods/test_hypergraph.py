@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from methods.layers.hypergraph import Bottleneck, HypergraphNetwork, Incidence, incidence, refine, refine_all
+from benchmark.backbones import tokens_at
+from methods.layers.hypergraph import (
+    Bottleneck,
+    HypergraphNetwork,
+    Incidence,
+    incidence,
+    neighbours,
+    refine,
+    refine_all,
+    refine_chosen,
+)
 
 KINDS: tuple[Incidence, ...] = get_args(Incidence)
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -239,6 +249,38 @@ def test_masked_tokens_change_nothing() -> None:
     noise[:, 6:] = functional.normalize(torch.randn(2, 3, 8, dtype=torch.float64), dim=-1)
     assert torch.allclose(refine(network, noise, row, topk=3, keep=keep), short, atol=1e-12)
     assert torch.allclose(refine_all(network, noise, row, topk=3, keep=keep)[:, 0], short, atol=1e-12)
+
+
+@pytest.mark.parametrize(("real", "kept"), [(6, 4), (5, 3), (4, 2), (3, 1), (2, 0)])
+def test_a_sample_has_two_neighbours_less_than_real_tokens(real: int, kept: int) -> None:
+    tokens, row, network = sample(9)
+    keep = torch.arange(9).expand(2, -1) < real
+    matrix = incidence(tokens, row, topk=4, keep=keep)
+    assert (
+        (matrix[:, :real] != 0).sum(dim=2) - 1 == kept + (matrix[:, :real, 0] != 0) - torch.eye(real)[0]
+    ).all()
+    near = neighbours(tokens, row, topk=4, keep=keep)
+    assert near.first.sum(dim=1).tolist() == [kept] * 2
+    if real > 2:
+        short = refine(network, tokens[:, :real], row[:, : real - 1], topk=4)
+        assert torch.allclose(refine(network, tokens, row, topk=4, keep=keep), short, atol=1e-12)
+        assert torch.allclose(refine_all(network, tokens, row, topk=4, keep=keep)[:, 0], short, atol=1e-12)
+
+
+def test_the_chosen_tokens_stand_in_order() -> None:
+    tokens, row, network = sample(9)
+    near = neighbours(tokens.requires_grad_(), row, topk=3)
+    first = near.positions[:, 1:4]
+    assert torch.equal(first, row.topk(3).indices + 1)
+    assert (near.positions[:, 0] == 0).all()
+    for sample_, around in enumerate(near.positions[:, 4:].unflatten(1, (3, 3))):
+        for centre, members in zip(first[sample_], around, strict=True):
+            cosines = tokens[sample_] @ tokens[sample_, centre]
+            cosines[[0, int(centre)]] = -2
+            assert torch.equal(members, cosines.topk(3).indices)
+    chosen = tokens_at(tokens, near.positions)
+    output = refine_chosen(network, chosen, row.gather(1, first - 1), near)
+    assert torch.equal(output, refine(network, tokens, row, topk=3))
 
 
 def test_two_real_tokens_give_finite_values() -> None:

@@ -86,8 +86,8 @@ def test_evaluation_takes_one_image_and_one_prompt_at_a_time(monkeypatch) -> Non
 
 def test_the_whole_matrix_is_that_of_the_layer() -> None:
     torch.manual_seed(0)
-    tokens, row = torch.randn(2, 9, 5, dtype=torch.float64), torch.rand(2, 8, dtype=torch.float64)
-    keep = torch.arange(9) < torch.tensor([[9], [7]])
+    tokens, row = torch.randn(3, 9, 5, dtype=torch.float64), torch.rand(3, 8, dtype=torch.float64)
+    keep = torch.arange(9) < torch.tensor([[9], [7], [4]])  # the last has two neighbours, not three
     for mask in (None, keep):
         expected = incidence(tokens, row, topk=3, keep=mask)
         torch.testing.assert_close(incidence_matrix(tokens, row, 3, mask), expected)

@@ -97,3 +97,15 @@ def test_numbers_are_short_and_keep_three_digits() -> None:
         "4003",
     ]
     assert [points(value) for value in (None, 0.0123, -0.2)] == ["", "+1.2", "-20.0"]
+
+
+def test_older_recipes_without_later_settings_are_not_another_recipe(
+    tmp_path: Path, write_cell: WriteCell
+) -> None:
+    later = {"negatives": "global", "length_bucket": 0, "compile": False, "gradient_checkpointing": False}
+    write_cell("coop", recipe=RECIPE)
+    write_cell("mma", recipe=RECIPE | later)
+    write_cell("taskres", recipe=RECIPE | later | {"gradient_checkpointing": True})
+    assert not [note for note in notes(tmp_path) if note.startswith("Mixed")]
+    write_cell("maple", recipe=RECIPE | later | {"length_bucket": 8})
+    assert "Mixed recipes: length_bucket 0, but 8 (maple)." in notes(tmp_path)

@@ -98,6 +98,22 @@ def test_a_column_per_method_that_found_something_else(tmp_path: Path, write_cel
     assert "The same results, shown once: " in drawing.caption
 
 
+def test_each_model_answers_on_the_image_as_it_saw_it(tmp_path: Path, write_cell: WriteCell) -> None:
+    _with_masks(write_cell("zero_shot"), 4, 4)
+    other = {
+        "panel_truth": np.ones((2, 4, 4), bool),
+        "panel_prediction": np.eye(4, dtype=bool)[None].repeat(2, axis=0),
+    }
+    cell = write_cell("coop")
+    _store(cell, "outline", panel_id=IDS, panel_pixels=np.full((2, 4, 4), 30, np.uint8), **other)
+    (axes,) = _drawn(tmp_path, "outline")["A5"].figure.axes
+    films = [np.asarray(image.get_array()) for image in axes.images]
+    shown = sorted(film.shape for film in films if film.ndim == 2)
+    assert shown == [(4, 4)] * 2 + [(8, 8)] * 6 or shown == [(4, 4)] * 6 + [(8, 8)] * 2
+    shades = [film[..., 3] > 0 for film in films if film.shape[-1] == 4 and film.ndim == 3]
+    assert any(np.array_equal(shade, np.eye(4, dtype=bool)) for shade in shades)
+
+
 def test_masks_are_filled_where_they_are(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_masks(write_cell("zero_shot"), 4, -1)
     (axes,) = _drawn(tmp_path, "outline")["A5"].figure.axes

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import methods
+from benchmark.backbones.preprocess import preprocess_of
 from benchmark.data.augment import AS_IT_IS, Augment, View
 from benchmark.errors import CellError, ConfigError, DataError
 from benchmark.small_models import small_backbone
@@ -47,7 +48,7 @@ def part(root: Path, name: str = "train", truth: Any = "masks", **more: Any) -> 
     wrapped = frozen()
     entry = SIIM | ({"part": "rsna"} if truth == "boxes" else {})
     around = context(wrapped.backbone, root, limit=more.pop("limit", None))
-    return read_part(entry, name, truth, around, wrapped.backbone.input_spec, **more)
+    return read_part(entry, name, truth, around, preprocess_of(wrapped.backbone).fitting, **more)
 
 
 # --- parts ---------------------------------------------------------------------------------------------------
@@ -79,15 +80,15 @@ def test_boxes_of_two_readings_are_the_same_and_inside_the_image(root: Path) -> 
 
 
 def test_missing_truth_and_missing_parts_are_one_clear_line(root: Path) -> None:
-    spec, around = frozen().backbone.input_spec, context(frozen().backbone, root)
+    fitting, around = preprocess_of(frozen().backbone).fitting, context(frozen().backbone, root)
     for truth in BOTH:
         wrong = SIIM | {"part": "rsna" if truth == "masks" else "siim"}
         with pytest.raises(DataError, match=truth):
-            read_part(wrong, "test", truth, around, spec)
+            read_part(wrong, "test", truth, around, fitting)
     with pytest.raises(ConfigError, match="no key 'val' says what val is"):
-        read_part({key: SIIM[key] for key in SIIM if key != "val"}, "val", "masks", around, spec)
+        read_part({key: SIIM[key] for key in SIIM if key != "val"}, "val", "masks", around, fitting)
     with pytest.raises(DataError, match="no image with masks"):
-        read_part(SIIM | {"test": {"n": 1}}, "test", "masks", around, spec)
+        read_part(SIIM | {"test": {"n": 1}}, "test", "masks", around, fitting)
 
 
 def test_panels_are_spread_evenly_over_the_ids() -> None:

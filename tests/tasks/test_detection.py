@@ -159,10 +159,18 @@ def test_a_tower_with_a_pyramid_of_its_own_is_taken_as_it_is(tmp_path: Path) -> 
 def test_rsna_runs_from_its_downloads_on(tmp_path: Path) -> None:
     pytest.importorskip("pydicom")
     from benchmark.data.datasets.rsna import rsna
+    from benchmark.data.fitting import Fitting
     from benchmark.data.prepare import prepare
     from tests.data.trees import make_rsna
 
-    prepare(rsna, make_rsna(tmp_path / "raw"), tmp_path / "data", size=(64, 64), workers=1, accept_split=True)
+    prepare(
+        rsna,
+        make_rsna(tmp_path / "raw"),
+        tmp_path / "data",
+        fitting=Fitting((64, 64)),
+        workers=1,
+        accept_split=True,
+    )
     parts = {part: {"part": part, "protocol": "detection"} for part in ("train", "val", "test")}
     found = _result(tmp_path / "data", entry={"dataset": "rsna", "title": "RSNA", **parts}, epochs=1)
     # 20 of 60 images have boxes; 30 % of them (rounded up) are held out, and half of those are the test part

@@ -16,6 +16,7 @@ from benchmark import cell
 from benchmark.backbones import load_backbone
 from benchmark.config import Recipe, load_config
 from benchmark.console import NullReporter
+from benchmark.data.fitting import Fitting
 from benchmark.data.load import data_entries
 from benchmark.data.prepare import prepare
 from benchmark.dense_metrics import Overlaps, dice_per_image
@@ -147,7 +148,7 @@ def test_a_fixed_answer_is_no_better_than_the_best_one(root: Path) -> None:
 def test_the_published_protocol_runs_on_a_tree_in_the_real_layout(tmp_path: Path) -> None:
     layout = "dicom" if find_spec("pydicom") else "png"
     raw = trees.make_siim(tmp_path / "raw", layout=layout)
-    prepare(DATASETS.get("siim"), raw, tmp_path, size=(64, 64), workers=1, accept_split=True)
+    prepare(DATASETS.get("siim"), raw, tmp_path, fitting=Fitting((64, 64)), workers=1, accept_split=True)
     parts = {name: {"part": name, "protocol": "segmentation"} for name in ("train", "val", "test")}
     wrapped = method("zero_shot")
     task, around = SegmentationTask(SegmentationOptions(**SMALL)), context(wrapped.backbone, tmp_path)

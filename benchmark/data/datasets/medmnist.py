@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmark.data.fitting import Fitting
 from benchmark.data.prepared import Prepared
 from benchmark.data.raw import Access, RawDataset, RawTable
 from benchmark.errors import ConfigError, DataError, unknown
@@ -229,17 +230,17 @@ class MedMnist(RawDataset):
         name: str,
         part: str | None = None,
         crop: str | None = None,
-        size: tuple[int, int] | None = None,
+        fitting: Fitting | None = None,
         reporter: Reporter | None = None,
     ) -> Prepared:
         """Open one set; see :class:`RawDataset`.
 
         Raises:
             ConfigError: unknown set.
-            DataError: not prepared, not at this size, or no such part.
+            DataError: not prepared, not fitted so, or no such part.
         """
         one, _ = self.select({"name": name})
-        return RawDataset.__call__(one, data_root, part=part, crop=crop, size=size, reporter=reporter)
+        return RawDataset.__call__(one, data_root, part=part, crop=crop, fitting=fitting, reporter=reporter)
 
     def select(self, options: Mapping[str, Any]) -> tuple[RawDataset, dict[str, Any]]:
         """Return the set that the option ``name`` says."""

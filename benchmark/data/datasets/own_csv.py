@@ -1,6 +1,6 @@
 """One's own images: a CSV file with a column of image paths, and of texts, labels or classes, named in a suite file.
 
-It prepares itself: on first use the images are decoded and fitted to the backbone's size into ``<data-root>/csv/``.
+It prepares itself: on first use the images are decoded and fitted to the backbone into ``<data-root>/csv/``.
 That folder is known by the list of images alone: texts and labels are always those of the CSV file as it is now.
 """
 
@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from benchmark.data.fitting import CROPS, Fitting
+from benchmark.data.inside import Inside
 from benchmark.data.prepare import BadImagesError, prepare
 from benchmark.data.prepared import LABEL_PREFIX, MANIFEST, PIXELS, Prepared
 from benchmark.data.raw import Access, RawDataset, RawTable
 from benchmark.errors import ConfigError, DataError, suggest, unknown
+from benchmark.paths import user_path
 from benchmark.registry import register_dataset
 from benchmark.settings import words
 
@@ -49,26 +52,29 @@ class Wish:
     patient_column: str | None = None
     study_column: str | None = None
     part: str | None = None
-    crop: str = "shortest_crop"
+    crop: str | None = None
     on_bad_image: str = "error"
     classes: Sequence[str] | None = None
     exclusive: bool = False
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         if self.on_bad_image not in ("error", "skip"):
             raise ConfigError("csv: on_bad_image: " + unknown("choice", self.on_bad_image, ("error", "skip")))
+        if self.crop not in (None, *CROPS):
+            raise ConfigError("csv: crop: " + unknown("crop", str(self.crop), CROPS))
         if self.class_column is not None and self.label_columns is not None:
             raise ConfigError("csv: give class_column or label_columns, not both")
 
     @property
     def path(self) -> Path:
         """The CSV file."""
-        return Path(self.file).expanduser()
+        return user_path(self.file)
 
     @property
     def folder(self) -> Path:
         """Where the paths in the file begin."""
-        return self.path.parent if self.images is None else Path(self.images).expanduser()
+        return self.path.parent if self.images is None else user_path(self.images)
 
     def named(self) -> dict[str, str]:
         """Return manifest column -> column of the file, of those that the entry names."""
@@ -96,11 +102,12 @@ class OwnCsv:
         patient_column: str | None = None,
         study_column: str | None = None,
         part: str | None = None,
-        crop: str = "shortest_crop",
+        crop: str | None = None,
         on_bad_image: str = "error",
         classes: Sequence[str] | None = None,
         exclusive: bool = False,
-        size: tuple[int, int] | None = None,
+        allow_outside: bool = False,
+        fitting: Fitting | None = None,
         reporter: Reporter | None = None,
     ) -> Prepared:
         """Return the rows of a CSV file, or of one part of it.
@@ -117,11 +124,12 @@ class OwnCsv:
             patient_column: by default ``patient_id``.
             study_column: by default ``study_id``.
             part: keep the rows with this value in the split column.
-            crop: "squash" or "shortest_crop".
+            crop: "squash", "shortest_crop" or "longest_pad"; default: the backbone's rule, else shortest_crop.
             on_bad_image: "error", or "skip" to leave out images that cannot be read and say so in every result.
             classes: those of the view; every row must have one of them, unless ``exclusive``.
             exclusive: of the view.
-            size: (h, w) of the images; None returns the rows alone, with empty pixels, and decodes nothing.
+            allow_outside: take images that paths or links name outside the folder where the paths begin.
+            fitting: what the backbone wants; None returns the rows alone, with empty pixels, and decodes nothing.
             reporter: told about progress.
 
         Raises:
@@ -131,10 +139,11 @@ class OwnCsv:
         wish = Wish(
             file, images, path_column, text_column, label_columns, class_column, split_column, patient_column,
             study_column, part, crop, on_bad_image, classes, exclusive,
+            allow_outside,
         )  # fmt: skip
         own = _Csv(wish)
         frame = own.rows()
-        data = own.undecoded() if size is None else own.pixels(Path(data_root), size, reporter)
+        data = own.undecoded() if fitting is None else own.pixels(Path(data_root), fitting, reporter)
         return own.joined(data, frame)
 
 
@@ -162,6 +171,11 @@ class _Csv:
         self._check_images()
 
     def _check_images(self) -> None:
+        inside = Inside(self.wish.folder, allow_outside=self.wish.allow_outside)
+        for path, row in self.row_of.items():
+            if problem := inside.problem(path):
+                text = f"'{path}' is not read: {problem}. If that is meant: allow_outside: true"
+                raise self._problem(row, self.wish.path_column, text)
         missing = [path for path in self.row_of if not (self.wish.folder / path).is_file()]
         if missing:
             more = (
@@ -236,7 +250,7 @@ class _Csv:
         return {LABEL_PREFIX + name: (values == name).astype(float) for name in names}
 
     # ------------------------------------------------------------------ images
-    def pixels(self, data_root: Path, size: tuple[int, int], reporter: Reporter | None) -> Prepared:
+    def pixels(self, data_root: Path, fitting: Fitting, reporter: Reporter | None) -> Prepared:
         """Return all images of the file, decoding those that are not prepared."""
         wish, paths = self.wish, sorted(self.row_of)
         key = hashlib.sha256("\n".join([str(wish.folder.resolve()), *paths]).encode()).hexdigest()[:12]
@@ -250,8 +264,9 @@ class _Csv:
         )
         try:
             prepare(
-                dataset, wish.folder, data_root, crop=wish.crop, size=size, reporter=reporter, wait=True,
-                on_bad_image="skip" if wish.on_bad_image == "skip" else "error",
+                dataset, wish.folder, data_root, fitting=dataset.wanted(wish.crop, fitting), reporter=reporter,
+                wait=True, on_bad_image="skip" if wish.on_bad_image == "skip" else "error",
+                allow_outside=wish.allow_outside,
             )  # fmt: skip
         except BadImagesError as error:
             first = min(error.bad, key=lambda item: self.row_of[item["file"]])
@@ -259,7 +274,7 @@ class _Csv:
             text = f"image '{first['file']}': {first['reason']}{more}. Replace it, or leave such images out: "
             row = self.row_of[first["file"]]
             raise self._problem(row, wish.path_column, text + "on_bad_image: skip") from error
-        return dataset(data_root, crop=wish.crop, size=size)
+        return dataset(data_root, crop=wish.crop, fitting=fitting)
 
     def undecoded(self) -> Prepared:
         """Return all images of the file without their pixels, in the same order."""
@@ -302,6 +317,18 @@ def _read(path: Path, column: str) -> pd.DataFrame:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8 encoding") from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(
+            f"{path}: line {line}: a zero byte, which no text has; save it as CSV in UTF-8 encoding"
+        )
+    try:
+        return _parsed(path, column, text)
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error}; a quote that does not end?)") from error
+
+
+def _parsed(path: Path, column: str, text: str) -> pd.DataFrame:
     header = text.partition("\n")[0]
     columns = {sep: next(csv.reader([header], delimiter=sep), []) for sep in SEPARATORS}
     separator = next((sep for sep, names in columns.items() if column in map(str.strip, names)), None)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmark.data.phantom.shapes import Array
 from benchmark.data.phantom.studies import BLOCK
-from benchmark.data.prepared import Prepared, load_prepared, write_prepared
+from benchmark.data.prepared import Prepared, check_writable, load_prepared, write_prepared
 from benchmark.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -65,10 +65,11 @@ class Generator:
         if part not in self.parts:
             raise DataError(unknown(f"part of dataset {self.name}", part, self.parts))
         count = self.parts[part].count if n is None else n
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise DataError(
-                f"{self.name} part '{part}': n: expected a whole number of at least 1, got {count!r}"
-            )
+        for key, value, least in (("n", count, 1), ("seed", seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise DataError(
+                    f"{self.name} part '{part}': {key}: expected a whole number of at least {least}, got {value!r}"
+                )
         recipe = self.describe(part, count, seed)
         folder = self._folder(Path(data_root), recipe)
         if folder.exists():
@@ -79,6 +80,7 @@ class Generator:
                 if reporter is not None:
                     reporter.log(f"{error} Drawing it again.")
                 shutil.rmtree(folder, ignore_errors=True)
+        check_writable(folder)
         if reporter is not None:
             reporter.start(f"drawing {self.name}/{part}", -(-count // BLOCK) * BLOCK)
         images, manifest, masks = self.draw(part, count, seed, None if reporter is None else reporter.advance)

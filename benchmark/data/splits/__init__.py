@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ FIRST_HERE = "as first prepared here"
 def fingerprint(ids: Iterable[str]) -> str:
     """Return the sha256 of ids, sorted and joined by newlines: the same for the same set in any order."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+
+
+_EXAMPLE = re.compile(r" \(first '.*?'\)(?= and |$)")
+"""Part of a message that names an image; what is written down, and so gets into results, names none."""
 
 
 def published(dataset: str) -> dict[str, dict[str, Any]]:
@@ -93,7 +98,7 @@ def check(
                 "--accept-split; every result will then say so"
             )
         if problem:
-            status = f"{NOT_PUBLISHED} ({problem})"
+            status = f"{NOT_PUBLISHED} ({_EXAMPLE.sub('', problem)})"
         elif status == FIRST_HERE and not _kept(folder, name).exists():
             first_seen[name] = sorted(values)
         lists[name] = {

@@ -42,14 +42,17 @@ def _panels(stored: Stored) -> Iterator[Drawing]:
     title = _heading(stored)
     titles = ["Input", "Truth", *(column_title(method.title) for method in methods)]
     grid = PictureGrid.of(count, titles, title)
-    for image, pixels in enumerate(first["panel_pixels"]):
-        places = [grid.place(image, column, pixels.shape[:2]) for column in range(len(titles))]
-        for place in places:
+    # each model sees the image fitted in its own way, and answers in those pixels
+    sources = [first, first, *(method.arrays for method in methods)]
+    for image in range(count):
+        seen = [source["panel_pixels"][image] for source in sources]
+        places = [grid.place(image, column, pixels.shape[:2]) for column, pixels in enumerate(seen)]
+        for place, pixels in zip(places, seen, strict=True):
             place.pixels(pixels)
         _draw(places[1], first, "truth", image)
-        for place, method in zip(places[2:], methods, strict=True):
-            _draw(place, first, "truth", image, dashed=True)
-            _draw(place, method.arrays, "prediction", image)
+        for place, source in zip(places[2:], sources[2:], strict=True):
+            _draw(place, source, "truth", image, dashed=True)
+            _draw(place, source, "prediction", image)
     caption = (
         "Truth: blue, dashed beside predictions. Predictions: orange, solid, of the first seed. Images: evenly spaced "
         f"in the order of ids.{shared_columns(methods)}"

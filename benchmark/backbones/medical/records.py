@@ -1,0 +1,203 @@
+"""What a published medical model is, as data: its files, its tensors' names, its parts, its preprocessing, its scale.
+
+A record is all that sets one model apart; code that builds and loads knows no model by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from benchmark.backbones.files import Place
+from benchmark.backbones.preprocess import Preprocess
+from benchmark.errors import ConfigError, unknown
+
+Rule = tuple[str, str | None]
+"""Published name -> name here, first match wins. ``*`` stands for any text, in both in the same order; None drops.
+
+Behind ``|`` stands what is done to the tensor: ``transpose``, ``squeeze`` (a 1x1 convolution becomes a matrix),
+``log``, or ``part 0`` to ``part 2`` (of one fused map, laid one below the other). Two tensors with one name here must
+be equal.
+"""
+Steps = tuple[str, ...]
+"""Layers of a head, in order: linear, matrix (linear without bias), batchnorm, plain_batchnorm (statistics alone),
+layernorm, relu, gelu, constant (values appended to every cell). Shapes tell their sizes, never what they consist of."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a checkpoint.
+
+    Attributes:
+        names: file names, the preferred first. place: hub repository; None: people download it themselves.
+        prefix: stands in front of the names of its tensors. md5: of the published file, where it is known.
+    """
+
+    names: tuple[str, ...]
+    place: Place | None = None
+    prefix: str = ""
+    md5: str = ""
+
+
+@dataclass(frozen=True)
+class ImageSide:
+    """The image tower.
+
+    Attributes:
+        trunk: "resnet" (torchvision's layout), "vit" (timm's), "modified_resnet" and "clip" (open_clip's).
+        upsample: side that images are stretched to inside the tower, corners aligned; dense tasks leave it out.
+        cells: layers that act on each cell of the last map, before pooling.
+        pool: "mean" of the cells, "attention" (CLIP's), or "token" (class token of a ViT).
+        heads: of attention pooling; shapes do not tell it.
+        head: layers after pooling.
+        quick_gelu: activation of a "clip" trunk and its text transformer.
+    """
+
+    trunk: Literal["resnet", "vit", "modified_resnet", "clip"] = "resnet"
+    upsample: int | None = None
+    cells: Steps = ()
+    pool: Literal["mean", "attention", "token"] = "mean"
+    heads: int | None = None
+    head: Steps = ()
+    quick_gelu: bool = False
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """The text tower, a BERT (or RoBERTa, where shapes say so); not used with a "clip" trunk.
+
+    Attributes:
+        pool: "cls" (first token), "pooler" (BERT's own dense layer and tanh behind it), "sum4_mean" (last four layers
+            summed, mean over ``max_length`` positions), "sentences" (prototypes of sentences, pooled by attention).
+        head: layers after pooling; with "sentences" those in front of the prototypes.
+        max_length: longest text, start and end tokens included.
+        masked: whether padding is hidden from attention.
+        vocabulary: hub repository of its word list; None: the file does not say, so the user has to.
+        clean: "words" keeps runs of letters and digits in sentences of two and more of them, as GLoRIA and MGCA do.
+        bank: how a sentence picks its prototype, "softmax" or "gumbel" (random, as published).
+        heads: of the attention over sentences.
+    """
+
+    pool: Literal["cls", "pooler", "sum4_mean", "sentences"] = "cls"
+    head: Steps = ()
+    max_length: int = 77
+    masked: bool = True
+    vocabulary: str | None = None
+    clean: Literal["words"] | None = None
+    bank: Literal["softmax", "gumbel"] = "softmax"
+    heads: int = 8
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice that stands behind the colon of a backbone's name: ``pmc-clip:heads=8``.
+
+    Attributes:
+        changes: value -> fields of the record, ``image.`` and ``text.`` for those of its sides.
+        why: reason to give when it is not chosen; empty: it has a default.
+    """
+
+    changes: Mapping[str, Mapping[str, Any]]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One published model.
+
+    Attributes:
+        name, title: of the backbone, and for people.
+        files: ways in which its checkpoint is published, the usual one first; each a set of files.
+        unwrap: dictionaries around the tensors, taken off where they are there; what stands beside them is left behind.
+        names: see :data:`Rule`.
+        shapes: published sizes of telling tensors, by their names here.
+        spare: tensors that some forms of the model do without.
+        image, text: its towers.
+        preprocess: how images become its input.
+        scale: what multiplies cosines; None: it is stored.
+        rules: score rules that it offers, the headline first.
+        extras: parts that rules need, name -> kind (``extras.KINDS``).
+        options: choices in its name.
+        chosen: the choices made.
+        embed_dim: width of the shared space, as published.
+        link, licence, pretrained_on, note: for people.
+    """
+
+    name: str
+    title: str
+    files: tuple[tuple[Source, ...], ...]
+    names: tuple[Rule, ...]
+    image: ImageSide
+    preprocess: Preprocess
+    embed_dim: int
+    text: TextSide = TextSide()
+    unwrap: tuple[str, ...] = ("state_dict",)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    spare: tuple[str, ...] = ()
+    scale: float | None = None
+    rules: tuple[str, ...] = ("global",)
+    extras: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    link: str = ""
+    licence: str = ""
+    pretrained_on: str = ""
+    note: str = ""
+
+    def digest(self) -> str:
+        """Return what the content of a converted file depends on, as a short hash."""
+        content = [self.name.partition(":")[0], self.unwrap, self.names]
+        prefixes = [[source.prefix for source in group] for group in self.files]
+        return hashlib.sha256(json.dumps([content, prefixes]).encode()).hexdigest()[:16]
+
+    def with_options(self, words: str, *, ask: bool = True) -> Record:
+        """Return the record with the choices of ``option=value,option=value``.
+
+        Args:
+            words: the choices.
+            ask: whether an option without a default has to be among them.
+
+        Raises:
+            ConfigError: an unknown option or value, or one that has to be chosen is missing.
+        """
+        record, chosen = self, {}
+        for word in filter(None, words.split(",")):
+            key, _, value = word.partition("=")
+            if key not in self.options:
+                raise ConfigError(f"--backbone {self.name}: {unknown('option', key, self.options)}")
+            if value not in self.options[key].changes:
+                known = self.options[key].changes
+                raise ConfigError(f"--backbone {self.name}: {unknown(f'value of {key}', value, known)}")
+            record, chosen[key] = _changed(record, self.options[key].changes[value]), value
+        for key, option in self.options.items():
+            if ask and option.why and key not in chosen:
+                ways = " or ".join(f"{self.name}:{key}={value}" for value in option.changes)
+                raise ConfigError(f"--backbone {self.name}: {option.why}. Say it: {ways}")
+        return replace(record, chosen=chosen)
+
+
+def _changed(record: Record, changes: Mapping[str, Any]) -> Record:
+    for path, value in changes.items():
+        side, _, key = path.rpartition(".")
+        if side:
+            record = replace(record, **{side: replace(getattr(record, side), **{key: value})})
+        else:
+            record = replace(record, **{key: value})
+    return record
+
+
+def record_of(name: str, *, ask: bool = True) -> Record:
+    """Return the record of a backbone's name, its options applied; ``ask`` as in :meth:`Record.with_options`.
+
+    Raises:
+        ConfigError: an unknown name, option or value, or an option that has to be chosen is missing.
+    """
+    from benchmark.backbones.medical.published import RECORDS
+
+    head, _, options = name.partition(":")
+    if head not in RECORDS:
+        raise ConfigError(unknown("medical backbone", head, RECORDS))
+    return RECORDS[head].with_options(options, ask=ask)

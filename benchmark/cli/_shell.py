@@ -1,0 +1,39 @@
+"""The cells of a plan as shell commands, for job arrays and other schedulers: one line each, complete in itself."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmark.paths import ROOT
+from benchmark.plan import Plan
+
+_LEFT_OUT = {"--dry-run": 0, "--format": 1, "--cell": 1}
+"""Flags that the command of one cell does not take over, and how many words follow them."""
+
+
+def cell_commands(plan: Plan, words: Sequence[str]) -> list[str]:
+    """Return one command per open cell: the user's own words, narrowed to the cell, in the present folder.
+
+    Args:
+        plan: whose cells.
+        words: of the ``run`` command.
+    """
+    program = [sys.executable, str(ROOT / "run_benchmark.py"), *_kept(words)]
+    names = [cell.spec.folder.partition("/")[2] for cell in plan.open]  # without the store's "runs/"
+    return [
+        f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join([*program, '--cell', name])}" for name in names
+    ]
+
+
+def _kept(words: Sequence[str]) -> Iterator[str]:
+    rest = iter(words)
+    for word in rest:
+        flag, equals, _ = word.partition("=")
+        if flag not in _LEFT_OUT:
+            yield word
+        elif not equals:
+            for _ in range(_LEFT_OUT[flag]):
+                next(rest, None)

@@ -1,0 +1,142 @@
+"""Run a stored cell again from its own folder, and compare adapter, history, metrics and predictions bit by bit.
+
+Settings come from its config.yaml alone, which holds no folders of the machine: say them here. The second run goes to
+a temporary folder, or to --output-dir. Exit code 0: equal; 1: different, with what else differs; 2: no such cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich.table
+from rich.text import Text
+
+from benchmark.cli._parser import ArgumentParser
+from benchmark.console import Console
+from benchmark.errors import ConfigError
+from benchmark.paths import default_data_root, user_path
+from benchmark.settings import coerce, words
+from benchmark.store import Store
+
+UNEXPLAINED = (
+    "commit, versions, hardware, weights and threads are the same. Was a file of the cell changed, or the program, "
+    "without a commit?"
+)
+
+if TYPE_CHECKING:
+    from benchmark.difference import FileDifference
+    from benchmark.reproduction import StoredCell
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("cell", nargs="?", help="folder of a cell: runs/<suite>/<backbone>/<method>/seed-<n>")
+    parser.add_argument("--output-dir", help="keep the second run in this folder (default: a temporary one)")
+    parser.add_argument("--data-root", help="folder of prepared data sets (default: ~/.cache/medpeft-bench)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:<i> (default: what the cell was run on)")
+    parser.add_argument(
+        "--tolerance", default="0", help="largest difference of two numbers that counts as equal (default: 0)"
+    )
+    parser.add_list("--files", "files and folders that config.yaml names without their place (weights, CSV)")
+    parser.add_list("--plugins", "Python files or modules that the cell was made with")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    """Run one cell again and compare.
+
+    Returns:
+        0 equal, 1 different or failed.
+
+    Raises:
+        ConfigError: no cell is named, or a flag is wrong.
+        StoreError: there is no such cell, or it is damaged.
+        BenchmarkError: its data or weights are not here.
+    """
+    tolerance = _tolerance(args)
+    from benchmark.reproduction import read_cell
+
+    stored = read_cell(
+        user_path(args.cell),
+        data_root=user_path(args.data_root) if args.data_root else default_data_root(),
+        device=args.device,
+        plugins=tuple(words(args.plugins or [])),
+        files=[user_path(name).absolute() for name in args.files or []],
+    )
+    if args.output_dir:
+        return _compare(stored, user_path(args.output_dir), tolerance, console)
+    with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as folder:
+        return _compare(stored, Path(folder), tolerance, console)
+
+
+def _tolerance(args: argparse.Namespace) -> float:
+    problems = [f"reproduce takes no '{word}', only flags" for word in args.overrides]
+    problems += [] if args.cell else ["say which cell: runs/<suite>/<backbone>/<method>/seed-<n>"]
+    try:
+        tolerance = float(coerce(args.tolerance, float))
+        if tolerance < 0:
+            raise ValueError("a value of at least 0")
+    except ValueError as error:
+        problems.append(f"--tolerance: expected {error}, got '{args.tolerance}'")
+    if problems:
+        raise ConfigError(problems)
+    return tolerance
+
+
+def _compare(stored: StoredCell, output_dir: Path, tolerance: float, console: Console) -> int:
+    from benchmark.difference import compare_cells, differing_origin
+    from benchmark.reproduction import run_again, settings_changed
+
+    store = Store(output_dir)
+    outcome = run_again(stored, store, console)
+    if outcome.status != "done":
+        console.error(f"the second run failed: {outcome.error}")
+        return 1
+    again = store.cell(stored.spec.folder)
+    files = compare_cells(stored.folder, again, list(stored.spec.tasks))
+    _print(files, stored, console)
+    origin = differing_origin(stored.folder, again)
+    if settings_changed(stored):
+        origin.insert(0, "settings: config.yaml is not as it was written, or of another version")
+    return _verdict(files, origin, tolerance, console)
+
+
+def _print(files: Sequence[FileDifference], stored: StoredCell, console: Console) -> None:
+    table = rich.table.Table(title=Text(f"{stored.spec.folder}: then and now"), title_justify="left")
+    for head in ("file", "compared", "differing", "result"):
+        table.add_column(
+            head, justify="right" if head in ("compared", "differing") else "left", overflow="fold"
+        )
+    for file in files:
+        table.add_row(Text(file.name), f"{file.count:,}", f"{file.differing:,}", Text(_result(file)))
+    console.table(table)
+
+
+def _result(file: FileDifference) -> str:
+    if not file.differing:
+        return "; ".join(("bit-identical", *file.notes))
+    if file.reason:
+        return f"{file.where}: {file.reason}"
+    return f"largest difference {file.largest:.3g}, at {file.where}"
+
+
+def _verdict(
+    files: Sequence[FileDifference], origin: Sequence[str], tolerance: float, console: Console
+) -> int:
+    """Say whether the runs are equal, and what else differs; return the exit code."""
+    off = [file for file in files if not file.within(tolerance)]
+    if off:
+        console.line(f"different: {len(off)} of {len(files)} files")
+    else:
+        identical = not any(file.differing for file in files)
+        console.line("equal, bit for bit" if identical else f"equal within {tolerance:g}")
+    if origin:
+        console.line("likely because of:" if off else "although these differ:")
+    elif off:
+        console.line(UNEXPLAINED)
+    for line in origin:
+        console.line(f"  {line}")
+    return 1 if off else 0

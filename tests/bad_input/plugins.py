@@ -1,0 +1,208 @@
+"""Broken plugins: files that are none, registrations that cannot be, classes that keep no contract."""
+
+from __future__ import annotations
+
+from tests.bad_input.case import RUN, Case, Setup, files, small, suite, together
+
+MINE = RUN.replace("zero_shot", "mine") + " --plugins mine.py"
+_USE = "from benchmark.registry import register_method, register_task, register_dataset, register_backbone\n"
+
+
+def _method(body: str, call: str = '"mine"') -> str:
+    return f"{_USE}import dataclasses\n@register_method({call})\nclass Mine:\n    {body}\n"
+
+
+_SOURCES: dict[str, tuple[str | bytes, str]] = {
+    "Python that does not parse": ("def (:\n", "Not read: mine.py: SyntaxError: invalid syntax"),
+    "nothing": ("", "unknown method 'mine'"),
+    "bytes": (b"\x00\xff\xfe", "Not read: mine.py: UnicodeDecodeError"),
+    "brackets without end": (
+        "x = " + "(" * 5000,
+        "Not read: mine.py: SyntaxError: too many nested parentheses",
+    ),
+    "a page of the web": ("<!DOCTYPE html>\n", "Not read: mine.py: SyntaxError"),
+    "a name that is worked out": (
+        f"{_USE}NAME = 'mine'\n@register_method(NAME)\nclass A: pass\n",
+        "must be written out",
+    ),
+    "an error on import": (
+        _method("x = 1 / 0"),
+        "method 'mine' (mine.py:3) could not be imported: ZeroDivisionError",
+    ),
+    "an exit on import": (
+        _method("x = exit(0)"),
+        "method 'mine' (mine.py:3) could not be imported: SystemExit",
+    ),
+    "an import of what is not there": (
+        _method("import nowhere"),
+        "could not be imported: ModuleNotFoundError: No module named",
+    ),
+    "a name of ours": (_method("pass", '"coop"'), "method 'coop' is registered twice: methods/coop.py:"),
+    "a name twice": (
+        _method("pass") + _method("pass"),
+        "method 'mine' is registered twice: mine.py:3 and mine.py:8",
+    ),
+    "a word of the command line as name": (_method("pass", '"all"'), "'all' cannot be the name of a plugin"),
+    "a name with blanks": (
+        _method("pass", '"my method"'),
+        "'my method' cannot be the name of a plugin: expected letters",
+    ),
+    "a name that leads out of its folder": (
+        _method("pass", '"../mine"'),
+        "'../mine' cannot be the name of a plugin",
+    ),
+    "a number for a name": (_method("pass", "3"), "mine.py:3: 3 cannot be the name of a plugin"),
+    "aliases that are a number": (
+        _method("pass", '"mine", aliases=3'),
+        "mine.py:3: aliases: expected a tuple of texts",
+    ),
+    "an unknown keyword": (
+        _method("pass", '"mine", colour=3'),
+        "could not be imported: TypeError: register_method() got",
+    ),
+    "options that are no dataclass": (
+        _method("Options = 3"),
+        "method 'mine' (mine.py:3): its Options must be a dataclass",
+    ),
+    "options that are a plain class": (_method("class Options: r = 2"), "its Options must be a dataclass"),
+    "an option without a default": (
+        _method("Options = dataclasses.make_dataclass('Options', [('r', int)])"),
+        "its option 'r' has no default",
+    ),
+    "an option of a type that is not there": (
+        _method("Options = dataclasses.make_dataclass('Options', [('r', 'Nowhere', 3)])"),
+        "the types of its Options cannot be read (NameError",
+    ),
+    "options that always refuse": (
+        _method(
+            "Options = dataclasses.dataclass(type('Options', (), {'__post_init__': lambda self: {}['depth']}))"
+        ),
+        "method 'mine': KeyError: 'depth'",
+    ),
+    "a cost in words": (_method("cost_hint = 'much'"), "its cost_hint must be a number, not 'much'"),
+}
+
+
+def _dataset(body: str, head: str = "data_root, part='a', reporter=None") -> Setup:
+    entry = {"dataset": "mine", "kind": "multilabel", "classes": ["a"]}
+    source = f'{_USE}@register_dataset("mine")\ndef mine({head}):\n    {body}\n'
+    return together(suite(tasks={"zeroshot": {"datasets": {"mine": entry}}}), files(mine__py=source))
+
+
+def _backbone(body: str) -> Setup:
+    return together(
+        small,
+        files(mine__py=f'{_USE}@register_backbone("mine")\ndef mine(name, pretrained=None):\n    {body}\n'),
+    )
+
+
+_PLUGINS = f"{RUN} --plugins mine.py"
+OTHERS = [
+    Case(
+        "plugin: a dataset that raises",
+        _PLUGINS,
+        "dataset 'mine' failed: IndexError: far. --debug shows where",
+        _dataset("raise IndexError('far')"),
+    ),
+    Case(
+        "plugin: a dataset that gives nothing",
+        _PLUGINS,
+        "dataset 'mine': its plugin gives a NoneType, expected a Prepared",
+        _dataset("return None"),
+    ),
+    Case(
+        "plugin: a dataset that takes no reporter",
+        _PLUGINS,
+        "dataset 'mine': got an unexpected keyword argument 'reporter'",
+        _dataset("return None", "data_root"),
+    ),
+    Case(
+        "plugin: a dataset that needs more",
+        _PLUGINS,
+        "dataset 'mine' needs the key 'site'",
+        _dataset("return None", "data_root, *, site, reporter=None"),
+    ),
+    Case(
+        "plugin: a dataset that cannot be imported",
+        _PLUGINS,
+        "dataset 'mine' (mine.py:2) could not be imported: NameError",
+        _dataset("return None", "data_root, part=nowhere"),
+    ),
+    Case(
+        "plugin: a backbone that raises",
+        "efficiency --methods coop --backbone mine --plugins mine.py",
+        "backbone 'mine' failed: KeyError: 'x'",
+        _backbone("return {}['x']"),
+    ),
+    Case(
+        "plugin: a backbone that is none",
+        "efficiency --methods coop --backbone mine --plugins mine.py",
+        "backbone 'mine': its plugin gives a int, expected a Backbone",
+        _backbone("return 3"),
+    ),
+    Case(
+        "plugin: a task that cannot be imported",
+        f"{_PLUGINS} --tasks mine",
+        "task 'mine' (mine.py:2) could not be imported: RuntimeError: no",
+        together(
+            suite(tasks={"mine": {"datasets": {}}}),
+            files(mine__py=f"{_USE}@register_task('mine')\nclass A:\n    raise RuntimeError('no')\n"),
+        ),
+    ),
+    Case("plugin: a folder", f"{RUN} --plugins ./films", "--plugins: file './films' does not exist", small),
+    Case(
+        "plugin: a file of another kind",
+        f"{RUN} --plugins ./films.csv",
+        "--plugins: file './films.csv' is no Python file (.py)",
+        small,
+    ),
+    Case(
+        "plugin: a module that is not installed",
+        f"{RUN} --plugins nowhere_at_all",
+        "--plugins: no module 'nowhere_at_all'",
+        small,
+    ),
+    Case(
+        "plugin: a module of Python itself",
+        f"{RUN} --plugins sys",
+        "--plugins: no module 'sys' is installed",
+        small,
+    ),
+    Case(
+        "plugin: a module below what is none",
+        f"{RUN} --plugins os.path.nowhere",
+        "no module 'os.path.nowhere'",
+        small,
+    ),
+    Case(
+        "plugin: two that are not there",
+        f"{RUN} --plugins a.py,b.py",
+        ("--plugins: file 'a.py' does not exist", "--plugins: file 'b.py' does not exist"),
+        small,
+    ),
+    Case(
+        "plugin: checked, but registers nothing",
+        "check-method mine.py",
+        "'mine.py' registers no method",
+        files(mine__py="x = 1\n"),
+    ),
+    Case(
+        "plugin: checked, and raises",
+        "check-method mine.py",
+        "could not be imported: ZeroDivisionError",
+        files(mine__py=_method("x = 1 / 0")),
+    ),
+    Case(
+        "plugin: checked, and is no method",
+        "check-method mine.py r=3",
+        "method 'mine'",
+        files(mine__py=_method("pass")),
+    ),
+]
+CASES = [
+    *(
+        Case(f"plugin: {name}", MINE, says, together(small, files(mine__py=source)))
+        for name, (source, says) in _SOURCES.items()
+    ),
+    *OTHERS,
+]

@@ -1,0 +1,379 @@
+"""Nothing from outside is run, and no name in it leads out of its folder: by reading the source, and by trying."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import torch
+import yaml
+
+from benchmark import adapters, registry
+from benchmark.backbones.checkpoints import read_state
+from benchmark.backbones.medical.reader import read_foreign
+from benchmark.checkpoint import Checkpoint
+from benchmark.cli import main
+from benchmark.console import NullReporter
+from benchmark.data.inside import Inside
+from benchmark.data.load import load_dataset
+from benchmark.data.prepare import prepare
+from benchmark.data.prepared import load_prepared, write_prepared
+from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.errors import BenchmarkError, DataError, StoreError
+from benchmark.paths import ROOT
+from benchmark.store import CellFolder
+
+SOURCES = sorted(
+    path
+    for folder in ("benchmark", "methods", "tasks", "results")
+    for path in (ROOT / folder).rglob("*.py")
+    if "runs" not in path.relative_to(ROOT).parts
+)
+SAFE_LOADERS = (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+RESTRICTED = ("benchmark/backbones/medical/reader.py",)
+"""Reads pickles with an unpickler of its own, which finds nothing but what builds tensors; it is tried below."""
+NETWORK = {"urllib.request", "http.client", "requests", "httpx", "ftplib", "smtplib", "telnetlib"}
+
+
+# --- the source ---------------------------------------------------------------------------------------------
+
+
+def dotted(node: ast.AST) -> str:
+    """Return ``a.b.c`` of a name or attribute, else an empty text."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *parts[::-1]]) if isinstance(node, ast.Name) else ""
+
+
+def is_true(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
+
+
+def is_false(node: ast.expr | None) -> bool:
+    return node is None or (isinstance(node, ast.Constant) and node.value is False)
+
+
+def of_subprocess(name: str, call: ast.Call, words: dict[str, ast.expr]) -> str:
+    is_text = bool(call.args) and isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
+    if is_text or not is_false(words.get("shell")) or name.endswith(("getoutput", "getstatusoutput")):
+        return "a shell, or a command that is a text"
+    return ""
+
+
+def of_yaml(name: str, call: ast.Call, words: dict[str, ast.expr], module: Any) -> str:
+    if "load" not in name or name.startswith("yaml.safe_load"):
+        return ""
+    node = words.get("Loader") or (call.args[1] if len(call.args) > 1 else None)
+    loader = getattr(module, dotted(node), None) if name == "yaml.load" and node is not None else None
+    is_safe = isinstance(loader, type) and issubclass(loader, SAFE_LOADERS)
+    return "" if is_safe else "a loader that builds objects"
+
+
+def unsafe_call(call: ast.Call, module: Any = None) -> str:
+    """Return what is wrong with a call; empty when nothing is."""
+    name, words = dotted(call.func), {word.arg: word.value for word in call.keywords if word.arg}
+    last = name.rpartition(".")[2] or getattr(call.func, "attr", "")
+    if name in ("eval", "exec", "__import__", "os.system", "os.popen", "tempfile.mktemp"):
+        return name
+    if name.startswith(("os.spawn", "os.exec")) or last in ("extractall", "extract", "unpack_archive"):
+        return name or last
+    if name.startswith("subprocess."):
+        return of_subprocess(name, call, words)
+    if name.startswith("yaml."):
+        return of_yaml(name, call, words, module)
+    if (
+        name.split(".")[0] in UNPICKLERS
+        and last in ("load", "loads", "Unpickler", "open")
+        or last == "read_pickle"
+    ):
+        return "unpickles"
+    if name == "torch.load" and not is_true(words.get("weights_only")):
+        return "torch.load without weights_only=True"
+    if not is_false(words.get("allow_pickle")) or not is_false(words.get("trust_remote_code")):
+        return "allow_pickle or trust_remote_code"
+    return ""
+
+
+def problems(tree: ast.AST, module: Any = None) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (problem := unsafe_call(node, module)):
+            found.append(f"line {node.lineno}: {problem}")
+        names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        found += [f"line {node.lineno}: network" for name in names if name in NETWORK]
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval('1')", "exec(text)", "os.system(command)", "os.popen('ls')", "tempfile.mktemp()", "import requests",
+        "pickle.load(file)", "pickle.loads(b'')", "pickle.Unpickler(file).load()", "pd.read_pickle(path)",
+        "torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)",
+        "np.load(path, allow_pickle=True)", "np.load(path, allow_pickle=flag)",
+        "yaml.load(text)", "yaml.load(text, Loader=yaml.Loader)", "yaml.load_all(text, Loader=X)",
+        "yaml.unsafe_load(text)", "yaml.full_load(text)",
+        "subprocess.run('ls', check=True)", "subprocess.run(f'ls {x}')", "subprocess.run(['ls'], shell=True)",
+        "subprocess.getoutput(x)", "archive.extractall(folder)", "zipfile.ZipFile(path).extract(name)",
+        "shutil.unpack_archive(path)", "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    ],
+)  # fmt: skip
+def test_the_scan_finds(line):
+    assert problems(ast.parse(line))
+
+
+def test_the_source_runs_nothing_that_it_reads():
+    assert len(SOURCES) > 150
+    found = []
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        module = importlib.import_module(name) if "yaml.load" in text else None
+        found += [f"{path.relative_to(ROOT)}: {line}" for line in problems(ast.parse(text), module)]
+    assert [line for line in found if line.partition(": line")[0] not in RESTRICTED] == []
+    assert len(found) == len(RESTRICTED)
+
+
+def test_templates_escape_everything_and_the_script_writes_text_alone():
+    folder = ROOT / "benchmark" / "report" / "html"
+    for path in folder.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\|\s*safe|autoescape|javascript:|\son\w+=", text), path.name
+    script = (folder / "script.js").read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(", script)
+
+
+# --- what is planted stays inert ----------------------------------------------------------------------------
+
+
+class Planted:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A payload; the test fails when it went off."""
+    target = tmp_path / "went-off"
+    yield Planted(target)
+    assert not target.exists()
+
+
+def refused(*words: object) -> None:
+    assert main([str(word) for word in words]) == 2
+
+
+def test_the_payload_works(tmp_path):
+    pickle.loads(pickle.dumps(Planted(tmp_path / "x")))  # noqa: S301
+    assert (tmp_path / "x").is_dir()
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_pickled_checkpoint_is_refused(tmp_path, trap, plain):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(pickle.dumps(trap)) if plain else torch.save({"weights": trap}, path)
+    with pytest.raises(StoreError, match="needs to run code|no checkpoint"):
+        adapters.read_checkpoint(path)
+    with pytest.raises(DataError, match="refused|not a file of tensors"):
+        read_state(path)
+    assert Checkpoint(path, "key").load() is None
+    with pytest.raises(DataError, match="refused|holds no tensors"):
+        read_foreign(path)
+
+
+def test_a_pickle_before_an_archive_is_refused(tmp_path, trap):
+    """A file may be a pickle to one library and an archive to another."""
+    path = tmp_path / "weights.pt"
+    torch.save({"weights": torch.zeros(2)}, path)
+    path.write_bytes(pickle.dumps(trap) + path.read_bytes())
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(DataError, match="refused"):
+        read_foreign(path)
+
+
+def test_objects_in_arrays_are_refused(tmp_path, trap):
+    cell = CellFolder(tmp_path / "cell")
+    (cell.path / "predictions").mkdir(parents=True)
+    np.savez(cell.path / "predictions" / "zeroshot-x.npz", image_id=np.array([trap], dtype=object))
+    with pytest.raises(StoreError, match="damaged"):
+        cell.read_npz("predictions/zeroshot-x.npz")
+
+    data = write_prepared(
+        tmp_path / "data", name="x", pixels=np.zeros((1, 2, 2), np.uint8),
+        manifest=pd.DataFrame({"image_id": ["a"]}), info={},
+    )  # fmt: skip
+    np.save(data.folder / "pixels.npy", np.array([trap], dtype=object))
+    report = json.loads((data.folder / "prepare_report.json").read_text())
+    report["files"]["pixels.npy"]["bytes"] = (data.folder / "pixels.npy").stat().st_size
+    (data.folder / "prepare_report.json").write_text(json.dumps(report))
+    with pytest.raises(DataError, match="not a NumPy array"):
+        load_prepared(data.folder)
+
+
+def test_yaml_builds_no_objects(tmp_path, trap, capsys):
+    text = f"!!python/object/apply:os.mkdir ['{trap.path}']"
+    (tmp_path / "suite.yaml").write_text(f"name: {text}\n")
+    refused("--suite", tmp_path / "suite.yaml", "--dry-run", "--output-dir", tmp_path / "out")
+    refused("--config", tmp_path / "suite.yaml", "--dry-run", "--output-dir", tmp_path / "out")
+    refused("--dry-run", f"recipe.lr={text}", "--output-dir", tmp_path / "out")
+    cell = CellFolder(tmp_path / "cell")
+    cell.path.mkdir()
+    (cell.path / "config.yaml").write_text(f"seed: {text}\n")
+    with pytest.raises(StoreError, match="damaged"):
+        cell.read_config()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+PLUGIN = """
+import os
+from benchmark.registry import register_method
+os.mkdir({path!r})
+@register_method("planted")
+class Planted: pass
+"""
+
+
+def test_plugins_run_only_when_they_are_named(tmp_path, trap, monkeypatch, capsys):
+    for name in ("planted.py", "methods/planted.py", "tasks/planted.py", "medpeft_bench.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(PLUGIN.format(path=str(trap.path)))
+    (tmp_path / "suite.yaml").write_text("name: x\nplugins: [planted.py]\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["list", "methods", "--names"]) == 0
+    assert "planted" not in capsys.readouterr().out
+    refused("--suite", "suite.yaml", "--dry-run")  # a suite names no plugins
+    assert "unknown key 'plugins'" in capsys.readouterr().err
+    assert registry.scan_plugins(["planted.py"]) == []  # its names are read, its code is not run
+    assert "planted" in registry.METHODS.names()
+
+
+def test_a_named_plugin_runs(tmp_path):
+    (tmp_path / "planted.py").write_text(PLUGIN.format(path=str(tmp_path / "ran")))
+    assert registry.load_plugins([str(tmp_path / "planted.py")]) == []
+    assert (tmp_path / "ran").is_dir()
+
+
+# --- names stay in their folder -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A raw folder beside a secret image, with links into and out of it."""
+    raw = tmp_path / "raw"
+    (raw / "images").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for path in (tmp_path / "secret.png", tmp_path / "elsewhere" / "secret.png", raw / "images" / "a.png"):
+        PIL.Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
+    (raw / "out.png").symlink_to(tmp_path / "secret.png")
+    (raw / "in.png").symlink_to("images/a.png")
+    (raw / "folder").symlink_to(tmp_path / "elsewhere")
+    return raw
+
+
+OUTSIDE = (
+    "../secret.png",
+    "images/../../secret.png",
+    "/etc/hostname",
+    "out.png",
+    "folder/secret.png",
+    "a\0.png",
+)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_names_that_lead_out_are_told(site, name):
+    assert Inside(site).problem(name)
+
+
+def test_names_inside_are_not_held_up(site, tmp_path):
+    (tmp_path / "link").symlink_to(site)
+    for root in (site, tmp_path / "link"):
+        for name in ("images/a.png", "in.png", "images/missing.png", "new/..png"):
+            assert Inside(root).problem(name) == ""
+    everything = Inside(site, allow_outside=True)
+    assert [bool(everything.problem(name)) for name in OUTSIDE] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("name", OUTSIDE[:-1])
+def test_a_table_of_a_download_cannot_name_foreign_files(site, tmp_path, name):
+    table = pd.DataFrame({"image_id": ["a", "b"], "file": ["images/a.png", name]})
+    access = Access("open", "", "", "")
+    dataset = RawDataset("planted", "Planted", access, "", lambda raw: RawTable(table))
+    with pytest.raises(DataError, match="--allow-outside"):
+        prepare(dataset, site, tmp_path / "data", workers=1)
+    assert not list((tmp_path / "data").rglob("*.npy"))
+
+
+def test_ones_own_table_cannot_either_unless_asked(site, tmp_path):
+    def rows(**keys: Any) -> int:
+        entry = {"dataset": "csv", "file": str(site / "films.csv"), **keys}
+        return len(load_dataset(entry, tmp_path / "data", NullReporter()))
+
+    (site / "films.csv").write_text("path\nimages/a.png\n../secret.png\n")
+    with pytest.raises(
+        DataError, match=r"row 3, column 'path': '../secret.png' is not read: its name leads out"
+    ):
+        rows()
+    assert rows(allow_outside=True) == 2
+
+
+def test_reports_in_an_archive_are_read_and_never_unpacked(tmp_path):
+    from benchmark.data.datasets.mimic_cxr import _from_zip
+
+    text = b"FINAL REPORT\n FINDINGS: The lungs are clear today.\n"
+    with zipfile.ZipFile(tmp_path / "reports.zip", "w") as archive:
+        for name in ("../../s1.txt", "/s2.txt"):
+            archive.writestr(name, text)
+    before = sorted(tmp_path.parent.rglob("*"))
+    sections = _from_zip(tmp_path / "reports.zip")
+    assert [sections("10", study) is not None for study in ("1", "2")] == [True, True]
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_a_prepared_folder_names_no_files_elsewhere(tmp_path):
+    folder = tmp_path / "rsna"
+    data = write_prepared(
+        folder,
+        name="x",
+        pixels=np.zeros((1, 2, 2), np.uint8),
+        manifest=pd.DataFrame({"image_id": ["a"]}),
+        info={},
+    )
+    report = json.loads((data.folder / "prepare_report.json").read_text())
+    report["transforms"] = {"squash-2x2/../../secret": {}}
+    (folder / "prepare_report.json").write_text(json.dumps(report))
+    with pytest.raises(BenchmarkError):
+        load_dataset({"dataset": "rsna"}, tmp_path, NullReporter())
+
+
+def test_archives_in_memory_hold_no_objects(tmp_path, trap):
+    """MedMNIST's files are archives of arrays."""
+    stream = io.BytesIO()
+    np.savez(stream, test_labels=np.array([trap], dtype=object))
+    (tmp_path / "pathmnist.npz").write_bytes(stream.getvalue())
+    from benchmark.registry import DATASETS
+
+    dataset, options = DATASETS.get("medmnist").select({"name": "pathmnist"})
+    with pytest.raises(BenchmarkError):
+        prepare(dataset, tmp_path, tmp_path / "data", options=options, workers=1)
