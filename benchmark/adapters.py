@@ -14,7 +14,6 @@ import os
 import pickle
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from torch import Tensor
 from benchmark.backbones import Backbone
 from benchmark.errors import BenchmarkError, StoreError
 from benchmark.plan import CellSpec
+from benchmark.temporary import temporary_beside
 from methods.base import Method, PeftAdapter
 
 CONFIG, TENSORS, REST, ABOUT = (
@@ -327,16 +327,12 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _write_folder(target: Path, fill: Callable[[Path], object]) -> None:
     """Fill a temporary folder beside the target, then rename it: readers never see half a folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
+    with temporary_beside(target, folder=True) as temporary:
         fill(temporary)
         temporary.chmod(target.parent.stat().st_mode & 0o777)
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -16,7 +16,7 @@ from benchmark.efficiency import measure_method
 from benchmark.errors import CellError
 from benchmark.layers import read_yaml
 from benchmark.paths import configs
-from benchmark.timing import Times, in_turns, ratio, step_memory
+from benchmark.timing import Times, in_turns, ratio
 from benchmark.workbench import Candidate, Form, Workbench, shared_copy
 from methods import naive
 from methods.base import Method
@@ -164,7 +164,7 @@ def measure_forms(
         method = candidate.method.train()
         counts[name] = {
             "step_flops": measure_method(method, candidate.batch)["step_flops_per_pair"],
-            "saved_bytes": step_memory(candidate.forward, candidate.step, method),
+            "saved_bytes": candidate.memory(),
         }
         calls: dict[str, Callable[[], object]] = {
             "step_time": candidate.step,

@@ -20,36 +20,56 @@ from benchmark.config import build_options
 from benchmark.console import Reporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.features import FrozenFeatures
-from benchmark.data.load import check_dataset, entries_by_use, load_dataset
+from benchmark.data.load import check_dataset, entries_by_use, load_dataset, needed
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import POLICIES, PairData, blank_pairs, pairs
 from benchmark.efficiency import measure_method, peak_memory, step_times
-from benchmark.errors import ConfigError, DataError
+from benchmark.errors import BenchmarkError, ConfigError, DataError
+from benchmark.guards import overlap
+from benchmark.guards.frozen import check_frozen, check_mode, frozen_digests
+from benchmark.guards.pairs import pairs_match, warning
+from benchmark.guards.results import check_result, cut_texts
 from benchmark.inference import frozen_flops, inference_costs
 from benchmark.parallel import ALONE, World
 from benchmark.plan import CellSpec, task_done
 from benchmark.pseudonyms import Pseudonyms, id_key
-from benchmark.registry import TASKS
+from benchmark.registry import METHODS, TASKS
 from benchmark.shared import FROZEN, TowerResults, is_shared
 from benchmark.store import CellFolder
+from benchmark.temporary import LEFTOVERS, remove_dead
 from benchmark.trainer import Adaptation, Trainer
 from tasks.base import DatasetResult, Task, TaskContext
 from tasks.prompts import fill
 
 _FLOPS_PAIRS = 8
+_FEW_CUT = 0.01
+"""Share of a corpus's texts that may be longer than the model's context without a word about it."""
 
 
-def prepare_suite(suite: Mapping[str, Any], data_root: Path, reporter: Reporter) -> None:
+def prepare_suite(
+    suite: Mapping[str, Any],
+    data_root: Path,
+    reporter: Reporter,
+    *,
+    limit: int | None = None,
+    allow_overlap: bool = False,
+) -> None:
     """Make what all cells of a suite share, once, and open all data: what is missing or contradicts the suite is told.
 
-    Generated datasets are written now.
+    What dead processes had half written is deleted, and generated datasets are written now. Images that two datasets
+    share stop the run, or are reported (benchmark/guards/overlap.py).
     """
+    remove_dead(data_root, *(f"{depth}{LEFTOVERS}" for depth in ("", "*/", "*/*/")))
     for use, entry in entries_by_use(suite):
         prepared = check_dataset(entry, data_root, reporter)
         if use == "corpus":
             read_pairs(entry, prepared)
         elif check := getattr(TASKS.get(use), "check_data", None):
             check(entry, prepared)
+    found = overlap.overlaps(suite, data_root, reporter, limit=limit)
+    for item in found:
+        reporter.log(str(item))
+    overlap.check(found, allow=allow_overlap)
 
 
 def read_pairs(entry: Mapping[str, Any], prepared: Prepared, limit: int | None = None) -> PairData:
@@ -96,6 +116,8 @@ class _Cell:
         output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
         hide = Pseudonyms(id_key(spec.data_root)).hide if spec.hash_ids else dict
         self.towers = TowerResults(output_dir / "shared", spec, self.context, hide)
+        self.pairs: PairData | None = None
+        self.doubts = self.doubts_of_pairs()  # before the method changes a tower
         _seed(spec.seed)
         recipe = spec.recipe
         self.method = methods.build(
@@ -110,19 +132,52 @@ class _Cell:
     def run(self) -> None:
         for name in self.spec.tasks:
             self.task(name).check(self.method)
-        if self.world.from_first(lambda: self.folder.exists("adapter.safetensors")):
+        self.overlaps = self.world.from_first(self.shared_images)
+        if self.world.from_first(self.adapted):
             self.method.load_trainable_state(self.folder.read_tensors("adapter.safetensors"))
         else:
             self.adapt()
-        if self.world.is_first and not self.folder.exists(adapters.FOLDER):
-            adapters.write_adapter(self.method, self.spec, self.folder.inside(adapters.FOLDER))
+        if self.world.is_first:
+            self.folder.remove("checkpoint")
+            if not self.folder.exists(adapters.FOLDER):
+                adapters.write_adapter(self.method, self.spec, self.folder.inside(adapters.FOLDER))
         self.method.eval()
+        check_mode(self.method)
         for name in self.world.mine(self.world.from_first(self.open_tasks)):
             self.evaluate(name)
+
+    def adapted(self) -> bool:
+        """Return whether everything of the adaptation is stored; ``adapt.json`` is written last."""
+        return self.folder.exists("adapter.safetensors") and self.folder.exists("adapt.json")
 
     def open_tasks(self) -> list[str]:
         spec = self.spec
         return [name for name in spec.tasks if spec.eval_only or not task_done(spec, name, self.folder)]
+
+    def doubts_of_pairs(self) -> str:
+        """Return what the frozen model says against the corpus it is to be adapted on; empty when it says nothing."""
+        spec = self.spec
+        trains = not getattr(METHODS.get(spec.method), "deterministic", False)
+        if not (trains and self.world.is_first) or self.folder.exists("adapter.safetensors"):
+            return ""
+        try:
+            self.pairs = self.stored_pairs()
+        except BenchmarkError:  # told where it is needed
+            return ""
+        line = warning(self.pairs, pairs_match(self.pairs, self.context.frozen))
+        if line:
+            self.reporter.log(line)
+        return line
+
+    def shared_images(self) -> list[overlap.Overlap]:
+        """Return what the cell's datasets share, as its backbone sees their images; a leak ends the cell."""
+        spec = self.spec
+        suite = needed({**spec.suite, "tasks": dict(spec.tasks)}, [spec.method])
+        found = overlap.overlaps(
+            suite, spec.data_root, self.reporter, fitting=self.context.fitting, limit=spec.limit
+        )
+        overlap.check(found, allow=spec.allow_overlap)
+        return found
 
     # ------------------------------------------------------------------ adaptation
     def adapt(self) -> None:
@@ -142,7 +197,11 @@ class _Cell:
             size=self.world.size if shared else 1,
         )
         checkpoint = Checkpoint(self.folder.inside("checkpoint") / "state.pt", spec.adapt_hash)
-        outcome = self.train(batches, checkpoint) if self.method.trainable_parameters() else None
+        outcome = None
+        if self.method.trainable_parameters():
+            frozen = frozen_digests(self.method)
+            outcome = self.train(batches, checkpoint)
+            check_frozen(self.method, frozen)
         if self.world.is_first:
             self.keep(outcome, corpus, self.cost(batches, outcome, time.perf_counter() - started))
 
@@ -154,10 +213,13 @@ class _Cell:
         adapter = self.folder.inside("adapter.safetensors").stat().st_size
         self.folder.write_json("efficiency.json", {**cost, "adapter_bytes": adapter})
         best = None if outcome is None else outcome.best
+        cut = cut_texts(self.method.backbone, self.context.frozen.token_ids(corpus.texts))
+        facts = {**corpus.facts, **({"cut_texts": cut} if cut > _FEW_CUT * len(corpus) else {})}
+        if self.doubts:
+            facts["data_notes"] = [*(corpus.facts.get("data_notes") or ()), self.doubts]
         self.folder.write_json(
-            "adapt.json", {"adapt_hash": spec.adapt_hash, "pairs": len(corpus), "best": best, **corpus.facts}
+            "adapt.json", {"adapt_hash": spec.adapt_hash, "pairs": len(corpus), "best": best, **facts}
         )
-        self.folder.remove("checkpoint")
 
     def train(self, batches: PairBatches, checkpoint: Checkpoint) -> Adaptation:
         entry = self.spec.suite.get("validation") or {}
@@ -181,7 +243,7 @@ class _Cell:
     def corpus(self) -> PairData:
         """Return the pairs to adapt on; without any, a method that trains nothing has its costs read off blank ones."""
         try:
-            return self.stored_pairs()
+            return self.pairs or self.stored_pairs()
         except DataError:
             if self.method.trainable_parameters():
                 raise
@@ -230,6 +292,7 @@ class _Cell:
         results: dict[str, DatasetResult] = {}
         for dataset, entry in entries.items():
             results[dataset] = self.towers.evaluate(task, name, dataset, entry, self.method)
+            check_result(results[dataset], f"{name}, '{dataset}'")
             self.folder.write_npz(f"predictions/{name}-{dataset}.npz", results[dataset].predictions)
         self.folder.write_json(
             f"{name}.json",
@@ -237,7 +300,10 @@ class _Cell:
                 "task": name,
                 "status": "success",
                 "task_hash": self.spec.task_hash(name),
-                "datasets": {dataset: _public(result) for dataset, result in results.items()},
+                "datasets": {
+                    dataset: _public(result, overlap.facts(self.overlaps, name, dataset))
+                    for dataset, result in results.items()
+                },
                 **({"shared": FROZEN} if is_shared(task, self.method) else {}),
             },
         )
@@ -272,8 +338,11 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _public(result: DatasetResult) -> dict[str, Any]:
-    return {"n": result.n, "kind": result.kind, "metrics": result.metrics, "info": result.info}
+def _public(result: DatasetResult, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is stored of a result, and what its images share with other datasets."""
+    notes = [*(result.info.get("data_notes") or ()), *shared.get("data_notes", ())]
+    info = {**result.info, **shared, **({"data_notes": notes} if notes else {})}
+    return {"n": result.n, "kind": result.kind, "metrics": result.metrics, "info": info}
 
 
 def _headline(task: Task, results: Mapping[str, DatasetResult]) -> str:

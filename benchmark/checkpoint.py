@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from benchmark.store import write_whole
 
 _VERSION = 2  # raise it whenever the state is kept in another form
 
@@ -28,20 +30,25 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by ``state`` (tensors and plain values)."""
         full = {"key": self._key, **state}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save(full, temporary)
-        os.replace(temporary, self._path)
+        write_whole(self._path, lambda path: torch.save(full, path))
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the state; None if there is none, or none of this run."""
+    def load(self, say: Callable[[str], object] = lambda line: None) -> dict[str, Any] | None:
+        """Return the state; None if there is none, or none of this run, which is said in one line."""
+        if not self._path.exists():
+            return None
         try:
             with warnings.catch_warnings():  # about pickles by other hands, which are not used
                 warnings.simplefilter("ignore")
                 state: Any = torch.load(self._path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):
+            say(f"{self._path.name}: damaged checkpoint, not used: training starts anew")
             return None
-        return state if isinstance(state, dict) and state.get("key") == self._key else None
+        if isinstance(state, dict) and state.get("key") == self._key:
+            return state
+        say(
+            f"{self._path.name}: checkpoint of other settings or another version, not used: training starts anew"
+        )
+        return None
 
     def remove(self) -> None:
         """Delete the checkpoint: the run is finished."""

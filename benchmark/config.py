@@ -98,6 +98,9 @@ class Settings:
     limit: int | None = setting(None, "use only this many samples of every data set", low=1)
     plugins: tuple[str, ...] = setting((), "Python files or modules with more plugins")
     hash_ids: bool = setting(False, "store keyed hashes instead of image and patient ids")
+    allow_overlap: bool = setting(
+        False, "go on when test images are in the corpus or validation set; results say so", hashed=False
+    )
     baseline: str | None = setting(None, "method that the others are compared with")
     recipe_name: Literal["common", "authors"] = setting("common", "one recipe for all, or each paper's own")
     dry_run: bool = setting(False, "print the plan and stop")

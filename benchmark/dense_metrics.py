@@ -53,7 +53,14 @@ def iou_per_image(overlaps: Overlaps) -> Floats:
 
 
 def segmentation_metrics(overlaps: Overlaps) -> dict[str, WeightedMetric]:
-    """Return ``dice`` and ``iou`` (means over images) and ``dice_pooled`` (sums over all images first)."""
+    """Return ``dice`` and ``iou`` (means over images) and ``dice_pooled`` (sums over all images first).
+
+    All are NaN where no image has foreground.
+    """
+    if not overlaps.actual.any():  # nothing to find anywhere: an empty answer would count as perfect
+        return dict.fromkeys(
+            ("dice", "dice_pooled", "iou"), lambda weights: np.full(weights.shape[1], np.nan)
+        )
     shared = 2.0 * overlaps.shared
     total = (overlaps.predicted + overlaps.actual).astype(np.float64)
     return {

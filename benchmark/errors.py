@@ -6,10 +6,22 @@ The command line prints the message as one clear line and exits with code 2; ``-
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 
 _LONGEST = 100
 """Characters of a value that a message shows."""
+_LONGEST_PATH = 400
+_CURES = {
+    errno.ENOSPC: "Free space",
+    errno.EDQUOT: "Free space, or have the quota raised",
+    errno.EFBIG: "Raise the limit on the size of files",
+    errno.EROFS: "Make it writable, or choose another folder",
+    errno.EACCES: "Make it writable, or choose another folder",
+    errno.EPERM: "Make it writable, or choose another folder",
+    errno.EIO: "Look after the disk, or choose another folder",
+}
+"""What helps against a fault of the file system; then the same command goes on."""
 
 
 class BenchmarkError(ValueError):
@@ -47,6 +59,15 @@ def quoted(value: object, most: int = _LONGEST) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits, a value that holds itself
         text = f"a {type(value).__name__}"
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def file_fault(error: OSError) -> str:
+    """Return the one line of an error of the file system: which file, why, and what to do where that is known."""
+    where = quoted(str(error.filename), _LONGEST_PATH) if error.filename else "a file"
+    cure = _CURES.get(error.errno or 0)
+    return f"{where}: {error.strerror or error}" + (
+        f". {cure} and run the same command again" if cure else ""
+    )
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

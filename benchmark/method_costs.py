@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from benchmark.efficiency import measure_method
 from benchmark.inference import frozen_flops, inference_costs
 from benchmark.registry import METHODS
-from benchmark.timing import Times, in_turns, ratio, step_memory
+from benchmark.timing import Times, in_turns, ratio
 from benchmark.workbench import Candidate, Form, Workbench
 
 FROZEN = "frozen"
@@ -85,9 +85,7 @@ def _counted(bench: Workbench, name: str, candidate: Candidate) -> Row:
         **{f"total_{tower}": count for tower, count in figures["total_parameters_by_tower"].items()},
         "cached_towers": " ".join(constant),
         "step_flops_per_pair_cached": cached.get("step_flops_per_pair"),
-        "step_memory_bytes": step_memory(candidate.forward, candidate.step, method)
-        if candidate.trains
-        else None,
+        "step_memory_bytes": candidate.memory() if candidate.trains else None,
         "adapter_bytes": adapter_bytes(candidate),
     }
 

@@ -188,6 +188,24 @@ def scored_classes(targets: Array, *, min_positives: int = 1) -> npt.NDArray[np.
     return np.asarray((positives >= max(1, min_positives)) & (positives < len(targets)))
 
 
+def unscored_classes(kind: Kind, targets: Array, classes: Sequence[str]) -> dict[str, str]:
+    """Return class -> why it has no AUROC, of the classes that a mean leaves out.
+
+    Args:
+        kind: of the dataset; a binary one asks for the second class alone.
+        targets: labels [N], or [N, C] for multilabel.
+        classes: C names.
+    """
+    targets = np.asarray(targets)
+    shown = targets == 1 if kind == "multilabel" else targets[:, None] == np.arange(len(classes))
+    counts = shown.sum(axis=0)
+    asked = range(1, 2) if kind == "binary" else range(len(classes))
+    lacking = {column: "no positives" if counts[column] == 0 else "no negatives" for column in asked}
+    return {
+        classes[column]: reason for column, reason in lacking.items() if counts[column] in (0, len(targets))
+    }
+
+
 def minmax_rescaled(sim: Array) -> Floats:
     """exp(sim) moved to [0, 1] within each row of sim [N, C]: the authors' score for their validation set.
 

@@ -48,6 +48,7 @@ class CellSpec:
         variant: what tells the cell from the method's own, as ``key=value,...``; empty when nothing does.
         processes: how many processes work on the cell together.
         hash_ids: whether stored predictions hold hashes of image and patient ids.
+        allow_overlap: whether test images may be in the corpus or the validation set; results then say so.
     """
 
     suite_name: str
@@ -68,6 +69,7 @@ class CellSpec:
     variant: str = ""
     hash_ids: bool = False
     processes: int = 1
+    allow_overlap: bool = False
 
     @property
     def cell(self) -> str:
@@ -286,7 +288,7 @@ def _specs(config: RunConfig) -> Iterator[CellSpec]:
                 recipe=config.recipes[method], tasks=tasks, data_root=config.data_root,
                 device=config.device, num_workers=config.num_workers, limit=config.limit,
                 plugins=config.plugins, eval_only=config.eval_only, variant=config.variants.get(method, ""),
-                hash_ids=config.hash_ids, processes=processes(),
+                hash_ids=config.hash_ids, processes=processes(), allow_overlap=config.allow_overlap,
             )  # fmt: skip
 
 

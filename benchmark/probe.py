@@ -49,7 +49,7 @@ class Timing:
 class _Nowhere(Checkpoint):
     """Keeps nothing."""
 
-    def load(self) -> None:
+    def load(self, say: object = None) -> None:
         return None
 
     def save(self, state: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from benchmark.errors import DataError
 from benchmark.store import file_lock
+from benchmark.temporary import temporary_beside
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 KEY_FILE = "id_key"
@@ -76,10 +76,6 @@ def id_key(data_root: Path) -> bytes:
 
 
 def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with temporary_beside(path) as temporary:  # mode 0600
+        temporary.write_text(text, encoding="ascii")
+        os.replace(temporary, path)

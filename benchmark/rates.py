@@ -16,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 from benchmark.backbones import Backbone
 from benchmark.errors import CellError
 from benchmark.registry import METHODS
-from benchmark.timing import Times, in_turns, step_memory
+from benchmark.timing import Times, in_turns
 from benchmark.workbench import Candidate, Form, Workbench
 
 PAPER_EPOCHS, PAPER_PAIRS = 40, 240_000
@@ -114,7 +114,7 @@ def _memory(candidate: Candidate, device: torch.device) -> int | None:
     """Return the memory of a step; None for a compiled one on a CPU, which keeps what its compiler decides."""
     if candidate.form.compiled and device.type != "cuda":
         return None
-    return step_memory(candidate.forward, candidate.step, candidate.method.train())
+    return candidate.memory()
 
 
 def _figures(times: Times | None, memory: int | None, flops: float, size: int, peak: float) -> Row:

@@ -154,7 +154,9 @@ def _prepare(spec: CellSpec, reporter: Reporter) -> None:
     from benchmark.data.load import needed
 
     suite = needed({**spec.suite, "tasks": dict(spec.tasks)}, [spec.method])
-    resolve(PREPARE_SUITE)(suite, spec.data_root, reporter)
+    resolve(PREPARE_SUITE)(
+        suite, spec.data_root, reporter, limit=spec.limit, allow_overlap=spec.allow_overlap
+    )
 
 
 def _copy_adapter(stored: StoredCell, target: CellFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from benchmark.console import Console, Reporter
-from benchmark.errors import BenchmarkError, ConfigError, StoreError
+from benchmark.errors import BenchmarkError, ConfigError, StoreError, file_fault
 from benchmark.parallel import ALONE, World
 from benchmark.plan import (
     CellSpec,
@@ -32,6 +33,8 @@ RunCell = Callable[[CellSpec, CellFolder, Reporter], None]
 RUN_CELL = "benchmark.cell:run_cell"
 LOCK_PATIENCE = 10.0
 """Seconds after the death of a worker until its lock is free: processes that it forked live a little longer."""
+
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
 
 
 @dataclass(frozen=True)
@@ -170,25 +173,32 @@ def execute_cell(
         patience: seconds to wait for the lock of another process before the outcome is "busy".
     """
     folder = store.cell(spec.folder)
-    with folder.lock(patience) as held:
-        if not held:
-            return Outcome("busy")
-        if not overwrite and (found := _finished_meanwhile(spec, folder)):
-            return found
-        try:
-            _begin(spec, folder, overwrite)
-            load_plugins(spec.plugins)
-            (resolve(run_cell) if isinstance(run_cell, str) else run_cell)(spec, folder, reporter)
-        except Stopped as stopped:
-            return Outcome("stopped", str(stopped))
-        except (Exception, SystemExit) as error:  # one cell must not take the others with it
-            kind = type(error).__name__ if spec.hash_ids else ""
-            return mark_failed(folder, _say(error), traceback.format_exc(), instead=kind)
-        lacking = [task for task in spec.tasks if not task_done(spec, task, folder)]
-        if lacking:
-            return mark_failed(folder, _say_lacking(folder, lacking), "", status="partial")
-        folder.write_json("status.json", {"status": "success", "error": None})
-        return Outcome("done")
+    try:
+        with folder.lock(patience) as held:
+            return _run_locked(spec, folder, reporter, run_cell, overwrite) if held else Outcome("busy")
+    except (OSError, StoreError) as error:  # the folder itself cannot be written
+        return Outcome("failed", _say(error), traceback.format_exc())
+
+
+def _run_locked(
+    spec: CellSpec, folder: CellFolder, reporter: Reporter, run_cell: RunCell | str, overwrite: bool
+) -> Outcome:
+    if not overwrite and (found := _finished_meanwhile(spec, folder)):
+        return found
+    try:
+        _begin(spec, folder, overwrite)
+        load_plugins(spec.plugins)
+        (resolve(run_cell) if isinstance(run_cell, str) else run_cell)(spec, folder, reporter)
+    except Stopped as stopped:
+        return Outcome("stopped", str(stopped))
+    except (Exception, SystemExit) as error:  # one cell must not take the others with it
+        kind = type(error).__name__ if spec.hash_ids else ""
+        return mark_failed(folder, _say(error), traceback.format_exc(), instead=kind)
+    lacking = [task for task in spec.tasks if not task_done(spec, task, folder)]
+    if lacking:
+        return mark_failed(folder, _say_lacking(folder, lacking), "", status="partial")
+    folder.write_json("status.json", {"status": "success", "error": None})
+    return Outcome("done")
 
 
 def _finished_meanwhile(spec: CellSpec, folder: CellFolder) -> Outcome | None:
@@ -213,18 +223,19 @@ def fail_cell(spec: CellSpec, store: Store, error: str, *, overwrite: bool = Fal
     left alone.
     """
     folder = store.cell(spec.folder)
-    with folder.lock(LOCK_PATIENCE) as held:
-        if not held:
-            return Outcome("failed", error)
-        if not overwrite and (found := _finished_meanwhile(spec, folder)):
-            return Outcome("done") if found.status == "reused" else found
-        return mark_failed(folder, error, "")
+    try:
+        with folder.lock(LOCK_PATIENCE) as held:
+            if held and not overwrite and (found := _finished_meanwhile(spec, folder)):
+                return Outcome("done") if found.status == "reused" else found
+            return mark_failed(folder, error, "") if held else Outcome("failed", error)
+    except (OSError, StoreError):  # the folder itself cannot be written
+        return Outcome("failed", error)
 
 
 def mark_failed(
     folder: CellFolder, error: str, trace: str, status: str = "failed", *, instead: str = ""
 ) -> Outcome:
-    """Write the failure of a cell into its folder and return it as the outcome.
+    """Write the failure of a cell into its folder, if that can be written, and return it as the outcome.
 
     Args:
         folder: of the cell.
@@ -235,7 +246,8 @@ def mark_failed(
     """
     lines = [] if instead else [scrub(line) for line in trace.splitlines()]
     words = f"{instead}: not stored in words, as hash_ids is on" if instead else scrub(error)
-    folder.write_json("status.json", {"status": status, "error": words, "traceback": lines})
+    with contextlib.suppress(OSError):
+        folder.write_json("status.json", {"status": status, "error": words, "traceback": lines})
     return Outcome("failed", error, trace)
 
 
@@ -307,7 +319,14 @@ def _begin(spec: CellSpec, folder: CellFolder, overwrite: bool) -> None:
 
 def _say(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    if isinstance(error, BenchmarkError):
+        return text
+    if isinstance(error, OSError) and error.filename:
+        return file_fault(error)
+    kind = f"{type(error).__name__}: {text}".rstrip(": ")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
+        return f"out of memory: lower --jobs or --batch-size, or use a smaller backbone ({kind})"
+    return kind
 
 
 def _say_lacking(folder: CellFolder, tasks: Sequence[str]) -> str:

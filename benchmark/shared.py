@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones import Backbone, load_backbone
+from benchmark.data.load import load_dataset, part_entry
+from benchmark.data.view import PARTS
 from benchmark.plan import CellSpec
 from benchmark.provenance import scrub
 from benchmark.store import CellFolder, UnreadableError, file_lock
@@ -65,7 +67,7 @@ class TowerResults:
         def once(tower: str, make: Callable[[], Method]) -> DatasetResult:
             options = asdict(task.options)
             key = {"task": name, "options": options, "dataset": dataset, "entry": entry, "tower": tower}
-            return self._once(key, lambda: measure(make()))
+            return self._once(key, lambda: measure(make()), made_of(entry, self.context))
 
         result = (
             once(tower_digest(method.backbone), lambda: method)
@@ -83,7 +85,9 @@ class TowerResults:
         forget_image_tower(backbone)
         return Method(backbone.to(self.context.device)).to(self.context.device).eval()
 
-    def _once(self, key: Mapping[str, Any], measure: Callable[[], DatasetResult]) -> DatasetResult:
+    def _once(
+        self, key: Mapping[str, Any], measure: Callable[[], DatasetResult], sources: Mapping[str, Any]
+    ) -> DatasetResult:
         spec = self.spec
         whole = {
             **key,
@@ -98,10 +102,10 @@ class TowerResults:
         cell = CellFolder(self.folder / name)
         with file_lock(cell.path / ".lock", wait=False) as held:
             if held:
-                return _kept_or_made(cell, whole, measure)
+                return _kept_or_made(cell, whole, measure, sources)
         self.context.reporter.start(f"wait for the shared result of {key['task']}", 1)
         with file_lock(cell.path / ".lock", wait=True):
-            return _kept_or_made(cell, whole, measure)
+            return _kept_or_made(cell, whole, measure, sources)
 
 
 def is_shared(task: Task, method: Method) -> bool:
@@ -144,16 +148,33 @@ def _redraw(value: Tensor) -> None:
     value.copy_(torch.randn(value.shape) * spread + value.float().mean())
 
 
+def made_of(entry: Mapping[str, Any], context: TaskContext) -> dict[str, Any]:
+    """Return what a shared result rests on beside its settings: the data as they are now, and the kind of device."""
+    parts: list[Mapping[str, Any]] = [part_entry(entry, part) for part in PARTS if part in entry]
+    opened = (
+        load_dataset(part, context.data_root, context.reporter, context.fitting)
+        for part in parts or [entry]
+        if "dataset" in part
+    )
+    data = [[*sorted(one.digests.items()), one.selection] for one in opened]
+    return {"data": json.loads(json.dumps(data)), "device": context.device.type} if data else {}
+
+
 def _kept_or_made(
-    cell: CellFolder, key: Mapping[str, Any], measure: Callable[[], DatasetResult]
+    cell: CellFolder,
+    key: Mapping[str, Any],
+    measure: Callable[[], DatasetResult],
+    sources: Mapping[str, Any],
 ) -> DatasetResult:
-    """Return what the folder holds; measure and keep it when there is nothing, or nothing that can be read."""
+    """Return what the folder holds; measure and keep it when there is nothing, nothing readable, or other data's."""
     try:
         content, samples = cell.read_json(_RESULT), cell.read_npz(_SAMPLES)
-        return DatasetResult(content["n"], content["kind"], content["metrics"], samples, content["info"])
+        if content.get("made_of", sources) == sources:  # the first results did not say
+            return DatasetResult(content["n"], content["kind"], content["metrics"], samples, content["info"])
     except UnreadableError:
-        result = measure()
+        pass
+    result = measure()
     cell.write_npz(_SAMPLES, result.predictions)
     facts = {"n": result.n, "kind": result.kind, "metrics": result.metrics, "info": result.info}
-    cell.write_json(_RESULT, {"key": scrub(key), **facts})
+    cell.write_json(_RESULT, {"key": scrub(key), "made_of": dict(sources), **facts})
     return result

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,12 +28,15 @@ import yaml
 from benchmark import shapes
 from benchmark.errors import StoreError
 from benchmark.layers import parse_yaml
+from benchmark.temporary import LEFTOVERS, remove_dead, temporary_beside
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 SCHEMA_VERSION = 1
+_PROBE = 2**20  # bytes
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 RESULT_COLUMNS = (
     "suite", "backbone", "method", "seed", "task", "dataset", "metric",
     "value", "ci_low", "ci_high", "n", "status", "config_hash",
@@ -199,9 +203,8 @@ class CellFolder:
             yield held
 
     def remove_leftovers(self) -> None:
-        """Delete the temporary files of a process that was killed while it wrote; only under the cell's lock."""
-        for path in list(self.path.rglob("*.tmp")):
-            path.unlink(missing_ok=True)
+        """Delete temporary files and folders of a process that was killed while it wrote."""
+        remove_dead(self.path, "**/.*.tmp")
 
 
 class Store:
@@ -233,6 +236,10 @@ class Store:
             raise StoreError(
                 f"--output-dir: '{self.output_dir}' cannot be written ({reason}). Choose another folder"
             ) from None
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary files of dead processes outside the cells, which look after their own."""
+        remove_dead(self.output_dir, LEFTOVERS, f"report/**/{LEFTOVERS}", f"shared/*/{LEFTOVERS}")
 
     def damaged(self) -> list[str]:
         """Return one line for each file of a cell that cannot be read; those of predictions are not opened."""
@@ -282,17 +289,38 @@ def cell_name(method: str, variant: str = "") -> str:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name beside it, then rename: readers never see half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """Write a file under a temporary name beside it, then rename: readers never see half a file.
+
+    The content is on the disk before the name is, so that a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: with the path and the system's reason, also where a library would hide both.
+    """
     try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with temporary_beside(path) as temporary:
+            try:
+                write(temporary)
+            except Exception as error:
+                _ask_disk(temporary, error)
+                raise
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+    except OSError as error:
+        own = not error.filename or str(error.filename).startswith(f"{path.parent}/.{path.name}.")
+        if error.errno is None or not own:  # for example a file that could not be read
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _ask_disk(path: Path, error: Exception) -> None:
+    """Raise OSError when the disk is why a file could not be written, which torch, NumPy and safetensors hide."""
+    if told := _RUST_ERROR.search(str(error)):
+        raise OSError(int(told[1]), os.strerror(int(told[1])))
+    with path.open("ab") as file:
+        file.write(bytes(_PROBE))
+        os.fsync(file.fileno())
 
 
 @contextmanager

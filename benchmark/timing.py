@@ -8,7 +8,7 @@ bytes and does not depend on the machine at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,13 +132,13 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def saved_bytes(run: Callable[[], object], *, besides: nn.Module) -> int:
+def saved_bytes(run: Callable[[], object], *, besides: nn.Module, also: Sequence[Tensor] = ()) -> int:
     """Return the bytes that autograd keeps for the backward pass of one call.
 
-    Every memory block counts once, however many tensors look into it; the parameters and buffers of ``besides``, which
-    are there anyway, do not count. Works on the meta device too.
+    Every memory block counts once, however many tensors look into it; the parameters and buffers of ``besides`` and
+    the tensors ``also``, which are there anyway, do not count. Works on the meta device too.
     """
-    there = {_block(value) for value in (*besides.parameters(), *besides.buffers())}
+    there = {_block(value) for value in (*besides.parameters(), *besides.buffers(), *also)}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def note(value: Tensor) -> Tensor:
@@ -156,21 +156,24 @@ def _block(value: Tensor) -> int:
     return int(value.untyped_storage()._cdata)
 
 
-def step_memory(run: Callable[[], object], step: Callable[[], object], model: nn.Module) -> int:
+def step_memory(
+    run: Callable[[], object], step: Callable[[], object], model: nn.Module, copies: Sequence[Tensor] = ()
+) -> int:
     """Return the peak memory of one training step: on a GPU allocated, elsewhere kept for the backward pass.
 
     Args:
         run: the forward pass alone.
         step: all of it.
         model: what trains. On a GPU its weights are in the figure, and what else lies there is not.
+        copies: of its weights, made once, which stand in for them during a step.
     """
     device = next(model.parameters()).device
     if device.type != "cuda":
-        return saved_bytes(run, besides=model)
+        return saved_bytes(run, besides=model, also=copies)
     _wait(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     step()
     _wait(device)
-    own = {_block(value): value.untyped_storage().nbytes() for value in model.parameters()}
+    own = {_block(value): value.untyped_storage().nbytes() for value in (*model.parameters(), *copies)}
     return int(torch.cuda.max_memory_allocated(device)) - before + sum(own.values())

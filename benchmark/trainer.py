@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +21,9 @@ from benchmark.data.batches import PairBatches
 from benchmark.data.samples import Batch
 from benchmark.errors import CellError
 from benchmark.gradients import backward
+from benchmark.guards.frozen import check_mode
 from benchmark.parallel import ALONE, World
+from benchmark.precision import TrainingArithmetic
 from benchmark.stop import Stopped
 from methods.base import Method
 
@@ -86,15 +87,6 @@ def make_optimiser(method: Method, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context of the towers' arithmetic: ``auto`` is bf16 on GPUs that have it, fp32 elsewhere."""
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
-
-
 class Trainer:
     """Adapts one method on one corpus.
 
@@ -129,6 +121,7 @@ class Trainer:
         self._checkpoint, self._device, self._reporter = checkpoint, device, reporter
         self._trained = list(method.trainable_parameters().values())
         self._optimiser = make_optimiser(method, recipe)
+        self._arithmetic = TrainingArithmetic(recipe.precision, device, method.backbone.model)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._micro_batch = recipe.micro_batch
         planned = recipe.epochs * batches.steps
@@ -176,6 +169,7 @@ class Trainer:
         left = min(self._batches.steps - progress.epoch_steps, self._total - progress.step)
         self._reporter.start(f"adapt, epoch {progress.epoch}", left)
         self._method.train()
+        check_mode(self._method)
         self._train_epoch()
         row = self._row(train_loss=float(progress.epoch_loss) / max(1, progress.epoch_steps))
         progress.epoch_steps = 0
@@ -256,7 +250,7 @@ class Trainer:
     def _accumulate(self, batch: Batch) -> Tensor:
         """Add the gradients of this process's part of the loss, and return the loss of all."""
         step = self._progress.step
-        with autocast(self._recipe.precision, self._device):
+        with self._arithmetic():
             if self._recipe.negatives == "global":
                 return backward(self._method, batch, self._micro_batch, self._scaler, self._world, step)
             with self._world.own_draws(step):
@@ -278,10 +272,16 @@ class Trainer:
     def _row(self, train_loss: float | None) -> dict[str, Any]:
         self._count_time()
         self._method.eval()
+        check_mode(self._method)
         scores, drawn = self._world.from_first(
             lambda: (self._validate(self._method), random_state(self._device))
         )
         set_random_state(drawn, self._device)  # the same numbers everywhere, should validation draw any
+        if not math.isfinite(scores[self._metric]):
+            raise CellError(
+                f"validation gave {self._metric} {scores[self._metric]} in epoch {self._progress.epoch}, by which no "
+                "epoch can be selected: look at the validation set's classes"
+            )
         return {
             "epoch": self._progress.epoch,
             "step": self._progress.step,
@@ -314,7 +314,7 @@ class Trainer:
         )
 
     def _resume(self) -> bool:
-        state = self._world.from_first(self._checkpoint.load)
+        state = self._world.from_first(lambda: self._checkpoint.load(self._reporter.log))
         if state is None:
             return False
         set_random_state(state["rng"], self._device)

@@ -26,6 +26,7 @@ from benchmark.data.raw import RawDataset
 from benchmark.data.view import VIEW_KEYS
 from benchmark.errors import BenchmarkError, ConfigError, unknown
 from benchmark.experiments import named_backbones
+from benchmark.guards.overlap import overlaps
 from benchmark.plan import make_plan
 from benchmark.provenance import available_memory, usable_cores
 from benchmark.registry import BACKBONES, DATASETS, METHODS
@@ -56,18 +57,20 @@ class Item:
     todo: str = ""
 
 
-def validate(config: RunConfig, *, probe: int = 0) -> list[Item]:
+def validate(config: RunConfig, *, probe: int = 0, images: bool = False) -> list[Item]:
     """Look at everything a run needs.
 
     Args:
         config: of the run.
         probe: steps to time per method on a CPU, where it takes long; on a GPU it is done anyway. 0: none on a CPU.
+        images: also compare the images of all datasets with each other, as a run does before it begins.
 
     Returns:
         The items; the run can start when none of them is "missing".
     """
     weights, model = _weights(config)
-    items = [*_data(config, None if model is None else model.fitting), weights]
+    fitting = None if model is None else model.fitting
+    items = [*_data(config, fitting), *(_shared(config, fitting) if images else ()), weights]
     pairs = _corpus_pairs(config)
     hardware, devices = _hardware(config, model)
     items += [*hardware, *_disk(config, model, pairs)]
@@ -109,6 +112,18 @@ def _data(config: RunConfig, fitting: Fitting | None) -> Iterator[Item]:
         if name not in seen:
             seen.add(name)
             yield _data_item(name, entry, config, fitting)
+
+
+def _shared(config: RunConfig, fitting: Fitting | None) -> Iterator[Item]:
+    """Yield what datasets share by content; images of a test set that a model has seen stop the run."""
+    suite = needed({**config.suite, "tasks": config.task_options}, config.methods)
+    found = overlaps(suite, config.data_root, NullReporter(), fitting=fitting, limit=config.limit)
+    for item in found:
+        stops = item.leak and not config.allow_overlap
+        todo = "take them out of one of the two, or go on with allow_overlap=true" if stops else ""
+        yield Item("data", f"{item.use} and {item.other}", "missing" if stops else "note", str(item), todo)
+    if not found:
+        yield Item("data", "images", "ok", "no two datasets share any")
 
 
 def _data_item(name: str, entry: Mapping[str, Any], config: RunConfig, fitting: Fitting | None) -> Item:

@@ -21,7 +21,9 @@ from benchmark.backbones import Backbone
 from benchmark.config import Recipe
 from benchmark.data.samples import Batch
 from benchmark.gradients import backward
-from benchmark.trainer import autocast, make_optimiser
+from benchmark.precision import TrainingArithmetic, autocast
+from benchmark.timing import step_memory
+from benchmark.trainer import make_optimiser
 from methods import naive
 from methods.base import Method
 
@@ -212,6 +214,7 @@ class Candidate:
         self.batch = bench.batch(self.method, text=form.text, cached=cached)
         self.prompts = bench.prompts(self.method)
         self._images = Batch(images=bench.batch(self.method).images)
+        self._training = TrainingArithmetic(form.precision, bench.device, self.method.backbone.model)
         self._scaler = torch.amp.GradScaler(bench.device.type, enabled=form.precision == "fp16")
         self._steps = itertools.count(1)
         self._optimiser = make_optimiser(self.method, Recipe()) if self.trains else None
@@ -232,19 +235,23 @@ class Candidate:
     def forward(self) -> Tensor:
         """Return the training loss with its graph."""
         self.method.train()
-        with self._precision():
+        with self._training():
             return self.method.loss(self.batch)
 
     def step(self) -> None:
         """Make one training step as the trainer does, at a learning rate of 0."""
         assert self._optimiser is not None  # asked for only where something trains
         self.method.train()
-        with self._precision():
+        with self._training():
             backward(self.method, self.batch, None, self._scaler)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self.method.after_step(next(self._steps), 10**6)
         self._optimiser.zero_grad(set_to_none=True)
+
+    def memory(self) -> int:
+        """Return the peak memory of a training step."""
+        return step_memory(self.forward, self.step, self.method.train(), self._training.copies)
 
     @torch.no_grad()
     def score(self) -> Tensor:

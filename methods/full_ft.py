@@ -42,9 +42,12 @@ class FullFineTuning(Method):
             parameter.requires_grad_(self.backbone.tower_of(name) != "scale")
 
     def train(self, mode: bool = True) -> FullFineTuning:
-        """Put the towers into the mode as well."""
+        """Put the towers into the mode as well; running statistics, which no adapter holds, stay as they are."""
         super().train(mode)
         self.backbone.model.train(mode)
+        for module in self.backbone.model.modules():
+            if getattr(module, "running_mean", None) is not None:
+                module.eval()
         return self
 
     def decays(self, name: str) -> bool:

@@ -19,10 +19,10 @@ from benchmark.backbones.preprocess import preprocess_of
 from benchmark.errors import ConfigError
 from benchmark.grounding_metrics import boxed, central_map, mean_of_defined, scores_of
 from benchmark.metrics import Array, Floats, weighted_mean
+from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from benchmark.statistics import metrics_report
-from benchmark.trainer import autocast
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 from tasks.dense import DenseImages, panel_rows, read_part

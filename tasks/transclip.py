@@ -29,9 +29,9 @@ from torch.nn import functional
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import LabelledImages, labelled_images
 from benchmark.errors import ConfigError
+from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from benchmark.trainer import autocast
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 from tasks.zeroshot import image_batches, read_images, scored, similarities

@@ -18,11 +18,12 @@ from benchmark.data.load import load_dataset
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import Batch, LabelledImages, labelled_images
 from benchmark.errors import ConfigError
-from benchmark.metrics import auroc_multilabel, log_odds
+from benchmark.guards.results import cut_texts
+from benchmark.metrics import auroc_multilabel, log_odds, scored_classes, unscored_classes
+from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from benchmark.statistics import zero_shot_report
-from benchmark.trainer import autocast
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 from tasks.prompts import fill
@@ -86,7 +87,8 @@ class ZeroShotTask(Task):
         stage, scale = f"zero-shot {data.title}", float(method.logit_scale().detach())
         if rule is None:
             similarity = similarities(method, data, context, stage)
-            return scored(data, similarity, scale, context, self.options, rule=GLOBAL)
+            cut = cut_prompts(method, data.classes, context)
+            return scored(data, similarity, scale, context, self.options, rule=GLOBAL, **cut)
         check_rule(rule, method)
         prompts = prompts_of(method, data.classes, context)
         scores = rule_scores(rule, method, data, prompts, context, stage)
@@ -117,9 +119,16 @@ class ZeroShotTask(Task):
         multilabel = data.kind == "multilabel"
         targets = data.targets if multilabel else np.eye(len(data.classes), dtype=np.int64)[data.targets]
         least = int(entry.get("min_positives", 1))
-        if not (targets.sum(axis=0) >= least).any():
+        counted = scored_classes(targets, min_positives=least)
+        if not counted.any():
             raise ConfigError(
-                f"suite:validation: no class has {least} positives; lower min_positives or raise --limit"
+                f"suite:validation: no class has {least} positives and a negative; lower min_positives or raise --limit"
+            )
+        if not counted.all():
+            left = [name for name, enough in zip(data.classes, counted, strict=True) if not enough]
+            context.reporter.log(
+                f"validation: mean over {counted.sum()} of {len(counted)} classes, as {', '.join(left)} "
+                f"{'has' if len(left) == 1 else 'have'} too few positives or no negative"
             )
 
         def validate(method: Method) -> dict[str, float]:
@@ -175,8 +184,20 @@ def scored(
             **(context.preprocess.facts() if context.preprocess else {}),
             "data": data.digest,
             **data.facts,
+            **_left_out(data),
         },
     )
+
+
+def _left_out(data: LabelledImages) -> dict[str, Any]:
+    """Return what a result says of classes that its samples cannot score; empty when there are none."""
+    reasons = unscored_classes(data.kind, data.targets, data.classes)
+    if not reasons:
+        return {}
+    asked = 1 if data.kind == "binary" else len(data.classes)
+    named = ", ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    note = f"AUROC over {asked - len(reasons)} of {asked} classes ({named})"
+    return {"unscored_classes": reasons, "data_notes": [*(data.facts.get("data_notes") or ()), note]}
 
 
 def read_images(entry: Mapping[str, Any], name: str, context: TaskContext) -> LabelledImages:
@@ -245,6 +266,13 @@ def image_batches(
 def class_tokens(method: Method, classes: tuple[str, ...], context: TaskContext) -> Tensor:
     """Return the token ids ``[C, T, L]`` of all templates filled with all classes."""
     return prompts_of(method, classes, context).ids
+
+
+def cut_prompts(method: Method, classes: tuple[str, ...], context: TaskContext) -> dict[str, Any]:
+    """Return how many prompts fill the model's context, what lies beyond being cut off; empty when none does."""
+    texts = [text for name in classes for text in fill(context.templates, name)]
+    cut = cut_texts(method.backbone, method.backbone.tokenize(texts))
+    return {"cut_prompts": cut} if cut else {}
 
 
 def prompts_of(method: Method, classes: tuple[str, ...], context: TaskContext) -> Prompts:

@@ -18,6 +18,7 @@ from benchmark import registry  # noqa: E402
 
 # Files with a costly fixture for all their tests: these stay in one process.
 TOGETHER = (
+    "tests/crash/test_kills.py",
     "tests/methods/test_biomedclip_counts.py",
     "tests/plugins/test_sample.py",
     "tests/test_capabilities.py",
@@ -74,7 +75,7 @@ import os
 import time
 
 
-def prepare(suite, data_root, reporter):
+def prepare(suite, data_root, reporter, **settings):
     reporter.start("draw", 1)
 
 

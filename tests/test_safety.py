@@ -31,6 +31,7 @@ from benchmark.data.load import load_dataset
 from benchmark.data.prepare import prepare
 from benchmark.data.prepared import load_prepared, write_prepared
 from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.verified import file_sha256
 from benchmark.errors import BenchmarkError, DataError, StoreError
 from benchmark.paths import ROOT
 from benchmark.store import CellFolder
@@ -225,7 +226,8 @@ def test_objects_in_arrays_are_refused(tmp_path, trap):
     )  # fmt: skip
     np.save(data.folder / "pixels.npy", np.array([trap], dtype=object))
     report = json.loads((data.folder / "prepare_report.json").read_text())
-    report["files"]["pixels.npy"]["bytes"] = (data.folder / "pixels.npy").stat().st_size
+    path = data.folder / "pixels.npy"
+    report["files"]["pixels.npy"] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     (data.folder / "prepare_report.json").write_text(json.dumps(report))
     with pytest.raises(DataError, match="not a NumPy array"):
         load_prepared(data.folder)

@@ -18,9 +18,10 @@ from benchmark.checkpoint import Checkpoint
 from benchmark.config import Recipe
 from benchmark.console import NullReporter
 from benchmark.errors import CellError, DataError
+from benchmark.precision import autocast
 from benchmark.registry import METHODS
 from benchmark.small_models import made
-from benchmark.trainer import Adaptation, Trainer, autocast, learning_rate_factor, make_optimiser
+from benchmark.trainer import Adaptation, Trainer, learning_rate_factor, make_optimiser
 from methods.base import Method
 from tests.small import CPU, RECIPE, batches, corpus, frozen, method
 

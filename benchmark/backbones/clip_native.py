@@ -194,7 +194,10 @@ class ClipTextTower(_ResidualBlocks, TextTower):
 
     def word_embeddings(self, token_ids: Tensor) -> Tensor:
         """Return rows of the word table."""
-        return self._text.token_embedding(token_ids).to(self._transformer.get_cast_dtype())
+        words = self._text.token_embedding(token_ids)
+        if torch.is_autocast_enabled(words.device.type):
+            return words  # autocast alone chooses types then; weights may be cast for the time of a step
+        return words.to(self._transformer.get_cast_dtype())
 
     def _end(self, token_ids: Tensor) -> Tensor:
         if self._by_argmax:

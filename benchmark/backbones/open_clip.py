@@ -26,7 +26,7 @@ from benchmark.backbones.backbone import (
 )
 from benchmark.backbones.checkpoints import load_weights
 from benchmark.backbones.files import Place, hub_cache
-from benchmark.data.prepared import file_sha256
+from benchmark.data.verified import file_sha256
 from benchmark.errors import BenchmarkError, ConfigError, DataError, unknown
 from benchmark.paths import user_path
 from benchmark.registry import register_backbone

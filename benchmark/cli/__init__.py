@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchmark.cli._parser import ArgumentParser, normalised, verb_module, verbs
 from benchmark.console import Console
-from benchmark.errors import BenchmarkError, ConfigError, quoted, unknown
+from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
 
 INTERRUPTED = 130
 FAULT = 3
@@ -45,7 +45,7 @@ def _refused(error: Exception, console: Console) -> int:
     if isinstance(error, BenchmarkError):
         problems = error.problems if isinstance(error, ConfigError) else [str(error)]
     elif isinstance(error, OSError) and error.filename:  # a full disk, a path that cannot be one
-        problems = [f"{quoted(str(error.filename))}: {error.strerror}"]
+        problems = [file_fault(error)]
     else:
         fault = "this is a fault of the program, or of a plugin. --debug shows where it arose"
         console.error(f"{type(error).__name__}: {error}: {fault}")

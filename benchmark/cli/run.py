@@ -18,7 +18,7 @@ from benchmark.cli._shell import cell_commands
 from benchmark.config import RunConfig
 from benchmark.console import Console, Reporter, duration
 from benchmark.engines.together import joined
-from benchmark.errors import BenchmarkError, ConfigError, unknown
+from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
 from benchmark.parallel import World, launched
 from benchmark.plan import CellSpec, Plan, make_plan, plan_table
 from benchmark.request import Request, load_request
@@ -76,6 +76,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="run finished cells again")
     parser.add_argument("--eval-only", action="store_true", help="evaluate existing adapters again")
     parser.add_argument("--hash-ids", action="store_true", help="store hashes of image and patient ids")
+    parser.add_argument(
+        "--allow-overlap",
+        action="store_true",
+        help="go on when test images are in the corpus or validation set",
+    )
 
 
 def main(args: argparse.Namespace, console: Console, *, run_cell: str = RUN_CELL) -> int:
@@ -116,19 +121,19 @@ def _main(args: argparse.Namespace, console: Console, run_cell: str, world: Worl
         _print_plan(plan, args, console)
         return 2 if broken else 0
     store.check_writable()
+    store.remove_leftovers()
     summary = run_plan(
         plan, store, console=console, jobs=config.jobs, debug=config.debug, run_cell=run_cell, cluster=cluster,
         prepare=lambda reporter: _prepare([cell.spec for cell in plan.open], reporter), world=world,
     )  # fmt: skip
-    if world.is_first:
-        _finish(configs, store, summary, console, report=not only)
+    written = not world.is_first or _finish(configs, store, summary, console, report=not only)
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
     if summary.interrupted:
         console.warn(
             "stopped: finished cells are kept, and what the others had saved. The same command goes on from there"
         )
         return 130
-    return max(1 if summary.failed else 0, 2 if broken else 0)
+    return max(1 if summary.failed or not written else 0, 2 if broken else 0)
 
 
 def _cluster(config: RunConfig) -> Cluster | None:
@@ -192,20 +197,28 @@ def _prepare(specs: Sequence[CellSpec], reporter: Reporter) -> None:
         methods.setdefault(spec.suite_name, set()).add(spec.method)
     for name, spec in suites.items():
         suite = needed({**spec.suite, "tasks": tasks[name]}, methods[name])
-        resolve(PREPARE_SUITE)(suite, spec.data_root, reporter)
+        resolve(PREPARE_SUITE)(
+            suite, spec.data_root, reporter, limit=spec.limit, allow_overlap=spec.allow_overlap
+        )
 
 
 def _finish(
     configs: Sequence[RunConfig], store: Store, summary: Summary, console: Console, *, report: bool
-) -> None:
-    """Rebuild the summary file, and write the report of a whole run."""
-    for problem in store.rebuild_results_csv():
+) -> bool:
+    """Rebuild the summary file, and write the report of a whole run; return whether the file could be written."""
+    try:
+        problems = store.rebuild_results_csv()
+    except OSError as error:
+        console.error(file_fault(error))
+        return False
+    for problem in problems:
         console.warn(f"left out of results.csv: {problem}")
     if not report:
         folder = configs[0].output_dir
         console.line(f"no report with --cell: `report --output-dir {folder}` writes it from all cells")
     elif not summary.interrupted:
         _report(configs, store, console)
+    return True
 
 
 def _report(configs: Sequence[RunConfig], store: Store, console: Console) -> None:
@@ -221,6 +234,7 @@ def _report(configs: Sequence[RunConfig], store: Store, console: Console) -> Non
         console.table(report.console())
     except Exception as error:  # the results are safe in the store
         reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
+        reason = file_fault(error) if isinstance(error, OSError) else reason
         console.warn(f"no report ({reason}). The results are in {store.output_dir / 'results.csv'}")
         if config.debug:
             console.out.print_exception()

@@ -1,7 +1,7 @@
 """Say whether a run can start (data, weights, hardware), what is missing and how to get it, and what it will cost.
 
 It takes the words of the run itself: put `validate` in front of them. Steps are timed where there is a GPU; --probe
-times them on a CPU too, which takes long with a large backbone.
+times them on a CPU too, which takes long with a large backbone. --images compares the images of all datasets.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     run.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
+        "--images", action="store_true", help="say which images datasets share, which takes reading them all"
+    )
+    parser.add_argument(
         "--probe",
         nargs="?",
         const="20",
@@ -55,11 +58,15 @@ def main(args: argparse.Namespace, console: Console) -> int:
             raise ValueError("a value of at least 2")
     except ValueError as error:
         raise ConfigError(f"--probe: expected {error}, got '{args.probe}'") from None
-    request = load_request(given(args, *run.NO_SETTINGS, "json", "probe"), args.overrides, args.config or ())
+    request = load_request(
+        given(args, *run.NO_SETTINGS, "json", "probe", "images"), args.overrides, args.config or ()
+    )
     from benchmark.validation import as_json, models
 
     found = [
-        _named(item, config) for config in request.configs for item in _looked_at(config, request, probe)
+        _named(item, config)
+        for config in request.configs
+        for item in _looked_at(config, request, probe, images=args.images)
     ]
     found += [] if request.experiments else [item for config in request.configs for item in models(config)]
     # Configurations of one experiment share data and weights.
@@ -83,7 +90,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     return 2 if missing or broken else 0
 
 
-def _looked_at(config: RunConfig, request: Request, probe: int) -> list[Item]:
+def _looked_at(config: RunConfig, request: Request, probe: int, *, images: bool) -> list[Item]:
     """Return the items of a configuration; of a model that only a row names, its absence alone, which stops nothing."""
     from benchmark.validation import model_item, validate
 
@@ -91,7 +98,7 @@ def _looked_at(config: RunConfig, request: Request, probe: int) -> list[Item]:
         item = model_item(config.backbone, config.pretrained)
         if item.state != "ok":
             return [item]
-    return validate(config, probe=probe)
+    return validate(config, probe=probe, images=images)
 
 
 def _named(item: Item, config: RunConfig) -> Item:

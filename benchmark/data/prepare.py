@@ -42,7 +42,6 @@ from benchmark.data.prepared import (
     PIXELS,
     REPORT,
     TRANSFORMS_VERSION,
-    file_sha256,
     folder_transforms,
     read_manifest,
     read_report,
@@ -50,6 +49,7 @@ from benchmark.data.prepared import (
 )
 from benchmark.data.raw import DEFAULT_SIZE, RawDataset, RawTable
 from benchmark.data.tables import checked_table, options_of
+from benchmark.data.verified import file_sha256, remember
 from benchmark.errors import DataError
 from benchmark.paths import user_path
 from benchmark.provenance import usable_cores
@@ -369,6 +369,7 @@ class _Work:
         for path in (*_arrays(target), self.folder / MANIFEST):
             if path.suffix == ".csv" or path.name not in files:
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+                remember(path, files[path.name]["sha256"])
             self.reporter.advance()
         report = self._report(manifest, kept, bad, files, before or {})
         splits.remember(self.folder, self.verdict)

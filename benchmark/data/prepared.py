@@ -11,11 +11,8 @@ A folder prepared from downloads holds one pixel file per transform instead, ``p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmark.data.verified import file_sha256, is_as_written
 from benchmark.errors import DataError
+from benchmark.temporary import temporary_beside
 
 FORMAT_VERSION = 1
 TRANSFORMS_VERSION = 2
@@ -175,19 +174,13 @@ def write_prepared(
     """
     _check_fit(name, pixels, manifest, masks)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error}); choose another --data-root") from error
-    try:
-        _write_files(beside, name, pixels, manifest, masks, info)
-        _move_into_place(beside, folder)
+        with temporary_beside(folder, folder=True) as beside:
+            _write_files(beside, name, pixels, manifest, masks, info)
+            _move_into_place(beside, folder)
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error}); free space or choose another --data-root"
         ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return load_prepared(folder)
 
 
@@ -243,15 +236,6 @@ def _move_into_place(beside: Path, folder: Path) -> None:
             raise
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def transform_files(transform: str) -> dict[str, str]:
     """Return role -> file name of a transform; the empty one is that of generated folders."""
     return {name: name.replace(".", f"-{transform}." if transform else ".") for name in (PIXELS, MASKS)}
@@ -272,7 +256,8 @@ def load_prepared(folder: Path, *, transform: str = "", verify: bool = False) ->
     Args:
         folder: what :func:`write_prepared` or benchmark/data/prepare.py wrote.
         transform: which pixel file, in a folder that has several.
-        verify: also compare the sha256 of every file; sizes are compared always.
+        verify: compare the sha256 of every file whatever is known of it; else that of files which have changed since it
+            was compared (:func:`is_as_written`). So row i of the manifest always describes image i.
 
     Returns:
         The dataset; pixels and masks stay on disk until they are read.
@@ -337,7 +322,8 @@ def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:
         raise DataError(
             f"{path}: expected {expected.get('bytes')} bytes, got {size} (truncated copy?); {cure}"
         )
-    if verify and file_sha256(path) != expected.get("sha256"):
+    sha256 = str(expected.get("sha256"))
+    if not (file_sha256(path) == sha256 if verify else is_as_written(path, sha256)):
         raise DataError(f"{path}: contents differ from the sha256 in {REPORT}; {cure}")
 
 

@@ -78,6 +78,7 @@ class RawDataset:
         read: ``read(raw, **options) -> RawTable``; its keyword parameters are the options of ``prepare``.
         crop: how images are fitted for models that have no rule of their own, unless asked otherwise.
         mask: ``mask(row, (h, w))`` returns the bool mask of an image of that original size.
+        patients: whose patient ids the manifest has, where several datasets have the same patients.
     """
 
     name: str
@@ -87,6 +88,7 @@ class RawDataset:
     read: Callable[..., RawTable]
     crop: str = "shortest_crop"
     mask: Mask | None = None
+    patients: str = ""
 
     def __call__(
         self,

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmark.backbones.preprocess import preprocess_of
 from benchmark.data.augment import AS_IT_IS, Augment, View
+from benchmark.precision import autocast
 from benchmark.shared import tower_digest
-from benchmark.trainer import autocast
 from methods.base import Method
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.data.verified import file_sha256
 from tests.bad_input.case import TRAIN, Case, Setup, files, together
 
 _PICS = '''
@@ -68,13 +69,14 @@ def _report(change: Callable[[dict[str, Any]], object]) -> Setup:
 
 
 def _file(name: str, content: bytes | str, *, told: bool = True) -> Setup:
-    """Replace a file; ``told``: its size is put into the report too."""
+    """Replace a file; ``told``: its size and SHA-256 are put into the report too."""
 
     def do(folder: Path) -> None:
         files({name: content})(folder)
         report = json.loads((folder / REPORT).read_text())
         if told:
-            report["files"][Path(name).name]["bytes"] = (folder / name).stat().st_size
+            path = folder / name
+            report["files"][path.name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             (folder / REPORT).write_text(json.dumps(report))
 
     return together(prepared, do)
@@ -92,7 +94,7 @@ def _manifest(change: Callable[[str], str]) -> Setup:
         text = change(path.read_text())
         path.write_text(text)
         report = json.loads((folder / REPORT).read_text())
-        report["files"]["manifest.csv"]["bytes"] = path.stat().st_size
+        report["files"]["manifest.csv"] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         (folder / REPORT).write_text(json.dumps(report))
 
     return together(prepared, do)

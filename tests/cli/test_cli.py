@@ -226,7 +226,7 @@ def test_every_suite_and_backbone_of_an_experiment_is_prepared_once(flags, world
     given = {key: value for key, value in flags.items() if key != "methods"}
     seen = []
     monkeypatch.setattr(
-        run_verb, "resolve", lambda path: lambda suite, *_: seen.append(sorted(suite["tasks"]))
+        run_verb, "resolve", lambda path: lambda suite, *_, **__: seen.append(sorted(suite["tasks"]))
     )
     monkeypatch.setattr("benchmark.backbones.check_backbone", lambda name, pretrained=None: seen.append(name))
     plan = make_plan(load_request(given, [], [str(path)]).configs, Store(world / "out"))

@@ -83,15 +83,15 @@ def test_truncated_pixels_are_named_with_the_cure(tmp_path):
         load_prepared(tmp_path / "toy")
 
 
-def test_altered_bytes_are_found_when_verifying(tmp_path):
+@pytest.mark.parametrize("verify", [False, True])
+def test_altered_bytes_are_found(tmp_path, verify):
     _write(tmp_path / "toy")
     file = tmp_path / "toy" / "pixels.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    load_prepared(tmp_path / "toy")
     with pytest.raises(DataError, match=r"pixels\.npy: contents differ"):
-        load_prepared(tmp_path / "toy", verify=True)
+        load_prepared(tmp_path / "toy", verify=verify)
 
 
 @pytest.mark.parametrize("name", ["pixels.npy", "manifest.csv", "masks.npy", "prepare_report.json"])

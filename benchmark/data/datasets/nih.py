@@ -109,4 +109,4 @@ def _manifest(source: Source, path: Path, rows: pd.DataFrame, part: pd.Series[st
     )
 
 
-nih = register_dataset("nih")(RawDataset("nih", "NIH ChestX-ray14", ACCESS, LAYOUT, read))
+nih = register_dataset("nih")(RawDataset("nih", "NIH ChestX-ray14", ACCESS, LAYOUT, read, patients="nih"))

@@ -143,4 +143,4 @@ def nih_images(path: Path) -> dict[str, str]:
         raise DataError(f"{path}: expected a list of records with subset_img_id and img_id") from error
 
 
-rsna = register_dataset("rsna")(RawDataset("rsna", "RSNA pneumonia", ACCESS, LAYOUT, read))
+rsna = register_dataset("rsna")(RawDataset("rsna", "RSNA pneumonia", ACCESS, LAYOUT, read, patients="nih"))

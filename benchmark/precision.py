@@ -1,0 +1,85 @@
+"""Arithmetic of the towers: fp32, or autocast to a coarser type with frozen weights cast once instead of every step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context of the towers' arithmetic: ``auto`` is bf16 on GPUs that have it, fp32 elsewhere."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_TYPES[precision])
+
+
+class TrainingArithmetic:
+    """The arithmetic of training steps: a context in which loss and gradients of a model are computed.
+
+    Autocast casts every weight that does not train in every pass, and keeps the copy for the backward pass. Here the
+    copies of frozen linear maps are made once and stand in for the weights inside the context alone; the bits are the
+    same (``tests/test_precision.py``), and outside, in validation for example, the model is as it was. A linear map
+    that an adapter library has wrapped is left alone: its wrapper may read the weight itself.
+
+    Args:
+        precision: auto, fp32, bf16 or fp16.
+        device: of the model.
+        model: whose weights are cast.
+    """
+
+    def __init__(self, precision: str, device: torch.device, model: nn.Module) -> None:
+        self._precision, self._device, self._model = precision, device, model
+        self._cast: list[tuple[nn.Parameter, Tensor]] | None = None
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Compute in the towers' arithmetic while the block runs."""
+        with autocast(self._precision, self._device), self._frozen_weights_cast():
+            yield
+
+    @property
+    def copies(self) -> list[Tensor]:
+        """The copies, which last; none in fp32."""
+        with autocast(self._precision, self._device):
+            return [cast for _, cast in self._pairs()]
+
+    @contextlib.contextmanager
+    def _frozen_weights_cast(self) -> Iterator[None]:
+        pairs = self._pairs()
+        originals = [weight.data for weight, _ in pairs]
+        try:
+            for weight, cast in pairs:
+                weight.data = cast
+            yield
+        finally:
+            for (weight, _), original in zip(pairs, originals, strict=True):
+                weight.data = original
+
+    def _pairs(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return weights and their copies, made when first asked for under autocast."""
+        if not torch.is_autocast_enabled(self._device.type):
+            return []
+        if self._cast is None:
+            kind = torch.get_autocast_dtype(self._device.type)
+            self._cast = [(weight, weight.detach().to(kind)) for weight in _frozen_weights(self._model)]
+        return self._cast
+
+
+def _frozen_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return the weights of linear maps that do not train, each once."""
+    maps = (
+        module
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and name.rpartition(".")[2] != "base_layer"
+    )
+    found: dict[int, Any] = {id(module.weight): module.weight for module in maps}
+    return [weight for weight in found.values() if not weight.requires_grad]
