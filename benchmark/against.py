@@ -17,7 +17,7 @@ from benchmark.errors import CellError
 from benchmark.layers import read_yaml
 from benchmark.paths import configs
 from benchmark.timing import Times, in_turns, ratio
-from benchmark.workbench import Candidate, Form, Workbench, shared_copy
+from benchmark.workbench import RUN_PAIRS, Candidate, Form, Workbench, shared_copy
 from methods import naive
 from methods.base import Method
 
@@ -256,13 +256,13 @@ class _Judge:
         return middle, (low, high)
 
     def cached(self, method: str) -> tuple[float | None, tuple[float, float] | None]:
-        """Return how many steps with cached features take as long as one with the frozen towers at work."""
-        row = self.rows.get(method)
-        if row is None or f"{method}|step" not in self.times:
+        """Return how many pairs are trained on with cached features while the frozen towers work on one."""
+        row, step = self.rows.get(method), self.times.get(f"{method}|step_of_a_run")
+        if row is None or step is None:
             return None, None
-        step = self.times[f"{method}|step"].median
+        trained = step.median / RUN_PAIRS
         passes = sum(self.times[f"frozen|{tower}"].median for tower in row["cached_towers"].split())
-        return (passes + step) / step, None
+        return (passes / self.bench.batch_size + trained) / trained, None
 
 
 def _goal(entry: Mapping[str, Any], value: float | None) -> tuple[str, bool | None]:

@@ -111,6 +111,8 @@ def _things(
         name, candidate = row["method"], candidates[row["method"]]
         if candidate.trains:
             yield f"{name}|step", candidate.step
+            if candidate.on_features:
+                yield f"{name}|step_of_a_run", candidate.step_of_a_run
         yield f"{name}|score", candidate.score
         if row["inference_overhead_merged"] is not None:
             yield f"{name}|merged", candidate.score_merged

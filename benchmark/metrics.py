@@ -227,7 +227,8 @@ def log_odds(logits: Array) -> Floats:
     """
     logits = np.asarray(logits, dtype=np.float64)
     columns = range(logits.shape[1])
-    rest = [np.logaddexp.reduce(np.delete(logits, column, axis=1), axis=1) for column in columns]
+    with np.errstate(invalid="ignore"):  # scores that are no numbers are told by who makes metrics of them
+        rest = [np.logaddexp.reduce(np.delete(logits, column, axis=1), axis=1) for column in columns]
     return np.asarray(logits - np.stack(rest, axis=1), dtype=np.float64)
 
 

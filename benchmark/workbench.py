@@ -56,6 +56,10 @@ class Form:
     precision: str = "fp32"
 
 
+RUN_PAIRS = 64
+"""Pairs of a batch in the paper's runs."""
+
+
 class MadeUpTokenizer:
     """Gives every word an id: for architectures whose vocabulary would be a download.
 
@@ -212,6 +216,7 @@ class Candidate:
         self.form, self._bench = form, bench
         self.method = bench.build(form)
         self.batch = bench.batch(self.method, text=form.text, cached=cached)
+        self._many: Batch | None = None
         self.prompts = bench.prompts(self.method)
         self._images = Batch(images=bench.batch(self.method).images)
         self._training = TrainingArithmetic(form.precision, bench.device, self.method.backbone.model)
@@ -238,12 +243,27 @@ class Candidate:
         with self._training():
             return self.method.loss(self.batch)
 
-    def step(self) -> None:
+    @property
+    def on_features(self) -> bool:
+        """Whether the batch holds features alone, as no tower is adapted."""
+        return self.batch.images is None and self.batch.token_ids is None
+
+    def step_of_a_run(self) -> None:
+        """Make one step on the features of ``RUN_PAIRS`` pairs: with fewer, it is calls that cost, not pairs."""
+        if self._many is None:
+            rows = torch.arange(RUN_PAIRS, device=self._bench.device) % self.batch.size
+            self._many = Batch(labels=torch.eye(RUN_PAIRS, device=self._bench.device))
+            for name in ("image_features", "text_features", "frozen_image", "frozen_text"):
+                values = getattr(self.batch, name)
+                setattr(self._many, name, None if values is None else values[rows])
+        self.step(self._many)
+
+    def step(self, batch: Batch | None = None) -> None:
         """Make one training step as the trainer does, at a learning rate of 0."""
         assert self._optimiser is not None  # asked for only where something trains
         self.method.train()
         with self._training():
-            backward(self.method, self.batch, None, self._scaler)
+            backward(self.method, self.batch if batch is None else batch, None, self._scaler)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self.method.after_step(next(self._steps), 10**6)

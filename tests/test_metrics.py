@@ -37,6 +37,21 @@ def test_accuracies_agree_with_sklearn(data: tuple[np.ndarray, np.ndarray]) -> N
 
 
 @_few
+@given(_labelled())
+def test_reported_accuracies_are_those_of_the_labels(data: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, y = data
+    found = metrics.zero_shot_metrics("multiclass", scores, 10.0, y)
+    for name, expected in (
+        ("acc", metrics.accuracy(scores, y)),
+        ("majority_acc", metrics.majority_accuracy(y)),
+    ):
+        assert metrics.plain_value(found[name], len(y)) == pytest.approx(expected)
+    assert metrics.plain_value(found["balanced_acc"], len(y)) == pytest.approx(
+        metrics.balanced_accuracy(scores, y)
+    )
+
+
+@_few
 @given(_labelled(num_classes=2))
 def test_binary_auroc_with_ties_agrees_with_sklearn(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, y = data

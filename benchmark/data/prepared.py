@@ -11,6 +11,7 @@ A folder prepared from downloads holds one pixel file per transform instead, ``p
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -272,7 +273,8 @@ def load_prepared(folder: Path, *, transform: str = "", verify: bool = False) ->
         _check_file(folder / name, report["files"].get(name, {}), verify)
     pixels = _open_array(folder / roles[PIXELS])
     masks = _open_array(folder / roles[MASKS]) if MASKS in roles else None
-    manifest = read_manifest(folder / MANIFEST)
+    # a copy that shares its columns: a run opens a folder many times
+    manifest = _manifest(folder / MANIFEST, str(report["files"][MANIFEST]["sha256"])).copy(deep=False)
     _check_fit(str(folder), pixels, manifest, masks)
     digests = {role: str(report["files"][name].get("sha256")) for role, name in roles.items()}
     info = dict(report["info"]) | ({"transform": transform} if transform else {})
@@ -335,6 +337,12 @@ def _open_array(path: Path) -> npt.NDArray[Any]:
             f"{path}: not a NumPy array ({error}); delete {path.parent} and prepare it again"
         ) from error
     return array
+
+
+@functools.lru_cache(maxsize=32)
+def _manifest(path: Path, sha256: str) -> pd.DataFrame:
+    """Read a manifest whose content has this hash, once per process."""
+    return read_manifest(path)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

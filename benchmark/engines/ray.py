@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark import runner
@@ -174,6 +174,10 @@ class _Tasks:
             if self.grid.stop.asked or (isinstance(error, TaskCancelledError) and not lost):
                 return Outcome("stopped")
             reason = f"its worker was lost {RETRIES + 1} times ({type(error).__name__})"
+            if isinstance(error, TaskCancelledError | OutOfMemoryError):  # only these do not count as retries
+                reason += (
+                    ": Ray stops workers where memory is nearly used up. Free some, or raise --cpus-per-cell"
+                )
             if isinstance(error, RayTaskError):
                 reason = f"the worker could not run it: {type(error.cause).__name__}: {error.cause}"
             return fail_cell(
