@@ -184,17 +184,13 @@ class Method(nn.Module):
     # ------------------------------------------------------------------ features
     def encode_image(self, images: Tensor) -> Tensor:
         """Return unit-norm features ``[B, E]`` of images ``[B, C, H, W]``."""
-        features = self.backbone.image.features(
-            images, interventions=self.image_interventions(), exact=not self.training
-        )
+        features = self.backbone.image.features(images, interventions=self.image_interventions())
         return self.from_image_features(features)
 
     def encode_text(self, token_ids: Tensor) -> Tensor:
         """Return unit-norm features ``[B, E]`` of token ids ``[B, L]``."""
         ids = self.text_ids(token_ids)
-        features = self.backbone.text.features(
-            ids, interventions=self.text_interventions(), exact=not self.training
-        )
+        features = self.backbone.text.features(ids, interventions=self.text_interventions())
         return self.from_text_features(features)
 
     def from_image_features(self, features: Tensor) -> Tensor:

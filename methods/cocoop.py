@@ -94,7 +94,7 @@ class CoCoOp(Method):
         """
         context = self.text["ctx"] + self.meta_net(image)[:, None, :]
         features = self.backbone.text.features(
-            self.text_ids(token_ids), interventions=(InsertedPrompt(context),), exact=not self.training
+            self.text_ids(token_ids), interventions=(InsertedPrompt(context),)
         )
         return self.from_text_features(features)
 

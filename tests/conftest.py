@@ -18,10 +18,13 @@ from benchmark import registry  # noqa: E402
 
 # Files with a costly fixture for all their tests: these stay in one process.
 TOGETHER = (
+    "tests/cli/test_reproduce.py",
     "tests/crash/test_kills.py",
     "tests/methods/test_biomedclip_counts.py",
     "tests/plugins/test_sample.py",
     "tests/test_capabilities.py",
+    "tests/test_efficiency_targets.py",
+    "tests/test_engine_ray.py",
     "tests/test_parallel.py",
     "tests/test_parallel_run.py",
 )
@@ -121,6 +124,13 @@ def pytest_collection_modifyitems(items):
     """Let processes that share the tests begin with the slow ones, so that they end together."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def _quick_fonts(monkeypatch):
+    """Fonts in the form that is embedded quickest: the other one (Type 42, for publishers) takes half a PDF's time."""
+    if style := sys.modules.get("benchmark.report.figures.style"):
+        monkeypatch.setitem(style.STYLE, "pdf.fonttype", 3)
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ def run_cell(spec, folder, reporter):
     place = ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else os.getpid()
     note(folder, "begun.txt", f"{place} {spec.device} {os.environ.get('CUDA_VISIBLE_DEVICES')}")
     trouble = json.loads(Path("trouble.json").read_text())
+    doomed = trouble.get("doomed")  # a node that dies in mid-cell: the others wait until it is in one
     if spec.folder == trouble.get("exit"):
         os._exit(7)
     kept = folder.path / "checkpoint.json"
@@ -34,6 +35,13 @@ def run_cell(spec, folder, reporter):
         time.sleep(trouble.get("seconds", 0))
         step += 1
         note(folder, "steps.txt", str(step))
+        if doomed == place:
+            note(folder, "doomed.txt")
+            time.sleep(120)
+        until = time.monotonic() + 60
+        while doomed and not list(Path(folder.path).parent.parent.glob("*/*/doomed.txt")):
+            assert time.monotonic() < until, "the doomed node got no cell"
+            time.sleep(0.05)
         kept.write_text(str(step))
         reporter.advance(1, "loss 1.0")
     kept.unlink()

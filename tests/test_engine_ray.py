@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def run(flags, world):
 
 def files(store):
     """Return all files below a store but the notes, with the content of those that must be alike."""
-    notes = ("begun.txt", "steps.txt", "done.txt")
+    notes = ("begun.txt", "steps.txt", "done.txt", "doomed.txt")
     found = {}
     for path in sorted(store.output_dir.rglob("*")):
         if path.is_file() and path.name not in notes:
@@ -92,17 +93,12 @@ def test_a_stopped_run_and_a_dead_node_lose_and_repeat_nothing(run, world, clust
     assert " stopped in " in text
     assert len(lines(store, "begun.txt")) < CELL_COUNT
 
-    victim, old = cluster.nodes.pop(), set(lines(store, "begun.txt"))
-
-    def victim_is_in_a_cell():
-        begun, steps = lines(store, "begun.txt"), lines(store, "steps.txt")
-        return any(
-            len(steps.get(cell, ())) == 1 and begun[cell][-1].startswith(victim.node_id)
-            for cell in begun.keys() - old
+    victim = cluster.nodes.pop()
+    kill = partial(cluster.remove_node, victim, allow_graceful=False)
+    with once(lambda: total(store, "doomed.txt") == 1, kill):
+        summary, text, _ = run(
+            cluster.address, {"doomed": victim.node_id}, prepare=lambda _: prepared.append(1)
         )
-
-    with once(victim_is_in_a_cell, lambda: cluster.remove_node(victim, allow_graceful=False)):
-        summary, text, _ = run(cluster.address, {"seconds": 0.3}, prepare=lambda _: prepared.append(1))
     assert len(prepared) == 2
     assert (summary.done + summary.reused, summary.failed) == (CELL_COUNT, [])
     assert not summary.interrupted

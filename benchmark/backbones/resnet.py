@@ -53,7 +53,7 @@ class ResNetTower(ImageTower):
             self.embed_dim = int(linears[-1].out_features) if linears else self.width
 
     def features(
-        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = True
+        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = False
     ) -> Tensor:
         """Return pooled, projected features ``[B, E]``, not normalised: the library's own forward pass."""
         if tuple(interventions):

@@ -189,11 +189,12 @@ class Tower(DeltaSites):
         return sequence.tokens[:, sequence.pooled_at]
 
     def features(
-        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = True
+        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = False
     ) -> Tensor:
         """Return pooled, projected features ``[B, E]``, not normalised: what open_clip's encode functions return.
 
-        With ``exact=False`` the last block computes the global token alone: cheaper, equal up to rounding.
+        The last block computes the global token alone, which is equal to the library's up to rounding. With
+        ``exact=True`` it computes all tokens, and the bits are the library's.
         """
         output = self.forward(inputs, interventions=interventions, global_only=not exact)
         return self.project(self.head_norm(self.pool(output.sequence)))

@@ -23,7 +23,7 @@ from benchmark.data.kept import kept
 from benchmark.data.prepared import Array
 from benchmark.data.tokens import TokenIds, token_ids
 
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 4096
 
 

@@ -73,7 +73,7 @@ def test_a_fraction_of_the_bytes_is_kept(name: str, most: float, kind: str, fami
     tower, given = getattr(method.backbone, kind), batch.images if kind == "image" else batch.token_ids
     kept = []
     for tower.checkpointing in (False, True):
-        run = {"clip_lora": lambda: tower.features(given, exact=False)}.get(
+        run = {"clip_lora": lambda: tower.features(given)}.get(
             name, lambda: method.chosen_graph_of(tower, given)
         )
         kept.append(saved_bytes(run, besides=method))

@@ -35,6 +35,7 @@ from benchmark.report.views import experiment_blocks
 from tests.report.conftest import SUITE, WriteCell
 
 Choose = Callable[..., None]
+SHIPPED = dict(style.STYLE)  # before tests/conftest.py makes it quicker
 
 
 def test_the_pareto_front_keeps_what_nothing_cheaper_reaches() -> None:
@@ -273,3 +274,15 @@ def test_pictures_carry_title_caption_and_no_date(
         with Image.open(picture.png) as image:
             assert image.info["Description"] == picture.caption
         assert b"CreationDate" not in picture.pdf.read_bytes()
+
+
+def test_fonts_are_embedded_as_publishers_ask(
+    tmp_path: Path, write_cell: WriteCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "STYLE", SHIPPED)
+    write_cell("coop")
+    block = _blocks(tmp_path)[0]
+    (picture,) = style.write([next(iter(training.draw(block)))], block, tmp_path, "")
+    content = picture.pdf.read_bytes()
+    assert b"/CIDFontType2" in content
+    assert b"/Type3" not in content

@@ -85,7 +85,7 @@ class SummedTower(BertTower):
         return torch.stack([output.taps[index] for index in last]).sum(dim=0), real(output.sequence)
 
     def features(
-        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = True
+        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = False
     ) -> Tensor:
         """Return features ``[B, E]``, not normalised."""
         pieces, keep = self.piece_features(inputs, interventions=interventions)
@@ -147,7 +147,7 @@ class SentenceTower(BertTower):
         return self._text.bank(means), sizes[..., 0] > 0
 
     def features(
-        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = True
+        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = False
     ) -> Tensor:
         """Return features ``[B, E]``, not normalised."""
         return self._text.pool(*self.prototypes(inputs, interventions=interventions))

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 from benchmark.report.collect import Block, Key, Row
@@ -130,16 +131,14 @@ def write(drawings: Iterable[Drawing], block: Block, folder: Path, suffix: str) 
 
 
 def _save(drawing: Drawing, path: Path) -> Path:
-    if path.suffix == ".pdf":
-        metadata = {"CreationDate": None, "Title": drawing.title, "Subject": drawing.caption}
-    else:
-        metadata = {
-            "Software": "medpeft-bench",
-            "Title": drawing.title,
-            "Description": drawing.caption,
-        }
     content = BytesIO()
-    drawing.figure.savefig(content, format=path.suffix[1:], metadata=metadata)
+    # not savefig: it draws each figure twice, the first time only to lay it out, and the layout is frozen already
+    if path.suffix == ".pdf":
+        undated = {"CreationDate": None, "Title": drawing.title, "Subject": drawing.caption}
+        FigureCanvasPdf(drawing.figure).print_pdf(content, metadata=undated)
+    else:
+        named = {"Software": "medpeft-bench", "Title": drawing.title, "Description": drawing.caption}
+        FigureCanvasAgg(drawing.figure).print_png(content, metadata=named)
     write_whole(path, lambda temporary: temporary.write_bytes(content.getvalue()))
     return path
 
