@@ -143,16 +143,21 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
     assert Checkpoint(path, "k").load() is None
 
 
-def test_a_loss_that_is_not_finite_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_loss_that_is_not_finite_names_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     wrapped = method("taskres")
     original, calls = wrapped.loss, []
 
     def loss(batch: object) -> torch.Tensor:
         calls.append(1)
-        return original(batch) * (float("nan") if len(calls) == 4 else 1.0)
+        return original(batch) * (float(value) if len(calls) == 4 else 1.0)
 
     monkeypatch.setattr(wrapped, "loss", loss)
-    with pytest.raises(CellError, match=r"became nan before step 4 \(epoch 2, learning rate .*lower --lr"):
+    with pytest.raises(
+        CellError, match=rf"became {value} before step 4 \(epoch 2, learning rate .*lower --lr"
+    ):
         trainer(wrapped, tmp_path, constant).run()
 
 
