@@ -147,7 +147,7 @@ def test_a_variant_is_a_cell_of_its_own(flags, finished):
 
 
 def test_hashes_of_published_results_have_not_changed():
-    # results/reference was made before variants, shares of the corpus and related suites were there
+    # the same since before variants, shares of the corpus and related suites were there
     with (ROOT / "results/reference/phantom/results.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if (row["backbone"], row["task"]) == ("tiny", "zeroshot")]
     published = {(row["method"], row["seed"]): row["config_hash"] for row in rows}
