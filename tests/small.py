@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import methods
-from benchmark.backbones import Backbone, load_backbone
+from benchmark.backbones import Backbone, Tower, load_backbone
 from benchmark.config import Recipe
 from benchmark.console import NullReporter
 from benchmark.data.batches import PairBatches
@@ -19,6 +21,12 @@ from tasks.base import TaskContext
 
 CPU = torch.device("cpu")
 FINDINGS = ("edema", "pneumonia", "pneumothorax", "consolidation")
+
+
+def whole_features(tower: Tower, inputs: Tensor, **how: Any) -> Tensor:
+    """Return a tower's features ``[B, E]`` with the last block computed for all tokens, as libraries do it."""
+    sequence = tower.forward(inputs, **how).sequence
+    return tower.project(tower.head_norm(tower.pool(sequence)))
 
 
 def corpus(count: int = 40, seed: int = 0) -> PairData:

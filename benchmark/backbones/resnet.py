@@ -52,9 +52,7 @@ class ResNetTower(ImageTower):
             linears = [layer for layer in module.head.modules() if isinstance(layer, nn.Linear)]
             self.embed_dim = int(linears[-1].out_features) if linears else self.width
 
-    def features(
-        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = False
-    ) -> Tensor:
+    def features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
         """Return pooled, projected features ``[B, E]``, not normalised: the library's own forward pass."""
         if tuple(interventions):
             self._refuse()

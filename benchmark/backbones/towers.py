@@ -188,15 +188,13 @@ class Tower(DeltaSites):
             return tokens_at(sequence.tokens, sequence.pooled_at)
         return sequence.tokens[:, sequence.pooled_at]
 
-    def features(
-        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = False
-    ) -> Tensor:
+    def features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
         """Return pooled, projected features ``[B, E]``, not normalised: what open_clip's encode functions return.
 
-        The last block computes the global token alone, which is equal to the library's up to rounding. With
-        ``exact=True`` it computes all tokens, and the bits are the library's.
+        The last block computes the global token alone, so they are equal to the library's up to rounding;
+        :meth:`forward` without ``global_only`` has the library's bits.
         """
-        output = self.forward(inputs, interventions=interventions, global_only=not exact)
+        output = self.forward(inputs, interventions=interventions, global_only=True)
         return self.project(self.head_norm(self.pool(output.sequence)))
 
     def head_norm(self, pooled: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import methods
 from benchmark.backbones import Intervention, TokenSequence, Tower
 from benchmark.small_models import FAMILIES, move, small_backbone, small_batch
 from methods.base import Method
+from tests.small import whole_features
 
 QUICK = "aot_eager"  # traces as inductor does, then runs torch's own kernels: nothing to build
 
@@ -54,7 +55,7 @@ def outcome(method: Method, tower: Tower, inputs: Tensor, **how: Any) -> list[Te
     """Return features and gradients, the last block whole: one that is cut to the global token is not compiled."""
     method.zero_grad()
     torch.manual_seed(3)
-    features = tower.features(inputs, exact=True, **how)
+    features = whole_features(tower, inputs, **how)
     features.square().mean().backward()
     gradients = [value.grad for value in method.trainable_parameters().values() if value.grad is not None]
     assert len(gradients) == 2 * 3 * tower.depth
@@ -86,13 +87,13 @@ def test_what_is_attached_or_taken_off_later_counts() -> None:
     before = outcome(method, tower, inputs)[0]
     extra = torch.nn.Linear(*tower.site_shape(0, "o"))
     handle = tower.attach(0, "o", extra)
-    adapted = tower.features(inputs, exact=True)
+    adapted = whole_features(tower, inputs)
     tower._compiler = None
-    torch.testing.assert_close(adapted, tower.features(inputs, exact=True), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(adapted, whole_features(tower, inputs), atol=1e-5, rtol=1e-5)
     assert (adapted - before).abs().max() > 1e-2
     tower.compile_blocks(QUICK)
     handle.remove()
-    torch.testing.assert_close(tower.features(inputs, exact=True).detach(), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whole_features(tower, inputs).detach(), before, atol=1e-5, rtol=1e-5)
 
 
 def test_a_third_length_of_text_and_another_tower_are_not_translated_again() -> None:

@@ -41,7 +41,6 @@ def test_text_features_are_the_authors(name: str) -> None:
     model = backbone(name)
     texts = ids(name, 77 if name == "pmc-clip" else 16)
     close(model.text.features(texts), layout(name).text(texts))
-    close(model.text.features(texts, exact=True), layout(name).text(texts))
     assert model.text.embed_dim == model.image.embed_dim == layout(name).text(texts).shape[1]
 
 

@@ -14,6 +14,7 @@ from benchmark.backbones.split import SplitAttention
 from benchmark.backbones.towers import SITES
 from benchmark.errors import BenchmarkError
 from tests.parity import ace_reference, clip_reference
+from tests.small import whole_features
 
 FAMILIES: dict[str, Callable[[], Backbone]] = {
     "timm+bert": ace_reference.golden_backbone,
@@ -64,7 +65,7 @@ class Recorder(Intervention):
 @torch.no_grad()
 def test_features_are_the_librarys_bit_for_bit(case: tuple[Backbone, Tower, Tensor]) -> None:
     backbone, tower, inputs = case
-    assert torch.equal(tower.features(inputs, exact=True), library(backbone, tower, inputs))
+    assert torch.equal(whole_features(tower, inputs), library(backbone, tower, inputs))
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def test_an_unpadded_text_is_bit_identical_too() -> None:
     backbone = ace_reference.golden_backbone()
     ids = ace_reference.tensors()["input_ids"][:1].long()
     assert (ids != 0).all()
-    assert torch.equal(backbone.text.features(ids, exact=True), backbone.model.encode_text(ids))
+    assert torch.equal(whole_features(backbone.text, ids), backbone.model.encode_text(ids))
 
 
 @torch.no_grad()
@@ -334,9 +335,9 @@ def test_the_global_token_alone_gives_the_same_features_and_gradients(
         for number, delta in enumerate(deltas):
             tower.attach(number // len(SITES), SITES[number % len(SITES)], delta)
     results = []
-    for exact in (True, False):
+    for features_of in (whole_features, type(tower).features):
         backbone.model.zero_grad(set_to_none=True)
-        features = tower.features(inputs, interventions=acts, exact=exact)
+        features = features_of(tower, inputs, interventions=acts)
         features.square().sum().backward()
         gradients = {n: p.grad.clone() for n, p in backbone.model.named_parameters() if p.grad is not None}
         results.append((features.detach(), gradients))
@@ -366,7 +367,7 @@ def test_splitting_changes_no_bit(case: tuple[Backbone, Tower, Tensor], grad: bo
     split.split_qkv()
     other: Tower = getattr(split, tower.kind)
     with torch.set_grad_enabled(grad):
-        assert torch.equal(other.features(inputs, exact=True), library(backbone, tower, inputs))
+        assert torch.equal(whole_features(other, inputs), library(backbone, tower, inputs))
         assert torch.equal(library(split, other, inputs), library(backbone, tower, inputs))
         assert torch.equal(other.features(inputs), tower.features(inputs))
         rows = [each.forward(inputs, global_row=True).global_row for each in (other, tower)]
@@ -429,7 +430,7 @@ def test_a_module_put_in_the_place_of_a_linear_is_used_everywhere(
         def forward(self, inputs: Tensor) -> Tensor:
             return 1.5 * self.base_layer(inputs)
 
-    plain = {exact: tower.features(inputs, exact=exact) for exact in (True, False)}
+    plain = whole_features(tower, inputs)
     shapes = [tower.site_shape(tower.depth - 1, site) for site in SITES]
     for site in SITES:
         moved = copy.deepcopy(backbone)
@@ -438,8 +439,8 @@ def test_a_module_put_in_the_place_of_a_linear_is_used_everywhere(
         setattr(moved.model.get_submodule(owner), last, Wrapped(moved.model.get_submodule(name)))
         other: Tower = getattr(moved, tower.kind)
         assert [other.site_shape(tower.depth - 1, site) for site in SITES] == shapes
-        whole = other.features(inputs, exact=True)
-        assert not torch.allclose(whole, plain[True], atol=1e-5), site
+        whole = whole_features(other, inputs)
+        assert not torch.allclose(whole, plain, atol=1e-5), site
         torch.testing.assert_close(other.features(inputs), whole, atol=2e-5, rtol=1e-4)
         assert moved.linear_name(tower.kind, tower.depth - 1, site) == name
 

@@ -84,9 +84,7 @@ class SummedTower(BertTower):
         output = self.forward(inputs, interventions=interventions, taps=last)
         return torch.stack([output.taps[index] for index in last]).sum(dim=0), real(output.sequence)
 
-    def features(
-        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = False
-    ) -> Tensor:
+    def features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
         """Return features ``[B, E]``, not normalised."""
         pieces, keep = self.piece_features(inputs, interventions=interventions)
         return self.project((pieces * keep[..., None]).sum(dim=1) / self.context_length)
@@ -146,9 +144,7 @@ class SentenceTower(BertTower):
         means = member @ self.project(sequence.tokens) / sizes.clamp(min=1)
         return self._text.bank(means), sizes[..., 0] > 0
 
-    def features(
-        self, inputs: Tensor, *, interventions: Iterable[Intervention] = (), exact: bool = False
-    ) -> Tensor:
+    def features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
         """Return features ``[B, E]``, not normalised."""
         return self._text.pool(*self.prototypes(inputs, interventions=interventions))
 
