@@ -260,9 +260,12 @@ class _Judge:
         row, step = self.rows.get(method), self.times.get(f"{method}|step_of_a_run")
         if row is None or step is None:
             return None, None
-        trained = step.median / RUN_PAIRS
-        passes = sum(self.times[f"frozen|{tower}"].median for tower in row["cached_towers"].split())
+        trained = self.spent(step) / RUN_PAIRS
+        passes = sum(self.spent(self.times[f"frozen|{tower}"]) for tower in row["cached_towers"].split())
         return (passes / self.bench.batch_size + trained) / trained, None
+
+    def spent(self, times: Times) -> float:
+        return times.cpu_median if self.device == "cpu" else times.median
 
 
 def _goal(entry: Mapping[str, Any], value: float | None) -> tuple[str, bool | None]:

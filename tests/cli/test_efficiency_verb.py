@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -356,3 +357,22 @@ def test_texts_are_as_long_as_asked_for() -> None:
     assert bench.batch(lora, text=half).token_ids.shape == (3, 8)
     assert bench.batch(ace).token_ids.shape == (3, backbone.text.context_length)
     assert bench.batch(bench.build(Form("clip_lora", plain=True))).token_ids.shape == (3, 64)
+
+
+@pytest.mark.parametrize(
+    ("device", "pairs"), [("cpu", 1 + (4 + 8) / 2 / 0.5), ("cuda", 1 + (40 + 80) / 2 / 2)]
+)
+def test_cached_features_are_judged_per_pair_by_the_time_that_counts(device: str, pairs: float) -> None:
+    many = against.RUN_PAIRS
+    times = {
+        "taskres|step": Times([[99.0]], [[99.0]]),
+        "taskres|step_of_a_run": Times(wall=[[2.0 * many]], cpu=[[0.5 * many]]),
+        "frozen|image": Times(wall=[[40.0]], cpu=[[4.0]]),
+        "frozen|text": Times(wall=[[80.0]], cpu=[[8.0]]),
+    }
+    bench = SimpleNamespace(device=torch.device(device), batch_size=2)
+    rows = {"taskres": {"cached_towers": "image text"}}
+    judge = against._Judge({}, times, bench, rows, {}, "")
+    entry = {"number": 10, "what": "cached", "cached": "taskres", "at_least": pairs}
+    assert judge.verdict(entry).measured == pytest.approx(pairs)
+    assert judge.verdict({**entry, "cached": "coop"}).note == "not measured here"
