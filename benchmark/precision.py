@@ -13,13 +13,17 @@ from torch import Tensor, nn
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def resolve(precision: str, device: torch.device) -> str:
+    """Return the arithmetic that runs, fp32, bf16 or fp16: ``auto`` is bf16 on GPUs that have it, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context of the towers' arithmetic: ``auto`` is bf16 on GPUs that have it, fp32 elsewhere."""
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=_TYPES[precision])
+    """Return the context of the towers' arithmetic, as :func:`resolve` names it."""
+    kind = resolve(precision, device)
+    return nullcontext() if kind == "fp32" else torch.autocast(device.type, dtype=_TYPES[kind])
 
 
 class TrainingArithmetic:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import methods
-from benchmark.precision import TrainingArithmetic, autocast
+from benchmark.precision import TrainingArithmetic, autocast, resolve
 from benchmark.registry import METHODS
 from benchmark.small_models import FAMILIES, move, small_backbone, small_batch
 from benchmark.timing import saved_bytes
@@ -86,3 +86,11 @@ def test_no_step_keeps_copies_of_frozen_weights() -> None:
     assert copies == 2 * sum(module.weight.numel() for module in linear)
     saved = kept(lambda: autocast("bf16", CPU)) - kept(arithmetic, also=arithmetic.copies)
     assert saved > 0.8 * copies
+
+
+def test_auto_is_resolved_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve("auto", CPU) == resolve("fp32", CPU) == "fp32"
+    assert resolve("bf16", CPU) == "bf16"
+    for has_it, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
+        assert resolve("auto", torch.device("cuda")) == expected
