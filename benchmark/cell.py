@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import methods
-from benchmark import adapters
+from benchmark import adapters, identity
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.backbones.preprocess import preprocess_of
 from benchmark.checkpoint import Checkpoint
@@ -32,6 +32,7 @@ from benchmark.guards.results import check_result, cut_texts
 from benchmark.inference import frozen_flops, inference_costs
 from benchmark.parallel import ALONE, World
 from benchmark.plan import CellSpec, task_done
+from benchmark.precision import resolve
 from benchmark.pseudonyms import Pseudonyms, id_key
 from benchmark.registry import METHODS, TASKS
 from benchmark.shared import FROZEN, TowerResults, is_shared
@@ -113,6 +114,13 @@ class _Cell:
         self.prompts = _prompts(spec.suite)
         self.frozen_flops = frozen_flops(backbone, self.prompts)  # before the method wraps the backbone
         self.context = _context(spec, backbone, self.device, reporter)
+        self.sources = identity.Sources(
+            spec.data_root,
+            reporter,
+            weights=backbone.fingerprint()[:16],
+            arithmetic=resolve(spec.recipe.precision, self.device),
+            fitting=self.context.fitting,
+        )
         output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
         hide = Pseudonyms(id_key(spec.data_root)).hide if spec.hash_ids else dict
         self.towers = TowerResults(output_dir / "shared", spec, self.context, hide)
@@ -135,6 +143,7 @@ class _Cell:
         self.overlaps = self.world.from_first(self.shared_images)
         if self.world.from_first(self.adapted):
             self.method.load_trainable_state(self.folder.read_tensors("adapter.safetensors"))
+            self.identity = identity.of(self.folder.read_json("adapt.json"))
         else:
             self.adapt()
         if self.world.is_first:
@@ -183,6 +192,7 @@ class _Cell:
     def adapt(self) -> None:
         spec, started = self.spec, time.perf_counter()
         corpus = self.corpus()
+        self.identity = self.sources.of_adaptation(spec)
         shared = self.method.splits or spec.recipe.negatives == "local"
         batches = PairBatches(
             self.method,
@@ -218,7 +228,14 @@ class _Cell:
         if self.doubts:
             facts["data_notes"] = [*(corpus.facts.get("data_notes") or ()), self.doubts]
         self.folder.write_json(
-            "adapt.json", {"adapt_hash": spec.adapt_hash, "pairs": len(corpus), "best": best, **facts}
+            "adapt.json",
+            {
+                "adapt_hash": spec.adapt_hash,
+                identity.KEY: self.identity,
+                "pairs": len(corpus),
+                "best": best,
+                **facts,
+            },
         )
 
     def train(self, batches: PairBatches, checkpoint: Checkpoint) -> Adaptation:
@@ -290,6 +307,7 @@ class _Cell:
         """Evaluate one task on all its datasets and store it whole; test data are opened here for the first time."""
         entries, task = self.spec.tasks[name].get("datasets", {}), self.task(name)
         results: dict[str, DatasetResult] = {}
+        made_of = self.sources.of_task(self.spec, name, self.identity)
         for dataset, entry in entries.items():
             results[dataset] = self.towers.evaluate(task, name, dataset, entry, self.method)
             check_result(results[dataset], f"{name}, '{dataset}'")
@@ -300,6 +318,7 @@ class _Cell:
                 "task": name,
                 "status": "success",
                 "task_hash": self.spec.task_hash(name),
+                identity.KEY: made_of,
                 "datasets": {
                     dataset: _public(result, overlap.facts(self.overlaps, name, dataset))
                     for dataset, result in results.items()

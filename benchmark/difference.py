@@ -13,7 +13,7 @@ from benchmark.store import CellFolder, UnreadableError
 ADAPTER, HISTORY, ADAPTED = "adapter.safetensors", "history.jsonl", "adapt.json"
 _CLOCKS = frozenset({"seconds"})
 """Keys of histories that say how long something took."""
-_NOT_RESULTS = frozenset({"schema_version", "adapt_hash", "task_hash"})
+_NOT_RESULTS = frozenset({"schema_version", "adapt_hash", "task_hash", "identity"})
 _NOT_ORIGIN = frozenset({"schema_version", "created", "seed", "limited", "config_hash", "config", "imported"})
 _OF_RUN = ("device", "threads", "processes")
 """Keys of efficiency.json that results may depend on."""

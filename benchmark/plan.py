@@ -257,6 +257,15 @@ def adapt_settings(public: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def settings_key(config: Mapping[str, Any]) -> str:
+    """Return a hash of all settings in a config.yaml that the adapted weights depend on, the seed left out.
+
+    Runs of one method may be averaged only when they have the same. ``limit`` is in it.
+    """
+    settings = adapt_settings(config)
+    return _hash({key: value for key, value in settings.items() if key != "seed"})
+
+
 def plan_table(plan: Plan) -> rich.table.Table:
     """Return the plan for people: what runs and what is reused."""
     words = {"todo": "run", "partial": "evaluate", "done": "reuse"}

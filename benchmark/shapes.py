@@ -21,8 +21,13 @@ class Each:
         self.shape = shape
 
 
+IDENTITY = {"numbers": WHOLE, "weights": TEXT, "arithmetic": TEXT, "data": Each(TEXT), "adapter": TEXT}
 _SCORE = {"value": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER, "n": WHOLE}
-RESULT = {"status": TEXT, "datasets": Each({"metrics": Each(_SCORE), "info": MAPPING, "kind": TEXT})}
+RESULT = {
+    "status": TEXT,
+    "identity": IDENTITY,
+    "datasets": Each({"metrics": Each(_SCORE), "info": MAPPING, "kind": TEXT}),
+}
 CONFIG = {
     **dict.fromkeys(("suite_name", "backbone", "method", "variant"), TEXT),
     **dict.fromkeys(("seed", "limit"), WHOLE),
@@ -33,7 +38,7 @@ CONFIG = {
 }
 OWN: Mapping[str, Any] = {
     "status.json": {"status": TEXT, "error": TEXT},
-    "adapt.json": {"imported": MAPPING},
+    "adapt.json": {"imported": MAPPING, "identity": IDENTITY},
     "efficiency.json": {"by_tower": MAPPING},
     "provenance.json": {"git": MAPPING, "imported": MAPPING},
 }

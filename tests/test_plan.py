@@ -11,7 +11,7 @@ import pytest
 from benchmark.config import load_config
 from benchmark.errors import StoreError
 from benchmark.paths import ROOT
-from benchmark.plan import CellSpec, make_plan, plan_table
+from benchmark.plan import CellSpec, make_plan, plan_table, settings_key
 from benchmark.registry import TASKS
 from benchmark.runner import execute_cell
 from benchmark.store import Store
@@ -171,3 +171,11 @@ def test_several_configurations_plan_a_shared_cell_once_with_the_tasks_of_all(fl
 
 def test_plan_table_has_a_row_per_cell(flags, finished):
     assert plan_table(plan(flags, finished)).row_count == 2
+
+
+def test_rows_are_runs_of_the_same_settings_whatever_their_seed(flags, world):
+    store = Store(world / "out")
+    cells = plan(flags, store, seeds="0,1", methods=["fake_one"]).cells
+    one, same = (cell.spec.public() for cell in cells)
+    other = plan(flags, store, "methods.fake_one.depth=9", methods=["fake_one"]).cells[0].spec.public()
+    assert settings_key(one) == settings_key(same) != settings_key(other)

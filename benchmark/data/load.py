@@ -98,7 +98,7 @@ def entries_by_use(suite: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
         yield str(suite["validation"].get("task", "")), suite["validation"]
     for name, task in (suite.get("tasks") or {}).items():
         for entry in (task.get("datasets") or {}).values():
-            for part in [part_entry(entry, part) for part in PARTS if part in entry] or [entry]:
+            for part in parts_of(entry):
                 yield name, part
 
 
@@ -107,6 +107,11 @@ def needed(suite: Mapping[str, Any], methods: Iterable[str]) -> Mapping[str, Any
     if not all(getattr(METHODS.get(name), "deterministic", False) for name in methods):
         return suite
     return {key: value for key, value in suite.items() if key not in ("corpus", "validation")}
+
+
+def parts_of(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the data entries of a task's dataset: one per part where it has parts, else itself."""
+    return [part_entry(entry, part) for part in PARTS if part in entry] or [entry]
 
 
 def part_entry(entry: Mapping[str, Any], part: str) -> dict[str, Any]:
