@@ -63,6 +63,21 @@ def test_the_usual_report():
             "c d",
         ),
         ("PORTABLE CHEST: ___\n FINDINGS: a b", "a b", ""),
+        ("FINDINGS:\n\n CLINICAL CORRELATION: a b\n\n IMPRESSION: c d", "CLINICAL CORRELATION: a b", "c d"),
+        (
+            "FINDINGS: a b.\nOTHER FINDINGS: e f.\nSTUDY QUALITY: good.",
+            "a b. OTHER FINDINGS: e f. STUDY QUALITY: good.",
+            "",
+        ),
+        ("FINDINGS: a b.  Impression: c d.", "a b.", "c d."),
+        ("FINDINGS: a b. Impression: c\nd.\n\nIMPRESSION: c d.", "a b.", "c d."),
+        ("EXAM: CHEST History: Dyspnea FINDINGS: a b. IMPRESSION: c d.", "a b.", "c d."),
+        ("IMPRESSION: no change from the CT FINDINGS: c d", "", "no change from the CT FINDINGS: c d"),
+        ("FINDINGS: a b\nCOMMUNICATION OF FINDINGS: told to Dr. X", "a b", ""),
+        ("IMPRESSION AND RECOMMENDATIONS: c d", "", "c d"),
+        ("Lungs are clear. Impression: c d", "Lungs are clear.", "c d"),
+        ("AP CHEST, ___\n\n HISTORY: Fever. CONCLUSION: c d", "", "c d"),
+        ("CLINICAL IMPRESSION: pneumonia\nFINDINGS: a b", "a b", ""),
     ],
 )
 def test_odd_sections(report, findings, impression):
@@ -70,19 +85,95 @@ def test_odd_sections(report, findings, impression):
     assert (sections.findings, sections.impression) == (findings, impression)
 
 
-def test_a_wet_read_is_not_the_report():
-    report = """\
+WET = """\
  WET READ: ___ ___ ___ 9:10 PM
-  Large effusion on the left side.
+  {wet}
  ______________________________________________________________________________
                                  FINAL REPORT
  HISTORY:  Fever.
 
  Both lungs are clear today.
 """
+
+
+@pytest.mark.parametrize(
+    "wet",
+    [
+        "Large effusion on the left side.",
+        "IMPRESSION: Large effusion on the left side.",
+        "COMPARISON: ___\n FINDINGS: Large effusion.\n\n EXAMINATION: chest\n\n It is on the left side.",
+    ],
+)
+@pytest.mark.parametrize(
+    "start", ["WET READ:", "WET READ VERSION #1", "PROVISIONAL FINDINGS IMPRESSION (PFI):"]
+)
+def test_a_read_before_the_final_report_is_not_the_report(wet, start):
+    report = WET.format(wet=wet).replace("WET READ:", start)
     caption = parse_report(report).caption()
-    assert caption.text == "Both lungs are clear today."
-    assert caption.source == "last paragraph"
+    assert (caption.text, caption.source) == ("Both lungs are clear today.", "last paragraph")
+    without_title = report.replace("FINAL REPORT", "")
+    assert parse_report(without_title).caption().text == "Both lungs are clear today."
+    last = "IMPRESSION: Clear lungs today.\n\n" + report.partition("____")[0]
+    assert parse_report(last).caption().text == "Clear lungs today."
+
+
+CLOCK = """\
+                                 FINAL REPORT
+ {title}
+
+ HISTORY:  Hypoxia.
+
+ {rest}
+"""
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "AP CHEST, 10:11 A.M., ___",
+        "AP CHEST, ___, 10:11 A.M.:",
+        "PORTABLE CHEST, ___ at 10:11 a.m.:",
+        "CHEST RADIOGRAPH:  10:11 A.M. ON ___",
+        "CHEST, TWO VIEWS:  ___ AT 07:45 HOURS",
+        "Portable AP chest radiograph, ___ at 10:11.",
+    ],
+)
+@pytest.mark.parametrize(
+    ("rest", "text"),
+    [
+        ("Both lungs are clear.  No effusion.", "Both lungs are clear. No effusion."),
+        ("FINDINGS: Both lungs are clear.", "Both lungs are clear."),
+        ("IMPRESSION:  AP chest compared to ___ 9:15 a.m.:\n\n Edema is new.",
+         "AP chest compared to ___ 9:15 a.m.: Edema is new."),
+        ("COMPARISON:  Chest of ___,\n 10:11 A.M.", ""),
+    ],
+)  # fmt: skip
+def test_a_clock_time_opens_no_section_and_a_title_describes_nothing(title, rest, text):
+    sections = parse_report(CLOCK.format(title=title, rest=rest))
+    assert sections.last_paragraph + sections.findings + sections.impression == text
+
+
+def test_a_section_may_be_named_with_a_clock_time():
+    report = "AP CHEST, 10:11 A.M., ___:\n\n Both lungs are clear.\n\n IMPRESSION: No edema."
+    assert parse_report(report).caption().text == "Both lungs are clear. No edema."
+
+
+def test_all_paragraphs_below_a_header_are_the_report():
+    report = """\
+ PORTABLE CHEST FILM
+
+ HISTORY:  Fever
+ and cough.
+
+ Moderate cardiomegaly is stable.
+
+ ___
+
+ Dr. ___ was told at 10:11 a.m.
+"""
+    assert parse_report(report).caption().text == (
+        "Moderate cardiomegaly is stable. ___ Dr. ___ was told at 10:11 a.m."
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +182,7 @@ def test_a_wet_read_is_not_the_report():
         ("FINDINGS: a b c", "a b c", "findings"),
         ("IMPRESSION: a b c", "a b c", "impression"),
         (
-            "FINAL REPORT\n INDICATION: cough\n\n One thing here.\n\n Lungs are clear.\n\n ___",
+            "FINAL REPORT\n INDICATION: cough\n\n ___\n\n Lungs are clear.\n\n ___",
             "Lungs are clear.",
             "last paragraph",
         ),
@@ -140,6 +231,9 @@ words = st.sampled_from(
         "ADDENDUM:",
         "\t",
         "FINDINGS AND IMPRESSION:",
+        "AP CHEST, 10:11 A.M.",
+        "  FINDINGS: ",
+        ". Impression: ",
     ]
 )
 

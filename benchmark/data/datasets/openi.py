@@ -17,7 +17,7 @@ import pandas as pd
 
 from benchmark.data.datasets._sources import Source, label_values, read_json
 from benchmark.data.raw import Access, RawDataset, RawTable
-from benchmark.data.reports import MIN_TOKENS, collapse, num_tokens
+from benchmark.data.reports import MIN_TOKENS, collapse, num_tokens, parse_report
 from benchmark.errors import DataError, unknown
 from benchmark.registry import register_dataset
 
@@ -103,7 +103,7 @@ def _from_xml(path: Path) -> Iterable[_Image]:
     except (OSError, ElementTree.ParseError) as error:
         raise DataError(f"{path}: not an XML report ({error}); unpack NLMCXR_reports.tgz again") from error
     sections = {str(item.get("Label")): collapse(item.text or "") for item in root.iter("AbstractText")}
-    text = collapse(f"{sections.get('FINDINGS', '')} {sections.get('IMPRESSION', '')}")
+    text = _caption(sections.get("FINDINGS", ""), sections.get("IMPRESSION", ""))
     report = root.find("uId")
     uid = (report.get("id", "") if report is not None else path.stem).removeprefix("CXR")
     names = [item.get("id", "") for item in root.iter("parentImage")]
@@ -113,11 +113,16 @@ def _from_xml(path: Path) -> Iterable[_Image]:
 def _from_tables(source: Source, path: Path) -> Iterable[_Image]:
     reports = source.table(path, ("uid", "findings", "impression")).set_index("uid")
     projections = source.table(source.need(PROJECTIONS), ("uid", "filename", "projection"))
-    texts = {uid: collapse(f"{findings} {impression}") for uid, findings, impression in reports.itertuples()}
+    texts = {uid: _caption(findings, impression) for uid, findings, impression in reports.itertuples()}
     for uid, name, view in projections.itertuples(index=False):
         yield _Image(
             name.removesuffix(".png").removesuffix(".dcm"), name, uid, texts.get(uid, ""), view=view.lower()
         )
+
+
+def _caption(findings: str, impression: str) -> str:
+    """Return the text of a report; of a section that holds a whole report once more, that part is not repeated."""
+    return parse_report(f"FINDINGS: {findings}\nIMPRESSION: {impression}").caption().text
 
 
 def _from_json(path: Path) -> Iterable[_Image]:
