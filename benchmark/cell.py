@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from benchmark.config import build_options
 from benchmark.console import Reporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.features import FrozenFeatures
+from benchmark.data.fitting import Fitting
 from benchmark.data.load import check_dataset, entries_by_use, load_dataset, needed
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import POLICIES, PairData, blank_pairs, pairs
@@ -52,13 +53,15 @@ def prepare_suite(
     data_root: Path,
     reporter: Reporter,
     *,
+    fittings: Iterable[Fitting] = (),
     limit: int | None = None,
     allow_overlap: bool = False,
 ) -> None:
     """Make what all cells of a suite share, once, and open all data: what is missing or contradicts the suite is told.
 
-    What dead processes had half written is deleted, and generated datasets are written now. Images that two datasets
-    share stop the run, or are reported (benchmark/guards/overlap.py).
+    What dead processes had half written is deleted, generated datasets are written now, and datasets that fit their
+    images to a backbone do it for each of ``fittings``. Images that two datasets share stop the run, or are reported
+    (benchmark/guards/overlap.py).
     """
     remove_dead(data_root, *(f"{depth}{LEFTOVERS}" for depth in ("", "*/", "*/*/")))
     for use, entry in entries_by_use(suite):
@@ -67,10 +70,14 @@ def prepare_suite(
             read_pairs(entry, prepared)
         elif check := getattr(TASKS.get(use), "check_data", None):
             check(entry, prepared)
-    found = overlap.overlaps(suite, data_root, reporter, limit=limit)
-    for item in found:
-        reporter.log(str(item))
-    overlap.check(found, allow=allow_overlap)
+    found = {
+        str(item): item
+        for fitting in tuple(fittings) or (None,)
+        for item in overlap.overlaps(suite, data_root, reporter, fitting=fitting, limit=limit)
+    }
+    for line in found:
+        reporter.log(line)
+    overlap.check(found.values(), allow=allow_overlap)
 
 
 def read_pairs(entry: Mapping[str, Any], prepared: Prepared, limit: int | None = None) -> PairData:

@@ -148,15 +148,16 @@ def settings_changed(stored: StoredCell) -> bool:
 
 def _prepare(spec: CellSpec, reporter: Reporter) -> None:
     """Check that weights are here, and make or check the data."""
-    from benchmark.backbones import check_backbone
-
-    check_backbone(spec.backbone, pretrained=spec.pretrained)
+    from benchmark.backbones import fitting_of
     from benchmark.data.load import needed
+
+    fitting = fitting_of(spec.backbone, pretrained=spec.pretrained)
 
     suite = needed({**spec.suite, "tasks": dict(spec.tasks)}, [spec.method])
     resolve(PREPARE_SUITE)(
-        suite, spec.data_root, reporter, limit=spec.limit, allow_overlap=spec.allow_overlap
-    )
+        suite, spec.data_root, reporter,
+        fittings=[fitting], limit=spec.limit, allow_overlap=spec.allow_overlap,
+    )  # fmt: skip
 
 
 def _copy_adapter(stored: StoredCell, target: CellFolder) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from benchmark.backbones.backbone import Backbone, InputSpec, from_open_clip
+from benchmark.backbones.preprocess import preprocess_of
 from benchmark.backbones.sequences import (
     Intervention,
     TokenSequence,
@@ -15,6 +16,7 @@ from benchmark.backbones.sequences import (
     tokens_at,
 )
 from benchmark.backbones.towers import Tower
+from benchmark.data.fitting import Fitting
 from benchmark.errors import PluginError
 from benchmark.plugin_files import calling
 
@@ -27,6 +29,7 @@ __all__ = [
     "TowerOutput",
     "at_least_fp32",
     "check_backbone",
+    "fitting_of",
     "from_open_clip",
     "load_backbone",
     "tokens_at",
@@ -76,3 +79,13 @@ def check_backbone(name: str, *, pretrained: str | None = None) -> Any:
     find = getattr(plugin, "find", None)
     with calling(f"backbone '{name}'"):
         return None if find is None else find(BACKBONES.resolve(name), pretrained=pretrained)
+
+
+def fitting_of(name: str, *, pretrained: str | None = None) -> Fitting:
+    """Return how images are fitted to a backbone; one that has nothing to find is built for it.
+
+    Raises:
+        PluginError, BenchmarkError: as in :func:`load_backbone`.
+    """
+    found = check_backbone(name, pretrained=pretrained)
+    return preprocess_of(load_backbone(name, pretrained=pretrained) if found is None else found).fitting

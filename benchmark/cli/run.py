@@ -183,23 +183,26 @@ def _with_weights(request: Request, console: Console) -> list[RunConfig]:
 
 def _prepare(specs: Sequence[CellSpec], reporter: Reporter) -> None:
     """Check every backbone and make the data of every suite, once each."""
-    from benchmark.backbones import check_backbone
+    from benchmark.backbones import fitting_of
     from benchmark.data.load import needed
 
-    for name, pretrained in dict.fromkeys((spec.backbone, spec.pretrained) for spec in specs):
-        check_backbone(name, pretrained=pretrained)
+    models = dict.fromkeys((spec.backbone, spec.pretrained) for spec in specs)
+    fittings = {model: fitting_of(model[0], pretrained=model[1]) for model in models}
     suites: dict[str, CellSpec] = {}
     tasks: dict[str, dict[str, Any]] = {}
     methods: dict[str, set[str]] = {}
+    wanted: dict[str, dict[Any, None]] = {}
     for spec in specs:  # experiments ask for different tasks of one suite
         suites.setdefault(spec.suite_name, spec)
         tasks.setdefault(spec.suite_name, {}).update(spec.tasks)
         methods.setdefault(spec.suite_name, set()).add(spec.method)
+        wanted.setdefault(spec.suite_name, {})[fittings[spec.backbone, spec.pretrained]] = None
     for name, spec in suites.items():
         suite = needed({**spec.suite, "tasks": tasks[name]}, methods[name])
         resolve(PREPARE_SUITE)(
-            suite, spec.data_root, reporter, limit=spec.limit, allow_overlap=spec.allow_overlap
-        )
+            suite, spec.data_root, reporter,
+            fittings=wanted[name], limit=spec.limit, allow_overlap=spec.allow_overlap,
+        )  # fmt: skip
 
 
 def _finish(

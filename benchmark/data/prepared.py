@@ -32,6 +32,8 @@ TRANSFORMS_VERSION = 2
 """Of the report of a folder with one pixel file per transform; others keep version 1."""
 MANIFEST, PIXELS, MASKS, REPORT = "manifest.csv", "pixels.npy", "masks.npy", "prepare_report.json"
 LABEL_PREFIX = "label_"
+FILES = "sha256"
+"""Column of the manifest: hash of the file that an image was made from, where it was one."""
 _NUMBERS = ("original_width", "original_height")
 
 
@@ -91,7 +93,8 @@ class Prepared:
             -1 (uncertain) and NaN (blank); ``boxes`` is JSON ``[[x1, y1, x2, y2], ...]``, original pixels.
         masks: [N, H, W] bool, memory mapped, or None.
         info: how the data were made, as given when the folder was written. ``transform`` and ``notes`` (what a
-            reader of results must know: skipped images, a split that is not the published one) go into results.
+            reader of results must know: skipped images, a split that is not the published one) go into results;
+            ``patients`` says whose patient ids these are, where another dataset may have the same patients.
         digests: ``pixels.npy``, ``manifest.csv`` and ``masks.npy`` -> sha256 of the file in their role.
         selection: which rows of the folder these are, when not all.
     """

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from benchmark.console import Reporter
 from benchmark.data.kept import kept
-from benchmark.data.prepared import PIXELS, Array, Prepared
+from benchmark.data.prepared import FILES, PIXELS, Array, Prepared
 
 Numbers = npt.NDArray[np.uint64]
 _VERSION = 1  # raise it whenever the same pixels would give another number
@@ -45,6 +45,10 @@ class Imprint:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.ids)
+
+    def named(self, rows: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+        """Return the ids of some of the images, given as ``[N]``."""
+        return tuple(self.ids[row] for row in np.flatnonzero(rows))
 
     def within(self, other: Imprint) -> npt.NDArray[np.bool_]:
         """Return which of these images, ``[N]``, are also in another dataset."""
@@ -94,7 +98,7 @@ def imprint(data: Prepared, people: str, folder: Path | None, reporter: Reporter
         blank = pixels == 0
     else:
         blank = np.zeros(count, dtype=np.bool_)
-    files = np.array([int(text[:16] or "0", 16) for text in _column(data, "sha256")], dtype=np.uint64)
+    files = np.array([int(text[:16] or "0", 16) for text in _column(data, FILES)], dtype=np.uint64)
     return Imprint(
         ids, _column(data, "patient_id"), pixels, np.where(blank, np.uint64(0), files), people, key
     )

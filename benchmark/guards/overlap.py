@@ -61,25 +61,29 @@ class Overlap:
 
     Attributes:
         use: the dataset. other: the one it is compared with.
-        images: shared ones. of: images of ``use``. first: ids of the first shared ones.
-        patients: images of ``use`` that are of patients of ``other``.
+        of: number of images of ``use``.
+        images: ids of those that are also in ``other``.
+        of_patients: ids of those that are of patients of ``other``. patients: number of these patients.
         leak: the images make a number wrong.
     """
 
     use: Use
     other: Use
-    images: int
     of: int
-    first: tuple[str, ...]
-    patients: int
-    leak: bool
+    images: tuple[str, ...]
+    of_patients: tuple[str, ...] = ()
+    patients: int = 0
+    leak: bool = False
 
     def __str__(self) -> str:
         if self.use is self.other:
-            return f"{self.use}: {self.images:,} of {self.of:,} images occur more than once"
-        found = [f"{self.images:,} of {self.of:,} images are also in {self.other}"] if self.images else []
-        found += [f"{self.patients:,} are of patients of {self.other}"] if self.patients else []
-        return f"{self.use}: {', '.join(found)}"
+            return f"{self.use}: {len(self.images):,} of {self.of:,} images occur more than once"
+        found = [(self.images, f"also in {self.other}"),
+                 (self.of_patients, f"of {self.patients:,} patients of {self.other}")]  # fmt: skip
+        parts = (
+            f"{len(ids):,} of {self.of:,} images are {what} ({_named(ids)})" for ids, what in found if ids
+        )
+        return f"{self.use}: {'; '.join(parts)}"
 
 
 def uses(suite: Mapping[str, Any]) -> Iterator[Use]:
@@ -138,11 +142,9 @@ def check(found: Iterable[Overlap], *, allow: bool) -> None:
     leaks = [item for item in found if item.leak]
     if not leaks or allow:
         return
-    first = leaks[0]
-    ids = ", ".join(f"'{name}'" for name in first.first) + (", ..." if first.images > _NAMED else "")
     others = f"; {len(leaks) - 1} more pairs of datasets overlap" if leaks[1:] else ""
     raise DataError(
-        f"{first} by content, first {ids}{others}: take them out of one of the two, or go on with allow_overlap=true, "
+        f"{leaks[0]}{others}, by content: take them out of one of the two, or go on with allow_overlap=true, "
         "which every result then says"
     )
 
@@ -155,12 +157,14 @@ def facts(found: Iterable[Overlap], task: str, dataset: str) -> dict[str, Any]:
     if not mine:
         return {}
     shared = [
-        {"with": "itself" if item.use is item.other else str(item.other), "images": item.images,
-         "patients": item.patients, "leak": item.leak}
+        {"with": "itself" if item.use is item.other else str(item.other), "images": len(item.images),
+         "images_of_patients": len(item.of_patients), "patients": item.patients, "leak": item.leak}
         for item in mine
     ]  # fmt: skip
     notes = [
-        f"{item.images:,} of {item.of:,} test images are also in {item.other}" for item in mine if item.leak
+        f"{len(item.images):,} of {item.of:,} test images are also in {item.other}"
+        for item in mine
+        if item.leak
     ]
     return {"overlaps": shared, **({"data_notes": notes} if notes else {})}
 
@@ -175,7 +179,7 @@ def _imprint(
         data = _used(use, data, limit)
     except BenchmarkError:
         return None
-    people = getattr(plugin, "patients", "") or str(data.folder)
+    people = data.info.get("patients") or getattr(plugin, "patients", "") or str(data.folder)
     return imprint(data, people, data_root / FOLDER, reporter)
 
 
@@ -195,15 +199,16 @@ def _compared(found: Sequence[tuple[Use, Imprint]]) -> Iterator[Overlap]:
             continue
         again = mine.repeated()
         if again.any():
-            yield Overlap(use, use, int(again.sum()), len(mine), _ids(mine, again), 0, leak=False)
+            yield Overlap(use, use, len(mine), mine.named(again))
         for place, (other, theirs) in enumerate(found):
             leak = _leaks(use, other)
             if place == at or not (leak or _worth_telling(use, mine, other, theirs)):
                 continue
             shared, people = mine.within(theirs), mine.of_patients_of(theirs)
             if shared.any() or people.any():
-                count, images = int(shared.sum()), int(people.sum())
-                yield Overlap(use, other, count, len(mine), _ids(mine, shared), images, leak and count > 0)
+                patients = len({mine.patients[row] for row in np.flatnonzero(people)})
+                leak = leak and bool(shared.any())
+                yield Overlap(use, other, len(mine), mine.named(shared), mine.named(people), patients, leak)
 
 
 def _leaks(use: Use, other: Use) -> bool:
@@ -220,5 +225,5 @@ def _worth_telling(use: Use, mine: Imprint, other: Use, theirs: Imprint) -> bool
     return use.role == other.role == "test" and mine.key != theirs.key and use.dataset != other.dataset
 
 
-def _ids(numbers: Imprint, rows: Any) -> tuple[str, ...]:
-    return tuple(numbers.ids[row] for row in np.flatnonzero(rows)[:_NAMED])
+def _named(ids: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in ids[:_NAMED]) + ", ..." * (len(ids) > _NAMED)

@@ -20,7 +20,7 @@ import pandas as pd
 from benchmark.data.fitting import CROPS, Fitting
 from benchmark.data.inside import Inside
 from benchmark.data.prepare import BadImagesError, prepare
-from benchmark.data.prepared import LABEL_PREFIX, MANIFEST, PIXELS, Prepared
+from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, Prepared
 from benchmark.data.raw import Access, RawDataset, RawTable
 from benchmark.errors import ConfigError, DataError, suggest, unknown
 from benchmark.paths import user_path
@@ -51,6 +51,7 @@ class Wish:
     split_column: str | None = None
     patient_column: str | None = None
     study_column: str | None = None
+    patients: str | None = None
     part: str | None = None
     crop: str | None = None
     on_bad_image: str = "error"
@@ -101,6 +102,7 @@ class OwnCsv:
         split_column: str | None = None,
         patient_column: str | None = None,
         study_column: str | None = None,
+        patients: str | None = None,
         part: str | None = None,
         crop: str | None = None,
         on_bad_image: str = "error",
@@ -123,6 +125,8 @@ class OwnCsv:
             split_column: by default ``split``.
             patient_column: by default ``patient_id``.
             study_column: by default ``study_id``.
+            patients: a name for those whose ids these are; ids of another file or dataset are compared with them if it
+                gives the same. Default: one for all files whose patient column has this name.
             part: keep the rows with this value in the split column.
             crop: "squash", "shortest_crop" or "longest_pad"; default: the backbone's rule, else shortest_crop.
             on_bad_image: "error", or "skip" to leave out images that cannot be read and say so in every result.
@@ -138,8 +142,7 @@ class OwnCsv:
         """
         wish = Wish(
             file, images, path_column, text_column, label_columns, class_column, split_column, patient_column,
-            study_column, part, crop, on_bad_image, classes, exclusive,
-            allow_outside,
+            study_column, patients, part, crop, on_bad_image, classes, exclusive, allow_outside,
         )  # fmt: skip
         own = _Csv(wish)
         frame = own.rows()
@@ -289,11 +292,14 @@ class _Csv:
         frame = frame[frame["image_id"].isin(list(place))]
         rows = np.array([place[name] for name in frame["image_id"]], dtype=np.intp)
         digest = hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
+        if FILES in data.manifest:  # of what stands in the images' own files, not in this one
+            frame = frame.assign(**{FILES: data.manifest[FILES].to_numpy()[rows]})
+        patients = self.wish.patients or f"csv {self.wish.patient_column or 'patient_id'}"
         return replace(
             data.select(rows, "rows of a CSV file"),
             name=self.wish.path.name,
             manifest=frame.reset_index(drop=True),
-            info={**data.info, "source": str(self.wish.path)},
+            info={**data.info, "source": str(self.wish.path), "patients": patients},
             digests={**data.digests, MANIFEST: digest},
         )
 
