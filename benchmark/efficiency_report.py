@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 from matplotlib.axes import Axes
 from rich.table import Table
 
-from benchmark.against import TOLERANCE, Verdict
 from benchmark.console import Console, duration
 from benchmark.efficiency import FLOPS_CONVENTION, peak_memory
 from benchmark.provenance import hardware, provenance, scrub
@@ -37,7 +36,6 @@ class Run:
     Attributes:
         surroundings: machine, versions, command, settings.
         rows: a method each. times: by "<name>|<what>". finished: whole rounds behind these.
-        verdicts: a target each. equal: differences of fast and plain forms. counts: FLOPs and bytes of each form.
         stages: of the input pipeline. feeding: whether it keeps up. rates: a method, batch size and form each.
         complete: whether nothing is left to measure.
     """
@@ -46,9 +44,6 @@ class Run:
     rows: Sequence[Row] = ()
     times: dict[str, Times] = field(default_factory=dict)
     finished: int = 0
-    verdicts: Sequence[Verdict] = ()
-    equal: Sequence[Mapping[str, Any]] = ()
-    counts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stages: Sequence[Row] = ()
     feeding: Mapping[str, Any] = field(default_factory=dict)
     rates: Sequence[Row] = ()
@@ -130,7 +125,7 @@ def surroundings(bench: Workbench, precision: str, rounds: int, command: str) ->
 
 # ---------------------------------------------------------------------------- terminal
 def show(run: Run, console: Console) -> None:
-    """Print the table, the comparison and what they were measured on."""
+    """Print the tables and what they were measured on."""
     about = run.surroundings
     console.line(
         f"{about['backbone']}: {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "
@@ -151,8 +146,6 @@ def show(run: Run, console: Console) -> None:
     console.line("steps are timed as in a run: towers that a method leaves alone bring cached features")
     if run.stages:
         _show_pipeline(run, console)
-    if run.verdicts:
-        _show_comparison(run, console)
     if run.rates:
         _show_rates(run, console)
 
@@ -211,27 +204,6 @@ def _show_rates(run: Run, console: Console) -> None:
     )
 
 
-def _show_comparison(run: Run, console: Console) -> None:
-    for item in run.equal:
-        options = " ".join(f"{key}={value}" for key, value in item["options"].items())
-        console.line(
-            f"equal, fp64: {item['method']} {options}: loss {item['loss']:.0e}, gradients {item['gradients']:.0e}, "
-            f"scores {item['scores']:.0e} apart (relative; allowed {TOLERANCE:g})"
-        )
-    table = Table(title="fast forms against plain ones", title_justify="left")
-    for head in ("target", "what", "measured", "rounds", "wanted", "met"):
-        table.add_column(head)
-    for line in run.verdicts:
-        table.add_row(*_line(line))
-    console.table(table)
-
-
-def _line(line: Verdict) -> tuple[str, ...]:
-    rounds = "" if line.spread is None else f"{line.spread[0]:.2f}..{line.spread[1]:.2f}"
-    met = line.note or ("" if line.met is None else "met" if line.met else "NOT met")
-    return str(line.number), line.what, _number(line.measured), rounds, line.target, met
-
-
 # ---------------------------------------------------------------------------- files
 def write(run: Run, folder: Path) -> list[Path]:
     """Write what has been measured, each file whole or not at all, and return the paths.
@@ -253,9 +225,6 @@ def write(run: Run, folder: Path) -> list[Path]:
         "complete": run.complete,
         "finished_rounds": run.finished,
         "methods": list(run.rows),
-        "forms": dict(run.counts),
-        "differences": list(run.equal),
-        "targets": [asdict(line) for line in run.verdicts],
         "input_pipeline": {"stages": list(run.stages), **run.feeding},
         "rates": list(run.rates),
         "seconds": {name: {"wall": times.wall, "cpu": times.cpu} for name, times in run.times.items()},

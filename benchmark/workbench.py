@@ -24,7 +24,6 @@ from benchmark.gradients import backward
 from benchmark.precision import TrainingArithmetic, autocast
 from benchmark.timing import step_memory
 from benchmark.trainer import make_optimiser
-from methods import naive
 from methods.base import Method
 
 _REPORT = (
@@ -40,17 +39,13 @@ class Form:
     """One way to build and feed a method.
 
     Attributes:
-        method: its name. options: its keys. plain: in the form of ``methods/naive``.
-        every_token: the fast form, but with every token through the last block.
-        compiled: the towers' blocks compiled by torch.
+        method: its name. options: its keys. compiled: the towers' blocks compiled by torch.
         text: share of the text length that the longest text has.
         precision: of the towers.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    plain: bool = False
-    every_token: bool = False
     compiled: bool = False
     text: float = 1.0
     precision: str = "fp32"
@@ -113,8 +108,7 @@ class Workbench:
     def build(self, form: Form) -> Method:
         """Return a method on a shared copy of the backbone, trained values a little off their start."""
         torch.manual_seed(self._seed)
-        make = naive.build if form.plain else naive.with_every_token if form.every_token else methods.build
-        method = make(form.method, shared_copy(self.backbone), **form.options).to(self.device)
+        method = self.make(form, shared_copy(self.backbone)).to(self.device)
         if form.compiled:
             for tower in (method.backbone.image, method.backbone.text):
                 tower.compile_blocks()
@@ -127,16 +121,23 @@ class Workbench:
                         value.add_(0.02 * torch.randn_like(value))
         return method
 
+    def make(self, form: Form, backbone: Backbone) -> Method:
+        """Return a form's method on a backbone."""
+        return methods.build(form.method, backbone, **form.options)
+
+    def pads(self, method: Method) -> bool:
+        """Return whether a method takes texts padded to the context length."""
+        return method.text_padding == "context"
+
     def batch(self, method: Method, *, text: float = 1.0, cached: bool = False) -> Batch:
         """Return pairs as the method takes them.
 
         Args:
-            method: decides about padding and frozen targets; the plain forms get the context length.
+            method: decides about padding and frozen targets.
             text: share of the text length.
             cached: features in place of inputs, where the method leaves a tower alone.
         """
         ids = self._texts(max(4, round(text * self.text_length)))
-        padded = method.text_padding == "context" or isinstance(method, naive.OneByOne)
         batch = Batch(labels=self._labels)
         if "image" in method.frozen_targets:
             batch.frozen_image = self._frozen("image")
@@ -147,16 +148,13 @@ class Workbench:
         batch.text_features = self._frozen("text") if "text" in constant else None
         batch.images = None if "image" in constant else self._images
         if "text" not in constant:
-            batch.token_ids = ids if padded else self.backbone.trim(ids)
+            batch.token_ids = ids if self.pads(method) else self.backbone.trim(ids)
         return batch
 
     def prompts(self, method: Method | None = None) -> Tensor:
-        """Return ids ``[C, T, L]`` of a few classes; of the context length where the method or its form wants it."""
+        """Return ids ``[C, T, L]`` of a few classes; of the context length where the method wants it."""
         ids = self.backbone.tokenize(self.prompt_texts).unflatten(0, (len(_FINDINGS), -1)).to(self.device)
-        whole = method is not None and (
-            method.text_padding == "context" or isinstance(method, naive.OneByOne)
-        )
-        return ids if whole else self.backbone.trim(ids)
+        return ids if method is not None and self.pads(method) else self.backbone.trim(ids)
 
     @property
     def prompt_texts(self) -> list[str]:

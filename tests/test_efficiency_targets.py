@@ -17,9 +17,9 @@ from benchmark.data.samples import Batch
 from benchmark.efficiency import flops
 from benchmark.precision import TrainingArithmetic
 from benchmark.timing import saved_bytes
-from methods import naive
 from methods.base import Method
 from methods.layers.hypergraph import HypergraphNetwork, refine, refine_all
+from tests.plain import build as build_plain
 
 PAIRS, TEXT = 4, 256
 
@@ -55,7 +55,7 @@ def at_full_depth(count: Callable[[int], int]) -> int:
 
 
 def built(name: str, depth: int, *, plain: bool = False, **options: object) -> Method:
-    make = naive.build if plain else methods.build
+    make = build_plain if plain else methods.build
     return make(name, cut(depth), **options).to("meta").train()
 
 
@@ -84,7 +84,7 @@ def kept_bytes(plain: bool, dropout: float, precision: str = "fp32", pairs: int 
         with torch.no_grad():
             for value in (*backbone.model.parameters(), *backbone.model.buffers()):
                 value.zero_()
-        make = naive.build if plain else methods.build
+        make = build_plain if plain else methods.build
         method = make("ace_lora", backbone, lora_dropout=dropout).train()
         arithmetic = TrainingArithmetic(precision, torch.device("cpu"), backbone.model)
 

@@ -27,7 +27,7 @@ def plain_backbone(backbone: Backbone) -> Backbone:
     image, text = backbone.image, backbone.text
     if not isinstance(image, TimmVitTower) or not isinstance(text, HFBertTower):
         kinds = f"{type(image).__name__} and {type(text).__name__}"
-        raise ConfigError(f"--against naive: '{backbone.name}' has {kinds}; needed are a timm ViT and a BERT")
+        raise ConfigError(f"'{backbone.name}' has {kinds}; needed are a timm ViT and a BERT")
     return Backbone(
         backbone.model, PlainVit(image), PlainBert(text),
         tokenizer=backbone.tokenizer, input_spec=backbone.input_spec, name=backbone.name,

@@ -15,9 +15,9 @@ from torch import Tensor
 from benchmark.backbones import Backbone
 from benchmark.registry import METHODS
 from methods.base import Method, from_options
-from methods.naive.hypergraph import WholeHypergraph
-from methods.naive.pieces import pieces, with_every_token
-from methods.naive.towers import plain_backbone
+from tests.plain.hypergraph import WholeHypergraph
+from tests.plain.pieces import pieces, with_every_token
+from tests.plain.towers import plain_backbone
 
 __all__ = ["OneByOne", "build", "pieces", "with_every_token"]
 

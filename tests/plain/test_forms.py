@@ -8,10 +8,10 @@ import torch
 import methods
 from benchmark.errors import ConfigError
 from benchmark.small_models import move, small_backbone, small_batch
-from methods import naive
 from methods.layers.hypergraph import HypergraphNetwork, incidence
-from methods.naive.hypergraph import incidence_matrix
-from methods.naive.towers import PlainBert, PlainVit
+from tests.plain import build
+from tests.plain.hypergraph import incidence_matrix
+from tests.plain.towers import PlainBert, PlainVit
 
 FAMILY = "timm+bert"
 
@@ -20,7 +20,7 @@ def both(name: str, **options: object):
     """Fast and plain form in fp64 with the same trained values, and pairs."""
     torch.manual_seed(0)
     fast = methods.build(name, small_backbone(FAMILY).double(), **options).double().train()
-    plain = naive.build(name, small_backbone(FAMILY).double(), **options).double().train()
+    plain = build(name, small_backbone(FAMILY).double(), **options).double().train()
     move(fast)
     plain.load_trainable_state(fast.trainable_state())
     batch = small_batch(fast.backbone)
@@ -96,6 +96,6 @@ def test_the_whole_matrix_is_that_of_the_layer() -> None:
 
 def test_what_has_no_plain_form_is_refused() -> None:
     with pytest.raises(ConfigError, match="needed are a timm ViT and a BERT"):
-        naive.build("clip_lora", small_backbone("open_clip"))
+        build("clip_lora", small_backbone("open_clip"))
     with pytest.raises(ConfigError, match="the plain form knows attention, got gat"):
-        naive.build("ace_lora", small_backbone(FAMILY), incidence="gat")
+        build("ace_lora", small_backbone(FAMILY), incidence="gat")

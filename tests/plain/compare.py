@@ -1,12 +1,13 @@
 """The fast forms against the plain ones: that both compute the same, how much they differ in cost, and the targets.
 
-What is compared and what must be reached stands in ``configs/efficiency.yaml``.
+What is compared and what must be reached stands in ``targets.yaml`` beside this file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +16,16 @@ from torch import Tensor
 from benchmark.efficiency import measure_method
 from benchmark.errors import CellError
 from benchmark.layers import read_yaml
-from benchmark.paths import configs
 from benchmark.timing import Times, in_turns, ratio
-from benchmark.workbench import RUN_PAIRS, Candidate, Form, Workbench, shared_copy
-from methods import naive
+from benchmark.workbench import RUN_PAIRS, Candidate, Workbench, shared_copy
 from methods.base import Method
+from tests.plain import pieces
+from tests.plain.bench import PlainBench, PlainForm
 
 TOLERANCE = 1e-5
 """Largest relative difference between the two forms in fp64: of loss, gradients and scores."""
 _FAINT = 1e-9
-_FILE = "efficiency.yaml"
+_FILE = Path(__file__).with_name("targets.yaml")
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Verdict:
 
 def settings() -> Mapping[str, Any]:
     """Return the content of the file of comparisons."""
-    return read_yaml(configs(_FILE))
+    return read_yaml(_FILE)
 
 
-def forms(content: Mapping[str, Any], device: torch.device) -> dict[str, Form]:
+def forms(content: Mapping[str, Any], device: torch.device) -> dict[str, PlainForm]:
     """Return the forms that can be measured on a device, by name."""
-    known = {field.name for field in fields(Form)}
+    known = {field.name for field in fields(PlainForm)}
     found = {}
     for name, entry in content["forms"].items():
         values = {key: value for key, value in entry.items() if key in known}
@@ -62,7 +63,7 @@ def forms(content: Mapping[str, Any], device: torch.device) -> dict[str, Form]:
             if not fast_bf16(device):
                 continue
             values["precision"] = "bf16"
-        found[name] = Form(**values)
+        found[name] = PlainForm(**values)
     return found
 
 
@@ -80,11 +81,11 @@ def differences(bench: Workbench, entries: Sequence[Mapping[str, Any]]) -> list[
     Raises:
         CellError: one of them is above :data:`TOLERANCE`.
     """
-    exact = Workbench(shared_copy(bench.backbone).double(), batch_size=2, text_length=bench.text_length)
+    exact = PlainBench(shared_copy(bench.backbone).double(), batch_size=2, text_length=bench.text_length)
     found = []
     for entry in entries:
         options = dict(entry.get("options", {}))
-        plain, fast = (Form(entry["method"], options, plain=plain) for plain in (True, False))
+        plain, fast = (PlainForm(entry["method"], options, plain=plain) for plain in (True, False))
         found.append({"method": entry["method"], "options": options, **difference(exact, fast, plain)})
     for item in found:
         worst = max(item[key] for key in ("loss", "gradients", "scores"))
@@ -95,7 +96,7 @@ def differences(bench: Workbench, entries: Sequence[Mapping[str, Any]]) -> list[
     return found
 
 
-def difference(bench: Workbench, fast: Form, plain: Form) -> dict[str, float]:
+def difference(bench: Workbench, fast: PlainForm, plain: PlainForm) -> dict[str, float]:
     """Return the relative differences of loss, gradients and evaluation scores; the bench is in fp64."""
     ours, theirs = (bench.build(form).double() for form in (fast, plain))
     theirs.load_trainable_state(ours.trainable_state())
@@ -133,7 +134,7 @@ def _scores(bench: Workbench, method: Method) -> Tensor:
 # ---------------------------------------------------------------------------- cost
 def measure_forms(
     bench: Workbench,
-    wanted: Mapping[str, Form],
+    wanted: Mapping[str, PlainForm],
     targets: Sequence[Mapping[str, Any]],
     *,
     rounds: int,
@@ -170,7 +171,7 @@ def measure_forms(
             "step_time": candidate.step,
             "evaluation_time": candidate.evaluate,
         }
-        calls |= {f"{piece}_time": call for piece, call in naive.pieces(method, candidate.batch).items()}
+        calls |= {f"{piece}_time": call for piece, call in pieces(method, candidate.batch).items()}
         things |= {f"{name}|{what}": call for what, call in calls.items() if (name, what) in timed}
     in_turns(things, rounds=rounds, device=bench.device, told=told, done=lambda times: done(counts, times))
 
