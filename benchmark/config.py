@@ -102,6 +102,9 @@ class Settings:
         False, "go on when test images are in the corpus or validation set; results say so", hashed=False
     )
     baseline: str | None = setting(None, "method that the others are compared with")
+    smallest_difference: float = setting(
+        0.5, "smallest difference of two scores that matters, in points", low=0.05, high=100, hashed=False
+    )
     recipe_name: Literal["common", "authors"] = setting("common", "one recipe for all, or each paper's own")
     dry_run: bool = setting(False, "print the plan and stop")
     overwrite: bool = setting(False, "run finished cells again")

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from benchmark.config import Settings
 from benchmark.errors import ConfigError, suggest
+from benchmark.settings import Given, check
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -81,6 +83,29 @@ def verbs() -> list[str]:
 def verb_module(verb: str) -> ModuleType:
     """Import the file of a command; it has ``add_arguments(parser)`` and ``main(args, console) -> int``."""
     return importlib.import_module(f"benchmark.cli.{verb.replace('-', '_')}")
+
+
+def add_smallest_difference(parser: ArgumentParser) -> None:
+    """Add the flag ``--smallest-difference``."""
+    parser.add_argument(
+        "--smallest-difference",
+        metavar="POINTS",
+        help="points from which on a difference of two scores matters (default: 0.5)",
+    )
+
+
+def smallest_difference(args: argparse.Namespace) -> float:
+    """Return what the flag says, as a fraction.
+
+    Raises:
+        ConfigError: it is no number of points that can be told from 0.
+    """
+    flag = [] if args.smallest_difference is None else [args.smallest_difference]
+    given = [Given("smallest_difference", value, "--smallest-difference") for value in flag]
+    values, problems = check(Settings, given, "flag")
+    if problems:
+        raise ConfigError(problems)
+    return float(values.get("smallest_difference", Settings.smallest_difference)) / 100
 
 
 def given(args: argparse.Namespace, *without: str) -> dict[str, Any]:

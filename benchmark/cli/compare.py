@@ -4,7 +4,7 @@ compare METHOD OTHER --output-dir results
 compare METHOD METHOD+option=3
 compare results_before results_after
 
-Differences are the first minus the second. What is tested, and when a difference counts: docs/statistics.md.
+Differences are the first minus the second. What is tested, and when a difference matters: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from benchmark.cli._parser import ArgumentParser
+from benchmark.cli._parser import ArgumentParser, add_smallest_difference, smallest_difference
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, StoreError, unknown
 from benchmark.paths import user_path
@@ -47,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="results", help="folder of the results (default: results)")
     parser.add_argument("--suite", help="only this suite (default: all)")
     parser.add_list("--metric", "metrics to compare (default: acc, auroc, dice and map)")
+    add_smallest_difference(parser)
     parser.add_argument("--csv", metavar="FILE", help="write the numbers, unrounded, to this file too")
 
 
@@ -54,7 +55,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     """Print the comparison.
 
     Raises:
-        ConfigError: unknown method, metric or suite, a folder against a method, or key=value words.
+        ConfigError: unknown method, metric or suite, a folder against a method, no such number of points, or key=value
+            words.
         StoreError: there are no results, or nothing to compare.
     """
     if args.overrides:
@@ -67,19 +69,20 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise ConfigError(
             f"'{folder}' is a folder and '{other}' is not: compare two folders, or two methods of one --output-dir"
         )
+    smallest = smallest_difference(args)
     pairs = (
         _folder_pairs(folders, args.suite)
         if are_folders[0]
         else _method_pairs(args.first, args.second, user_path(args.output_dir), args.suite)
     )
-    compared = [(pair, _compared(pair, words(args.metric or []))) for pair in pairs]
+    compared = [(pair, _compared(pair, words(args.metric or []), smallest)) for pair in pairs]
     if not any(tests for _, tests in compared):
         notes = dict.fromkeys(
             note for pair in pairs for row in (pair.first, pair.second) for note in row.notes
         )
         why = f" ({'; '.join(notes)})" if notes else ""
         raise StoreError(f"'{args.first}' and '{args.second}' have no score in common{why}")
-    _print(compared, console, several=are_folders[0])
+    _print(compared, console, smallest, several=are_folders[0])
     if args.csv:
         _write(user_path(args.csv), compared)
         console.line(args.csv)
@@ -172,7 +175,7 @@ def _folder_pairs(folders: Sequence[Path], suite: str | None) -> list[Pair]:
     return pairs
 
 
-def _compared(pair: Pair, metrics: Sequence[str]) -> list[Comparison]:
+def _compared(pair: Pair, metrics: Sequence[str], smallest: float) -> list[Comparison]:
     """Test two rows in every column that both have, or in those of some metrics.
 
     Raises:
@@ -188,7 +191,7 @@ def _compared(pair: Pair, metrics: Sequence[str]) -> list[Comparison]:
         raise ConfigError(problems)
     both = replace(pair.block, rows=(pair.first, pair.second), experiment=None)
     keys = [key for key in shared if key[2] in metrics] or [key for key in main_keys(both) if key in shared]
-    return compare_rows(pair.first, pair.second, keys)
+    return compare_rows(pair.first, pair.second, keys, smallest)
 
 
 # --- what is shown ------------------------------------------------------------------------------------------
@@ -209,7 +212,7 @@ def _families(compared: Compared) -> Iterator[tuple[list[Pair], list[tuple[Pair,
         yield [pair for pair, _ in mine], list(zip(pairs, family, strict=True))
 
 
-def _print(compared: Compared, console: Console, *, several: bool) -> None:
+def _print(compared: Compared, console: Console, smallest: float, *, several: bool) -> None:
     for pairs, family in _families(compared):
         heads = pairs[0].heads
         table = Table(title=f"{pairs[0].block.heading}: A = {heads[0]}, B = {heads[1]}", title_justify="left")
@@ -223,7 +226,8 @@ def _print(compared: Compared, console: Console, *, several: bool) -> None:
         for line in dict.fromkeys(note for pair in pairs for note in _notes(pair)):
             console.line(line)
     console.line(
-        "In percent and points. Holm's adjustment is over one table; docs/statistics.md says what is tested."
+        f"In percent and points; less than {100 * smallest:g} points is no difference that matters. Holm's adjustment "
+        "is over one table; docs/statistics.md says what is tested."
     )
 
 
@@ -236,20 +240,23 @@ def _texts(pair: Pair, one: Comparison) -> tuple[str, ...]:
     numbers = (f"{unit * first:.2f}", f"{unit * second:.2f}", f"{unit * (first - second):+.2f}")
     title, head = pair.block.dataset_title(dataset, task), HEADS.get(metric, metric)
     if one.test is None or one.p_adjusted is None:
-        return task, title, head, *numbers, "", "", "", f"not tested: {one.reason}"
+        return task, title, head, *numbers, "", "", "", verdict(one)
     interval = f"[{unit * one.test.ci_low:+.2f}, {unit * one.test.ci_high:+.2f}]"
     p_values = (f"{one.test.p_value:.2g}", f"{one.p_adjusted:.2g}")
     return task, title, head, *numbers, interval, *p_values, verdict(one)
 
 
 def verdict(one: Comparison) -> str:
-    """Whether a difference counts, in a few words."""
-    if one.larger_than_noise:
-        known = one.seed_error is not None
-        return "larger than the noise" if known else "larger than the noise of patients; seeds unknown"
-    if one.significant:
-        return "within two standard errors over seeds"
-    return "not told apart"
+    """What is said of A against B, in a few words."""
+    words = {
+        "better": "A is better",
+        "worse": "A is worse",
+        "too small": "no difference that matters",
+        "within seeds": "within two standard errors over seeds",
+        "not tested": f"not tested: {one.reason}",
+    }
+    unknown_seeds = "; seeds unknown" if one.matters and one.seed_error is None else ""
+    return words.get(one.verdict, one.verdict) + unknown_seeds
 
 
 def _notes(pair: Pair) -> Iterator[str]:
@@ -278,5 +285,5 @@ def _record(pair: Pair, one: Comparison) -> dict[str, Any]:
         "a_value": first, "b_value": second, "difference": first - second,
         **{name: None if test is None else getattr(test, name) for name in fields},
         "p_holm": one.p_adjusted, "seed_error": one.seed_error,
-        "larger_than_noise": one.larger_than_noise, "note": one.reason,
+        "smallest_difference": one.smallest, "verdict": one.verdict, "note": one.reason,
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli._parser import ArgumentParser
+from benchmark.cli._parser import ArgumentParser, add_smallest_difference, smallest_difference
 from benchmark.console import Console
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.paths import user_path
@@ -25,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--baseline",
         help="method that the others are tested against (default: the row in which nothing is trained)",
     )
+    add_smallest_difference(parser)
     parser.add_list("--formats", f"formats to write: {', '.join(FORMATS)} (default: all)")
 
 
@@ -35,7 +36,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         0, or 2 when a result file could not be read (the report holds the others).
 
     Raises:
-        ConfigError: unknown format, table or baseline, or key=value words.
+        ConfigError: unknown format, table or baseline, no such number of points, or key=value words.
         StoreError: there are no results.
     """
     formats = tuple(words(args.formats)) if args.formats else FORMATS
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     problems += [f"report takes no '{word}', only flags" for word in args.overrides]
     if problems:
         raise ConfigError(problems)
+    smallest = smallest_difference(args)
     output_dir = user_path(args.output_dir)
     store = Store(output_dir)
     if next(store.cells(), None) is None:
@@ -56,7 +58,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     tables = tuple(words(args.tables)) if args.tables else None
     with store.reporting():
-        report = read_report(output_dir, suite=args.suite, tables=tables, baseline=args.baseline)
+        report = read_report(
+            output_dir, suite=args.suite, tables=tables, baseline=args.baseline, smallest=smallest
+        )
         written = report.write(formats)
     console.table(report.console())
     for path in written:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.cli._parser import ArgumentParser, given
+from benchmark.cli._parser import ArgumentParser, add_smallest_difference, given
 from benchmark.cli._shell import cell_commands
 from benchmark.config import RunConfig
 from benchmark.console import Console, Reporter, duration
@@ -66,6 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("--baseline", "method that the others are compared with"),
     ):
         parser.add_argument(flag, help=meaning)
+    add_smallest_difference(parser)
     parser.add_argument(
         "--cell", action="append", metavar="METHOD/seed-N", help="run only this cell (can be repeated)"
     )
@@ -232,7 +233,12 @@ def _report(configs: Sequence[RunConfig], store: Store, console: Console) -> Non
         from benchmark.report import read_report
 
         with store.reporting():
-            report = read_report(config.output_dir, suite=suite, baseline=config.baseline)
+            report = read_report(
+                config.output_dir,
+                suite=suite,
+                baseline=config.baseline,
+                smallest=config.smallest_difference / 100,
+            )
             report.write()
         console.table(report.console())
     except Exception as error:  # the results are safe in the store

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.experiments import experiments
-from benchmark.report.collect import Block, collect_blocks
+from benchmark.report.collect import SMALLEST_DIFFERENCE, Block, collect_blocks
 from benchmark.report.datasets import DatasetTable, dataset_frame, dataset_tables, render_datasets
 from benchmark.report.formats import latex, markdown, terminal
 from benchmark.report.frames import efficiency_frame, table_frame
@@ -37,7 +37,6 @@ class Report:
         views: blocks whose tables are shown: main ones first, then experiments.
         datasets: tables of datasets.
         paper: the paper's numbers.
-        baseline: cell that rows are tested against.
         folder: where files go.
     """
 
@@ -45,14 +44,13 @@ class Report:
     views: tuple[Block, ...]
     datasets: tuple[DatasetTable, ...]
     paper: PaperTables
-    baseline: str | None
     folder: Path
 
     @cached_property
     def rendered(self) -> list[Rendered]:
         """All tables as text."""
         return [
-            *(render_block(view, self.paper, self.baseline) for view in self.views),
+            *(render_block(view, self.paper) for view in self.views),
             *map(render_datasets, self.datasets),
         ]
 
@@ -61,7 +59,7 @@ class Report:
         groups: dict[str, list[Block]] = {}
         for view in self.views:
             groups.setdefault(view.table, []).append(view)
-        frames = {name: table_frame(views, self.paper, self.baseline) for name, views in groups.items()}
+        frames = {name: table_frame(views, self.paper) for name, views in groups.items()}
         tables: dict[str, list[DatasetTable]] = {}
         for table in self.datasets:
             tables.setdefault(table.block.table, []).append(table)
@@ -112,6 +110,7 @@ def read_report(
     suite: str | None = None,
     tables: Sequence[str] | None = None,
     baseline: str | None = None,
+    smallest: float = SMALLEST_DIFFERENCE,
 ) -> Report:
     """Read a store and choose the tables that are shown.
 
@@ -121,6 +120,7 @@ def read_report(
         tables: ids such as "5" or "A.3", or "all"; if left out, the table of all methods and every experiment whose
             cells are all in the store.
         baseline: method (or variant, ``<method>+<variant>``) that the others are tested against.
+        smallest: difference of two scores that matters, as a fraction.
 
     Raises:
         ConfigError: a table or the baseline is not known.
@@ -128,7 +128,7 @@ def read_report(
     """
     wanted = _table_ids(tables)
     paper = load_paper()
-    everything = collect_blocks(output_dir, paper)
+    everything = collect_blocks(output_dir, paper, baseline=baseline, smallest=smallest)
     own = [block for block in everything if suite in (None, block.suite)]
     if not own:
         named = f" of suite '{suite}'" if suite else ""
@@ -145,7 +145,6 @@ def read_report(
         views=(*main, *(view for view in views if wanted is None or view.table in wanted)),
         datasets=tuple(table for table in datasets if wanted and table.block.table in wanted),
         paper=paper,
-        baseline=baseline,
         folder=output_dir / "report",
     )
 

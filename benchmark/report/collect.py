@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str, str]
 """Task, dataset, metric."""
+SMALLEST_DIFFERENCE = 0.005
+"""Smallest difference of two scores that matters unless another one is asked for, as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ class Block:
         beside: other rows of the same suite and backbone: they know sample counts and reference scores too.
         command: what runs the rows that are missing.
         unlike: why the paper's numbers do not apply although the suite stands for the paper's.
+        baseline: cell that the others are compared with; None: the first row in which nothing is trained.
+        smallest: difference of two scores that matters, as a fraction.
     """
 
     suite: str
@@ -190,6 +194,8 @@ class Block:
     beside: tuple[Row, ...] = ()
     command: str = ""
     unlike: str = ""
+    baseline: str | None = None
+    smallest: float = SMALLEST_DIFFERENCE
 
     @property
     def table(self) -> str:
@@ -240,8 +246,23 @@ def read_runs(output_dir: Path, suite: str | None = None) -> list[Run]:
     return [run for run in runs if suite is None or run.suite == suite]
 
 
-def collect_blocks(output_dir: Path, paper: PaperTables, suite: str | None = None) -> list[Block]:
-    """Group the runs of a store into comparable blocks, methods in the order of the paper's Table 1."""
+def collect_blocks(
+    output_dir: Path,
+    paper: PaperTables,
+    suite: str | None = None,
+    *,
+    baseline: str | None = None,
+    smallest: float = SMALLEST_DIFFERENCE,
+) -> list[Block]:
+    """Group the runs of a store into comparable blocks, methods in the order of the paper's Table 1.
+
+    Args:
+        output_dir: folder of the store.
+        paper: the paper's numbers.
+        suite: only this one.
+        baseline: as in `Block`.
+        smallest: as in `Block`.
+    """
     groups: dict[tuple[str, str], dict[tuple[str, str], list[Run]]] = {}
     for run in read_runs(output_dir, suite):
         groups.setdefault((run.suite, run.backbone), {}).setdefault((run.method, run.variant), []).append(run)
@@ -254,10 +275,28 @@ def collect_blocks(output_dir: Path, paper: PaperTables, suite: str | None = Non
         whole = tuple(row for row in rows if not row.variant)
         variants = tuple(row for row in rows if row.variant)
         ceiling, spec = ceilings.get(f"{name}/{backbone}"), _spec(rows)
+        unlike = other_backbone(spec, backbone)
         blocks.append(
-            Block(name, backbone, spec, whole, ceiling, variants, unlike=other_backbone(spec, backbone))
+            Block(
+                name,
+                backbone,
+                spec,
+                whole,
+                ceiling,
+                variants,
+                unlike=unlike,
+                baseline=baseline,
+                smallest=smallest,
+            )
         )
     return blocks
+
+
+def baseline_cell(rows: Sequence[Row], wanted: str | None) -> str:
+    """The cell that the others are compared with: the one asked for, else the first row in which nothing is trained."""
+    if wanted is not None:
+        return wanted
+    return next((row.cell for row in rows if row.efficiency.get("trainable_parameters") == 0), "")
 
 
 def other_backbone(spec: Mapping[str, Any], backbone: str) -> str:

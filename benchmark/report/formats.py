@@ -29,7 +29,7 @@ _TEX = {
 }
 _TERMINAL_METRICS = ("acc", "auroc", "dice", "map", "pointing")
 _TERMINAL_COSTS = ("trainable_parameters", "step_time_p50_s")
-NOISE = "What is larger than the noise"
+DIFFERENCES = "Which differences matter"
 """Heading of the words on differences."""
 
 
@@ -57,7 +57,7 @@ def _markdown_block(item: Rendered) -> str:
     if item.costs.columns:
         lines += ["", *_md_table(item.costs.columns, item.costs.rows), "", _md(item.costs.caption)]
     if item.words:
-        lines += ["", f"#### {NOISE}", "", *(f"- {_md(line)}" for line in item.words)]
+        lines += ["", f"#### {DIFFERENCES}", "", *(f"- {_md(line)}" for line in item.words)]
     return "\n".join(lines).rstrip() + "\n"
 
 

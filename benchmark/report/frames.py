@@ -29,14 +29,14 @@ _ALWAYS = ("acc", "balanced_acc", "auroc")
 _FIRST_COSTS = ("trainable_parameters", "trainable_parameters_without_logit_scale", "step_time_p50_s")
 
 
-def table_frame(blocks: Sequence[Block], paper: PaperTables, baseline: str | None = None) -> pd.DataFrame:
+def table_frame(blocks: Sequence[Block], paper: PaperTables) -> pd.DataFrame:
     """A table as numbers: fractions, seconds and counts, unrounded; the paper's values as fractions too.
 
     Returns:
         One row per row of the table and per reference row; columns as in results/README.md.
     """
     frame: pd.DataFrame = pd.DataFrame(
-        record for block in blocks for record in _records(block, paper, block_tests(block, baseline))
+        record for block in blocks for record in _records(block, paper, block_tests(block))
     )
     counts = [name for name in frame.columns if name.endswith("_n")]
     return frame.astype(dict.fromkeys(counts, "Int64"))
@@ -103,6 +103,7 @@ def _last(block: Block, row: Row) -> dict[str, Any]:
     costs = {key: row.efficiency.get(key) for key in dict.fromkeys((*_FIRST_COSTS, *COSTS))}
     return {
         **costs,
+        "smallest_difference": block.smallest,
         "difference_reason": difference_reason(block),
         "notes": "; ".join([*row.notes, *([row.missing] if row.missing else [])]),
         "variant": row.variant,
@@ -126,14 +127,15 @@ def _numbers(block: Block, row: Row, key: Key, paper: PaperTables) -> dict[str, 
     return numbers | {f"{name}_n": getattr(score, "n", None)}
 
 
-def _tested(row: Row, key: Key, tests: BlockTests) -> dict[str, float | bool | None]:
-    """Against the baseline: difference and adjusted p value; and whether a test tells the row from the best."""
+def _tested(row: Row, key: Key, tests: BlockTests) -> dict[str, float | bool | str | None]:
+    """Against the baseline: difference, adjusted p value and verdict; and whether the row is tied with the best."""
     if key not in tests.keys or not row.ranked:
         return {}
     name, test = _name(key), tests.against_baseline.get((row.cell, key))
     return {
         f"{name}_baseline_difference": test.difference if test else None,
         f"{name}_baseline_p": test.p_adjusted if test else None,
+        f"{name}_baseline_verdict": test.verdict if test else None,
         f"{name}_tied_with_best": row.cell in tests.tied_with_best(key),
     }
 

@@ -12,6 +12,7 @@ from benchmark.report.collect import Block, Row, Run
 from benchmark.report.columns import difference_reason, paper_table, shown_tasks
 from benchmark.report.paper import PaperTables
 from benchmark.report.tables import SHARED_MARK, TIED_MARK, Column
+from benchmark.report.wording import least_text
 
 NOT_RUN = "not run"
 _DEFAULTS = {item.name: item.default for item in dataclasses.fields(Recipe)}
@@ -247,7 +248,8 @@ def _ranking(block: Block, tied: bool) -> list[str]:
     lines = ["Best bold, second underlined, among whole runs."]
     rule = (
         f"'{TIED_MARK}' after a number: tied with the best, as a paired test on the same test patients (5 % level, "
-        "Holm-adjusted over the rows of the column), or the spread over seeds, does not tell them apart."
+        "Holm-adjusted over the rows of the column), or the spread over seeds, does not tell them apart, or the "
+        f"difference is less than {least_text(block)}."
     )
     return lines + [rule] * tied
 

@@ -25,16 +25,10 @@ from benchmark.report.tables import (
 Ranks = Mapping[Column, Mapping[str, Rank]]
 
 
-def render_block(block: Block, paper: PaperTables, baseline: str | None = None) -> Rendered:
-    """Turn a block into cells of text.
-
-    Args:
-        block: a block of the store, or the view of an experiment.
-        paper: the paper's numbers.
-        baseline: the cell that the others are compared with.
-    """
+def render_block(block: Block, paper: PaperTables) -> Rendered:
+    """Turn a block of the store, or the view of an experiment, into cells of text."""
     columns = score_columns(block, paper)
-    tests = block_tests(block, baseline)
+    tests = block_tests(block)
     writer = _Writer(block, columns, tests, paper)
     references = [*reference_rows(block, columns), *([writer.row(block.ceiling)] if block.ceiling else [])]
     return Rendered(

@@ -1,7 +1,8 @@
-"""Which differences are larger than the noise: tests on the same test patients, ties with the best, average ranks.
+"""Which differences matter: tests on the same test patients, ties with the best, average ranks.
 
-A difference counts when its p value, Holm-adjusted over the methods of the column, is below 0.05, and when it is also
-more than two standard errors over training seeds, where those are known. The rule and its limits: docs/statistics.md.
+A row is better or worse than another when the p value of their difference, Holm-adjusted over the methods of the
+column, is below 0.05, when the difference is more than two standard errors over training seeds, where those are known,
+and when it is at least the smallest that matters. The rule and its limits: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import stdev
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from benchmark.paired import (
     permutation_tests,
     resampled_test,
 )
-from benchmark.report.collect import Block, Key, Row, Run
+from benchmark.report.collect import SMALLEST_DIFFERENCE, Block, Key, Row, Run, baseline_cell
 from benchmark.report.paper import METRICS
 from benchmark.report.predictions import (
     Evidence,
@@ -43,6 +44,9 @@ from benchmark.report.wording import sentences, summary
 ALPHA = 0.05
 SEED_ERRORS = 2.0
 """A difference must exceed this many standard errors over seeds."""
+_ROUNDING = 1e-9
+Verdict = Literal["better", "worse", "too small", "within seeds", "not told apart", "not tested"]
+"""What is said of a row against another: "too small" is significant, but less than the smallest that matters."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Comparison:
         test: of first minus second; None where there could be none, ``reason`` says why.
         p_adjusted: its p value after Holm's adjustment over the family that it was made in.
         seed_error: standard error over seeds of the difference; None where training noise is unknown.
+        smallest: difference that matters, as a fraction.
     """
 
     first: str
@@ -63,6 +68,7 @@ class Comparison:
     p_adjusted: float | None = None
     seed_error: float | None = None
     reason: str = ""
+    smallest: float = SMALLEST_DIFFERENCE
 
     @property
     def difference(self) -> float | None:
@@ -70,21 +76,23 @@ class Comparison:
         return None if self.test is None else self.test.difference
 
     @property
-    def significant(self) -> bool:
-        """Whether the choice of test patients does not explain the difference."""
-        return self.p_adjusted is not None and self.p_adjusted < ALPHA
+    def verdict(self) -> Verdict:
+        """What may be said of the first row against the second."""
+        if self.test is None or self.p_adjusted is None:
+            return "not tested"
+        if self.p_adjusted >= ALPHA:
+            return "not told apart"
+        size = abs(self.test.difference)
+        if size < self.smallest - _ROUNDING:
+            return "too small"
+        if self.seed_error is not None and size <= SEED_ERRORS * self.seed_error:
+            return "within seeds"
+        return "better" if self.test.difference > 0 else "worse"
 
     @property
-    def within_seeds(self) -> bool:
-        """Whether other training seeds could explain the difference, as far as that is known."""
-        if self.test is None or self.seed_error is None:
-            return False
-        return abs(self.test.difference) <= SEED_ERRORS * self.seed_error
-
-    @property
-    def larger_than_noise(self) -> bool:
-        """Whether the difference counts."""
-        return self.significant and not self.within_seeds
+    def matters(self) -> bool:
+        """Whether one row is better than the other."""
+        return self.verdict in ("better", "worse")
 
 
 @dataclass(frozen=True)
@@ -109,15 +117,12 @@ class Ranks:
 # --- a table ------------------------------------------------------------------------------------------------
 
 
-def block_tests(block: Block, baseline: str | None = None) -> BlockTests:
-    """Return the tests of a table, made when asked for; the same object for the same block and baseline.
+def block_tests(block: Block) -> BlockTests:
+    """Return the tests of a table, made when asked for; the same object for the same block.
 
-    Args:
-        block: the table.
-        baseline: cell of the row that the others are tested against; left out, the first in which nothing is trained.
-            A table without such a row has no tests against a baseline, only ties with the best.
+    A table without its baseline's row has no tests against a baseline, only ties with the best.
     """
-    return _block_tests(_Same(block), baseline)
+    return _block_tests(_Same(block))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +139,8 @@ class _Same:
 
 
 @functools.lru_cache(maxsize=32)
-def _block_tests(same: _Same, baseline: str | None) -> BlockTests:
-    return BlockTests(same.block, baseline)
+def _block_tests(same: _Same) -> BlockTests:
+    return BlockTests(same.block)
 
 
 class BlockTests:
@@ -143,19 +148,17 @@ class BlockTests:
 
     Args:
         block: the table; only its ranked rows take part.
-        baseline: cell of the baseline, as of :func:`block_tests`.
 
     Attributes:
         rows: ranked rows with scores. baseline: its cell, empty when it is no such row.
         keys: columns that are tested unless others are named.
     """
 
-    def __init__(self, block: Block, baseline: str | None = None) -> None:
+    def __init__(self, block: Block) -> None:
         self.block = block
         self.rows = tuple(row for row in block.rows if row.ranked and row.difference is None and row.scores)
         self.by_cell: Mapping[str, Row] = {row.cell: row for row in self.rows}
-        untrained = (row.cell for row in self.rows if row.efficiency.get("trainable_parameters") == 0)
-        wanted = next(untrained, "") if baseline is None else baseline
+        wanted = baseline_cell(self.rows, block.baseline)
         self.baseline = wanted if wanted in self.by_cell else ""
         self.keys = main_keys(block)
         self._columns: dict[Key, tuple[dict[str, Comparison], dict[str, Comparison]]] = {}
@@ -181,7 +184,7 @@ class BlockTests:
     def tied_with_best(self, key: Key) -> frozenset[str]:
         """The best row of a column and those not told apart from it; empty when none could be tested."""
         tests = self.against_best(key)
-        tied = {cell for cell, one in tests.items() if one.test is not None and not one.larger_than_noise}
+        tied = {cell for cell, one in tests.items() if one.test is not None and not one.matters}
         tested = any(one.test is not None for one in tests.values())
         best = self.best(key)
         return frozenset({best.cell, *tied}) if best is not None and tested else frozenset()
@@ -217,7 +220,7 @@ class BlockTests:
         )
 
     def words(self, keys: Sequence[Key] | None = None) -> list[str]:
-        """Plain sentences: per column, which differences are larger than the noise and which are not."""
+        """Plain sentences: per column, which differences matter and which do not."""
         return sentences(self, self.keys if keys is None else keys)
 
     def short(self) -> list[str]:
@@ -241,7 +244,7 @@ class BlockTests:
             usable = base is not None and key in base.scores
             first = [(row, base) for row in rows if base is not None and usable and row is not base]
             second = [(best, row) for row in rows if best is not None and row is not best]
-            found = compare_pairs([*first, *second], key)
+            found = compare_pairs([*first, *second], key, self.block.smallest)
             self._columns[key] = (
                 {one.first: one for one in adjusted(found[: len(first)])},
                 {one.second: one for one in adjusted(found[len(first) :])},
@@ -277,9 +280,11 @@ def is_transductive(block: Block, key: Key) -> bool:
 # --- pairs of rows ------------------------------------------------------------------------------------------
 
 
-def compare_rows(first: Row, second: Row, keys: Iterable[Key]) -> list[Comparison]:
+def compare_rows(
+    first: Row, second: Row, keys: Iterable[Key], smallest: float = SMALLEST_DIFFERENCE
+) -> list[Comparison]:
     """Test two rows in several columns, not adjusted."""
-    return [compare_pairs([(first, second)], key)[0] for key in keys]
+    return [compare_pairs([(first, second)], key, smallest)[0] for key in keys]
 
 
 def adjusted(family: Sequence[Comparison]) -> list[Comparison]:
@@ -291,7 +296,7 @@ def adjusted(family: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key) -> list[Comparison]:
+def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key, smallest: float) -> list[Comparison]:
     """Test pairs of rows in one column, not adjusted; means over samples are tested all at once."""
     rows = [row for pair in pairs for row in pair]
     evidence = {id(row): _evidence(row, key) for row in {id(row): row for row in rows}.values()}
@@ -305,7 +310,7 @@ def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key) -> list[Comparison
         if test is not None and math.isnan(test.p_value):
             test, reason = None, "too few patients for a test"
         error = seed_error(first, second, key)
-        found.append(Comparison(first.cell, second.cell, key, test=test, seed_error=error, reason=reason))
+        found.append(Comparison(first.cell, second.cell, key, test, None, error, reason, smallest))
     return found
 
 

@@ -58,7 +58,7 @@ class Cell:
     """Rendered content of one cell, before escaping: number, what stands beside it, interval, and its rank.
 
     Attributes:
-        tied: a paired test does not tell it apart from the best of its column.
+        tied: a paired test shows no difference that matters from the best of its column.
     """
 
     text: str
@@ -91,7 +91,7 @@ class Rendered:
         references: rows of what a score must beat, and ceilings.
         notes: what a reader must know before comparing rows.
         costs: the same rows with what they cost; empty where nothing was run.
-        words: in words, which differences are larger than the noise.
+        words: in words, which differences matter.
         short: the same for the terminal.
     """
 

@@ -116,6 +116,8 @@ def _view(experiment: Experiment, anchor: Block, blocks: Sequence[Block], found:
         beside=(*home.rows, *home.variants) if home else (),
         command=_command(experiment, anchor, anchor.rows),
         unlike=_unlike(experiment, anchor, resolved),
+        baseline=anchor.baseline,
+        smallest=anchor.smallest,
     )
 
 

@@ -1,4 +1,4 @@
-"""The tests of a table in plain sentences: which differences are larger than the noise, and which are not."""
+"""The tests of a table in plain sentences: which differences matter, and which do not."""
 
 from __future__ import annotations
 
@@ -9,11 +9,24 @@ from benchmark.report.collect import Block, Key, Row
 from benchmark.report.paper import METRICS
 
 if TYPE_CHECKING:
-    from benchmark.report.significance import BlockTests, Comparison
+    from benchmark.report.significance import BlockTests, Comparison, Verdict
 
 _NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"
 )  # fmt: skip
+_VERDICTS: dict[Verdict, tuple[str, str]] = {
+    "better": ("is better than {base}", "are better than {base}"),
+    "worse": ("is worse than {base}", "are worse than {base}"),
+    "within seeds": (
+        "differs on these patients, but by no more than two standard errors over seeds",
+        "differ on these patients, but by no more than two standard errors over seeds",
+    ),
+    "too small": (
+        "shows no difference that matters (less than {least})",
+        "show no difference that matters (less than {least})",
+    ),
+}
+"""Verdicts with a part of the sentence of their own: words for one row, and for several."""
 
 
 def sentences(tests: BlockTests, keys: Sequence[Key]) -> list[str]:
@@ -26,18 +39,20 @@ def sentences(tests: BlockTests, keys: Sequence[Key]) -> list[str]:
 
 
 def summary(tests: BlockTests) -> list[str]:
-    """One short line per column: how many rows differ from the baseline, and which one most."""
+    """One short line per column: how many rows are better and worse than the baseline, and which differs most."""
     base = tests.by_cell.get(tests.baseline)
     if base is None:
         return [text for key in tests.keys if (text := _ties(tests, key))]
     lines = []
     for key in tests.keys:
         tested = [one for one in _comparisons(tests, key) if one.test is not None]
-        differ = [one for one in tested if one.larger_than_noise]
+        differ = [one for one in tested if one.matters]
         if tested:
             most = f", most {_named(tests, differ[0])}" if differ else ""
+            better = sum(one.verdict == "better" for one in differ)
             lines.append(
-                f"{_column(tests.block, key)}: {len(differ)} of {len(tested)} differ from {base.title}{most}."
+                f"{_column(tests.block, key)}: of {len(tested)} tested, {better} better and "
+                f"{len(differ) - better} worse than {base.title}{most}."
             )
     return lines
 
@@ -45,6 +60,11 @@ def summary(tests: BlockTests) -> list[str]:
 def percent_points(difference: float) -> str:
     """A difference of two fractions in points: ``+5.2``."""
     return f"{100 * difference:+.1f}"
+
+
+def least_text(block: Block) -> str:
+    """The smallest difference that matters in a table: ``0.5 points``."""
+    return f"{100 * block.smallest:g} points"
 
 
 def p_text(p_value: float) -> str:
@@ -69,18 +89,15 @@ def _against_baseline(tests: BlockTests, key: Key) -> str:
     if not found:
         return ""
     base = tests.by_cell[tests.baseline].title
-    differ = [one for one in found if one.larger_than_noise]
-    seeds = [one for one in found if one.significant and one.within_seeds]
-    same = [one for one in found if one.test is not None and not one.significant]
+    by_verdict: dict[Verdict, list[Comparison]] = {}
+    for one in found:
+        by_verdict.setdefault(one.verdict, []).append(one)
     parts = []
-    if differ:
-        names = listed(_named(tests, one) for one in differ)
-        parts.append(f"{names} {'differs' if len(differ) == 1 else 'differ'} from {base}")
-    if seeds:
-        names = listed(_named(tests, one) for one in seeds)
-        verb = "differs" if len(seeds) == 1 else "differ"
-        parts.append(f"{names} {verb} on these patients, but by no more than two standard errors over seeds")
-    if same:
+    for verdict, words in _VERDICTS.items():
+        if alike := by_verdict.get(verdict):
+            names = listed(_named(tests, one) for one in alike)
+            parts.append(names + " " + words[len(alike) > 1].format(base=base, least=least_text(tests.block)))
+    if same := by_verdict.get("not told apart"):
         parts.append(_undistinguished(tests, same, base, others=bool(parts)))
     sentence = "; ".join(parts)
     untested = _untested(found)
@@ -93,11 +110,11 @@ def _undistinguished(tests: BlockTests, same: Sequence[Comparison], base: str, *
     most = max(abs(one.difference or 0.0) for one in same)
     bound = f"|difference| <= {100 * most:.1f}"
     if others:
-        rest = "other one does" if len(same) == 1 else f"other {_number(len(same))} do"
-        return f"the {rest} not ({bound})"
+        rest = "other one is" if len(same) == 1 else f"other {_number(len(same))} are"
+        return f"the {rest} not told apart ({bound})"
     if len(same) == 1:
-        return f"{_named(tests, same[0])} does not differ from {base}"
-    return f"none of the {_number(len(same))} other methods differs from {base} ({bound})"
+        return f"{_named(tests, same[0])} is not told apart from {base}"
+    return f"none of the {_number(len(same))} other methods is told apart from {base} ({bound})"
 
 
 def _untested(found: Iterable[Comparison]) -> str:
@@ -113,8 +130,8 @@ def _ties(tests: BlockTests, key: Key) -> str:
     others = [row for row in tests.rows if row.cell in tied and row is not best]
     head = f"{_column(tests.block, key)}: {best.title} is best"
     if not others:
-        return f"{head}, and differs from every other row that could be tested."
-    return f"{head}; {listed(row.title for row in others)} {_is(others)} not told apart from it."
+        return f"{head}, and better than every other row that could be tested."
+    return f"{head}; {listed(row.title for row in others)} {_is(others)} tied with it."
 
 
 def _comparisons(tests: BlockTests, key: Key) -> list[Comparison]:
@@ -146,8 +163,8 @@ def _limits(tests: BlockTests, keys: Sequence[Key]) -> list[str]:
     once = tests.ran_once(keys)
     lines = [
         "Differences are in points. p values are adjusted by Holm over the methods of a column; they cover the choice "
-        "of test patients. A difference counts below 0.05"
-        + ("." if len(once) == len(tests.rows) else " if it also exceeds two standard errors over seeds.")
+        f"of test patients. A difference counts below 0.05, from {least_text(tests.block)} on"
+        + ("." if len(once) == len(tests.rows) else ", if it also exceeds two standard errors over seeds.")
     ]
     if once:
         lines.append(f"{_ran_once(once, tests.rows)}: the noise of training is not covered there.")

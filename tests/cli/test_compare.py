@@ -19,13 +19,23 @@ SUITE = {"name": "toy", "title": "Toy", "tasks": {"zeroshot": {"datasets": {"set
 
 
 def write(
-    folder: Path, method: str, skill: float, seed: int = 0, *, variant: str = "", suite: str = "toy"
+    folder: Path,
+    method: str,
+    skill: float = 1.0,
+    seed: int = 0,
+    *,
+    variant: str = "",
+    suite: str = "toy",
+    similarity: np.ndarray | None = None,
+    target: np.ndarray = TARGET,
 ) -> None:
-    """Store one cell whose accuracy grows with ``skill``."""
-    similarity = (skill * np.eye(3)[TARGET] + NOISE + 0.01 * seed * NOISE[::-1]).astype(np.float32)
-    metrics = zero_shot_metrics("multiclass", similarity, 1.0, TARGET)
+    """Store one cell whose accuracy grows with ``skill``, or one with these scores."""
+    if similarity is None:
+        similarity = skill * np.eye(3)[target] + NOISE + 0.01 * seed * NOISE[::-1]
+    similarity, n = similarity.astype(np.float32), len(target)
+    metrics = zero_shot_metrics("multiclass", similarity, 1.0, target)
     entries = {
-        name: {"value": plain_value(one, N), "ci_low": None, "ci_high": None, "n": N}
+        name: {"value": plain_value(one, n), "ci_low": None, "ci_high": None, "n": n}
         for name, one in metrics.items()
     }
     name = f"{method}+{variant}" if variant else method
@@ -34,10 +44,10 @@ def write(
     cell.write_config({**config, "suite": SUITE, "limit": None})
     cell.write_json("status.json", {"status": "success"})
     cell.write_json("efficiency.json", {"trainable_parameters": 0 if method == "zero_shot" else 10})
-    result = {"n": N, "kind": "multiclass", "metrics": entries, "info": {"logit_scale": 1.0}}
+    result = {"n": n, "kind": "multiclass", "metrics": entries, "info": {"logit_scale": 1.0}}
     cell.write_json("zeroshot.json", {"task": "zeroshot", "status": "success", "datasets": {"set": result}})
-    ids = np.array([f"i{row}" for row in range(N)])
-    arrays = {"image_id": ids, "patient_id": ids, "similarity": similarity, "target": TARGET}
+    ids = np.array([f"i{row}" for row in range(n)])
+    arrays = {"image_id": ids, "patient_id": ids, "similarity": similarity, "target": target}
     cell.write_npz("predictions/zeroshot-set.npz", arrays)
 
 
@@ -60,7 +70,7 @@ def test_two_methods(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "TaskRes", "zero_shot", "--output-dir", str(results)]) == 0
     output = capsys.readouterr().out
     assert "A = taskres, B = zero_shot" in output
-    assert "larger than the noise" in line_of(output, "ACC")
+    assert "A is better" in line_of(output, "ACC")
     assert "+" in line_of(output, "AUC")
     assert "taskres: seeds 0, 1" in output
     assert "zero_shot: seed 0" in output
@@ -81,7 +91,27 @@ def test_a_method_and_its_variant(results: Path, capsys: pytest.CaptureFixture[s
 def test_one_seed_is_said(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(results, "clip_lora", 4.0)
     assert main(["compare", "clip_lora", "zero_shot", "--output-dir", str(results)]) == 0
-    assert "larger than the noise of patients; seeds unknown" in line_of(capsys.readouterr().out, "ACC")
+    assert "A is better; seeds unknown" in line_of(capsys.readouterr().out, "ACC")
+
+
+@pytest.mark.parametrize(("flag", "verdict"), [([], "no difference that matters"),
+                                               (["--smallest-difference", "0.1"], "A is better")])  # fmt: skip
+def test_a_certain_difference_of_a_fraction_of_a_point_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: list[str], verdict: str
+) -> None:
+    count = 4000
+    target = np.arange(count) % 3
+    for method, wrong in (("zero_shot", 40), ("taskres", 28)):  # 0.3 points apart, all in one direction
+        scores = np.eye(3)[target]
+        scores[:wrong] = np.roll(scores[:wrong], 1, axis=1)
+        write(tmp_path, method, similarity=scores, target=target)
+    assert (
+        main(["compare", "taskres", "zero_shot", "--output-dir", str(tmp_path), "--metric", "acc", *flag])
+        == 0
+    )
+    line = line_of(capsys.readouterr().out, "ACC")
+    assert "+0.30" in line
+    assert verdict in line
 
 
 def test_two_folders(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +131,8 @@ def test_numbers_as_csv(results: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert list(frame["metric"]) == ["acc", "auroc"]
     np.testing.assert_allclose(frame["difference"], frame["a_value"] - frame["b_value"])
     assert (frame["p_holm"] >= frame["p_value"]).all()
-    assert frame["larger_than_noise"].all()
+    assert list(frame["verdict"]) == ["better", "better"]
+    assert (frame["smallest_difference"] == 0.005).all()
     assert str(target) in capsys.readouterr().out
 
 
@@ -120,6 +151,10 @@ def test_without_predictions_the_values_stand(results: Path, capsys: pytest.Capt
         (["taskres"], "required: B"),
         (["taskres", "zero_shot", "--metric", "akk"], "unknown metric 'akk'"),
         (["taskres", "zero_shot", "--suite", "toi"], "unknown suite 'toi'. Did you mean 'toy'?"),
+        (
+            ["taskres", "zero_shot", "--smallest-difference", "0"],
+            "expected a value of at least 0.05, got '0'",
+        ),
         (["taskres", "zero_shot", "lr=1"], "compare takes no 'lr=1'"),
         (["{folder}", "zero_shot"], "is a folder and 'zero_shot' is not"),
         (["{folder}", "{folder}/none"], "no results in"),

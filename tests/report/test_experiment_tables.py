@@ -195,12 +195,12 @@ def test_ties_are_marked_in_every_format_and_explained(
     tests = SimpleNamespace(
         keys=(key,),
         tied_with_best=lambda _: {"ace_lora", "coop"},
-        against_baseline={("coop", key): SimpleNamespace(difference=0.03, p_adjusted=0.04)},
-        words=lambda: ["CoOp differs from zero-shot."],
-        short=lambda: ["1 differs."],
+        against_baseline={("coop", key): SimpleNamespace(difference=0.03, p_adjusted=0.04, verdict="better")},
+        words=lambda: ["CoOp is better than zero-shot."],
+        short=lambda: ["1 better."],
     )
     for module in ("render", "frames"):
-        monkeypatch.setattr(f"benchmark.report.{module}.block_tests", lambda block, baseline: tests)
+        monkeypatch.setattr(f"benchmark.report.{module}.block_tests", lambda block: tests)
     write_cell("ace_lora", 0, (0.50, 0.8))
     write_cell("coop", 0, (0.49, 0.7))
     write_cell("zero_shot", 0, (0.40, 0.7))
@@ -210,10 +210,12 @@ def test_ties_are_marked_in_every_format_and_explained(
     assert "| <u>59.0</u>= [56.0, 62.0] |" in markdown
     assert "| **60.0** [57.0, 63.0] |" in markdown
     assert "'=' after a number: tied with the best" in markdown
-    assert "#### What is larger than the noise\n\n- CoOp differs from zero-shot." in markdown
+    assert "#### Which differences matter\n\n- CoOp is better than zero-shot." in markdown
     assert r"\underline{59.0}$=$ {\scriptsize [56.0, 62.0]}" in tex
     frame = pd.read_csv(folder / "table_1.csv").set_index("method")
     assert frame.loc["coop", "rsna_acc_baseline_p"] == 0.04
+    assert frame.loc["coop", "rsna_acc_baseline_verdict"] == "better"
+    assert (frame["smallest_difference"].dropna() == 0.005).all()
     assert frame.loc["coop", "rsna_acc_tied_with_best"]
     assert not frame.loc["zero_shot", "rsna_acc_tied_with_best"]
 

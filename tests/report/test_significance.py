@@ -78,9 +78,9 @@ def row(method: str, *runs: Run) -> Row:
     return replace(make_row(method, runs), title=method.upper())
 
 
-def block(*rows: Row) -> Block:
+def block(*rows: Row, **settings: Any) -> Block:
     spec = {"tasks": {"zeroshot": {"datasets": {"toy": {"title": "Toy set"}}}}}
-    return Block("s", "tiny", spec, rows)
+    return Block("s", "tiny", spec, rows, **settings)
 
 
 def seeds(make: Make, method: str, skill: float, count: int = 3) -> Row:
@@ -127,11 +127,29 @@ def test_verdicts_and_ties(table: Block) -> None:
     better, alike = (tests.against(cell, ACC) for cell in ("better", "alike"))
     assert better is not None
     assert alike is not None
-    assert better.larger_than_noise
-    assert not alike.larger_than_noise
+    assert (better.verdict, alike.verdict) == ("better", "not told apart")
     assert tests.against("frozen", ACC) is None
     assert tests.tied_with_best(ACC) == {"better"}
-    assert block_tests(table, "better").tied_with_best(ACC) == {"better"}
+    worse = block_tests(replace(table, baseline="better")).against("frozen", ACC)
+    assert worse is not None
+    assert worse.verdict == "worse"
+
+
+def test_a_certain_difference_is_too_small_below_the_smallest_that_matters(table: Block) -> None:
+    found = block_tests(table).against("better", ACC)
+    assert found is not None
+    assert found.difference is not None
+    for smallest, verdict in ((found.difference, "better"), (found.difference + 1e-6, "too small")):
+        judged = replace(table, smallest=smallest)
+        one = block_tests(judged).against("better", ACC)
+        assert one is not None
+        assert one.verdict == verdict
+        assert ("frozen" in block_tests(judged).tied_with_best(ACC)) is (verdict == "too small")
+    words = block_tests(judged).words([ACC])
+    assert "BETTER (+" in words[0]
+    assert f"shows no difference that matters (less than {100 * smallest:g} points)" in words[0]
+    assert f"from {100 * smallest:g} points on" in words[1]
+    assert block_tests(judged).short()[0] == "Toy set ACC: of 2 tested, 0 better and 0 worse than FROZEN."
 
 
 def test_tied_rows_are_found(make: Make) -> None:
@@ -142,17 +160,18 @@ def test_tied_rows_are_found(make: Make) -> None:
 def test_same_block_same_tests(table: Block) -> None:
     assert block_tests(table) is block_tests(table)
     assert block_tests(table) is not block_tests(replace(table))
-    assert block_tests(table, "alike").baseline == "alike"
-    assert block_tests(table, "unknown").baseline == ""
+    assert block_tests(replace(table, baseline="alike")).baseline == "alike"
+    assert block_tests(replace(table, baseline="unknown")).baseline == ""
 
 
 def test_words(table: Block) -> None:
     words = block_tests(table).words([ACC])
     assert words[0].startswith("Toy set ACC: BETTER (+")
-    assert "p < 0.001) differs from FROZEN; the other one does not (|difference| <= " in words[0]
+    assert "p < 0.001) is better than FROZEN; the other one is not told apart (|difference| <= " in words[0]
     assert "two standard errors over seeds" in words[1]
     assert len(words) == 2  # no seed is missing
-    assert block_tests(table).short()[0].startswith("Toy set ACC: 1 of 2 differ from FROZEN, most BETTER (+")
+    short = block_tests(table).short()[0]
+    assert short.startswith("Toy set ACC: of 2 tested, 1 better and 0 worse than FROZEN, most BETTER (+")
 
 
 def test_words_say_when_one_seed_was_run(make: Make) -> None:
@@ -169,7 +188,7 @@ def test_words_without_baseline_name_ties(make: Make) -> None:
         block(seeds(make, "one", 1.0), seeds(make, "two", 1.01), seeds(make, "far", 0.1))
     ).words([ACC])
     assert "is best;" in words[0]
-    assert "is not told apart from it" in words[0]
+    assert "is tied with it" in words[0]
 
 
 def test_a_difference_within_the_spread_of_seeds_does_not_count(make: Make) -> None:
@@ -177,9 +196,7 @@ def test_a_difference_within_the_spread_of_seeds_does_not_count(make: Make) -> N
     tests = block_tests(block(row("frozen", make("frozen", 1.0, 9, trained=0)), uneven))
     found = tests.against("uneven", ACC)
     assert found is not None
-    assert found.significant
-    assert found.within_seeds
-    assert not found.larger_than_noise
+    assert found.verdict == "within seeds"
     assert (
         "differs on these patients, but by no more than two standard errors over seeds"
         in tests.words([ACC])[0]
@@ -218,7 +235,7 @@ def test_order_of_samples_does_not_matter(make: Make) -> None:
 def test_reasons(make: Make, changes: dict[str, Any], reason: str) -> None:
     found = compare_rows(row("x", make("x", **changes)), row("f", make("f", trained=0)), [ACC])[0]
     assert found.test is None
-    assert not found.larger_than_noise
+    assert found.verdict == "not tested"
     assert reason in found.reason
 
 

@@ -49,7 +49,7 @@ def _caption(ranks: Ranks) -> str:
         f"Average rank of each method over {len(ranks.columns)} columns of scores (1 is best). Thick bars join methods "
         f"that Nemenyi's test at 0.05 does not tell apart (critical difference CD = {ranks.critical_difference:.2f}); "
         f"Friedman's test that all are alike: {p_text(ranks.p_value)}. Columns of one dataset are not independent, and "
-        "few columns make a weak test."
+        "few columns make a weak test; ranks say nothing of how large a difference is."
     )
 
 
