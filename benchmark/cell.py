@@ -21,9 +21,10 @@ from benchmark.console import Reporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.fitting import Fitting
+from benchmark.data.labels import POLICIES
 from benchmark.data.load import check_dataset, entries_by_use, load_dataset, needed
 from benchmark.data.prepared import Prepared
-from benchmark.data.samples import POLICIES, PairData, blank_pairs, pairs
+from benchmark.data.samples import PairData, blank_pairs, pairs
 from benchmark.efficiency import measure_method, peak_memory, step_times
 from benchmark.errors import BenchmarkError, ConfigError, DataError
 from benchmark.guards import overlap

@@ -61,6 +61,8 @@ def test_the_documented_suite_runs_with_the_documented_command(
         "finding": ("multiclass", 9), "edema": ("binary", 9), "labels": ("multilabel", 9),
     }  # fmt: skip
     assert result["finding"]["info"]["data_transform"] == "shortest_crop-64x64"
+    assert result["labels"]["info"]["labels"] == {"blank": {"count": 3, "set_to": "zero"}}
+    assert "labels" not in result["finding"]["info"]
     assert json.loads((cell / "adapt.json").read_text())["pairs"] == 12
     assert len(list((tmp_path / "data" / "csv").iterdir())) == 1  # five entries, one preparation
 
@@ -129,6 +131,32 @@ def test_excluded_classes_and_images_elsewhere(tmp_path: Path) -> None:
     spec = {"kind": "multiclass", "classes": ["edema", "effusion"], "exclusive": True}
     data = load(tmp_path, images=str(tmp_path / "elsewhere"), class_column="finding", part="test", **spec)
     assert labelled_images("own", data, spec).targets.tolist()[:2] == [0, 1]
+
+
+def test_no_finding_and_exclusive_look_at_every_label_column(tmp_path: Path) -> None:
+    """Rows: normal, edema and effusion in turns; an effusion is no normal film, whatever the classes are."""
+    file = films(tmp_path)
+    spec = {"kind": "multilabel", "classes": ["No Finding", "Edema"]}
+    for keys in (spec, {"kind": "multiclass", "classes": ["Edema"], "exclusive": True}):
+        with pytest.raises(DataError, match=r"row 1: .*every label column.*label_columns: \[Edema, \.\.\.\]"):
+            load(tmp_path, **keys)
+    all_columns = {"label_columns": ["Edema", "Effusion"]}
+    view = labelled_images("own", load(tmp_path, part="test", **spec, **all_columns), spec)
+    assert view.targets.tolist()[:3] == [[1, 0], [0, 1], [0, 0]]
+    file.write_text(file.read_text().replace("Edema,Effusion", "label_Edema,label_Effusion", 1))
+    assert labelled_images("own", load(tmp_path, part="test", **spec), spec).targets.tolist()[:3] == [
+        [1, 0], [0, 1], [0, 0],
+    ]  # fmt: skip
+
+
+def test_a_column_says_which_rows_have_labels(tmp_path: Path) -> None:
+    file = films(tmp_path, count=2)
+    file.write_text(
+        "path,report,part,labelled,Edema\nfilms/00.png,Clear.,train,1,\nfilms/01.png,Clear.,train,,\n"
+    )
+    corpus = pairs("own", load(tmp_path, text_column="report", label_columns=["Edema"]))
+    np.testing.assert_array_equal(corpus.labels, [[0], [np.nan]])
+    assert corpus.facts["labels"] == {"blank": {"count": 1, "set_to": "zero"}, "rows_without": 1}
 
 
 ROW = "films/01.png,Report 1: edema.,train,p0,edema,1,"

@@ -12,15 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmark.data.prepared import LABEL_PREFIX, MANIFEST, PIXELS, Array, Prepared, take
-from benchmark.errors import ConfigError, DataError, unknown
+from benchmark.data.labels import POLICIES, Labels
+from benchmark.data.prepared import MANIFEST, PIXELS, Array, Prepared, take
+from benchmark.errors import ConfigError, DataError
 
 Kind = Literal["multiclass", "binary", "multilabel"]
-POLICIES = {
-    "uncertain": {"zero": 0.0, "one": 1.0, "distinct": 2.0},
-    "blank": {"zero": 0.0, "distinct": 3.0},
-}
-"""What -1 and blank labels of a corpus stand for; a number above 1 is a state of its own in the label mask."""
 
 
 @dataclass
@@ -151,17 +147,16 @@ def pairs(
     if empty:
         raise DataError(f"{data.source}: {len(empty)} empty reports, first '{empty[0]}': remove the rows")
     policy = {"uncertain": uncertain, "blank": blank}
-    names = data.labels()
+    labels = Labels.of(data, frame, policy, "corpus.")
     return PairData(
         name=name,
         pixels=take(data.pixels, np.arange(len(frame))),
         texts=texts,
-        labels=_labels(frame, names, policy) if names else None,
-        label_names=tuple(names),
+        labels=labels.values() if labels.names else None,
+        label_names=tuple(labels.names),
         ids=frame["image_id"].astype(str).tolist(),
-        digest=_digest(data, len(frame))
-        + "".join(f":{key}={value}" for key, value in policy.items() if value != "zero"),
-        facts=_facts(data),
+        digest=_digest(data, len(frame)) + labels.digest(),
+        facts=_facts(data) | labels.facts(),
     )
 
 
@@ -222,20 +217,6 @@ def _groups(frame: pd.DataFrame) -> pd.Series[str]:
     return groups
 
 
-def _labels(frame: pd.DataFrame, names: list[str], policy: Mapping[str, str]) -> np.ndarray:
-    """Return ``[N, K]`` labels with -1 and blanks replaced by what the policies say; rows without labels stay nan."""
-    for key, value in policy.items():
-        if value not in POLICIES[key]:
-            raise ConfigError(f"corpus.{key}: " + unknown("policy", value, POLICIES[key]))
-    values = frame[[f"{LABEL_PREFIX}{name}" for name in names]].to_numpy(dtype=np.float32)
-    given = ~np.isnan(values)
-    # A labeler that mentions nothing leaves a row of blanks: labelled, and another thing than no labels at all.
-    labelled = (frame["labelled"] == "1").to_numpy() if "labelled" in frame else given.any(axis=1)
-    values = np.where(values == -1, np.float32(POLICIES["uncertain"][policy["uncertain"]]), values)
-    blank = np.float32(POLICIES["blank"][policy["blank"]])
-    return np.where(~given & labelled[:, None], blank, np.where(labelled[:, None], values, np.nan))
-
-
 def labelled_images(
     name: str, data: Prepared, spec: dict[str, Any], *, limit: int | None = None
 ) -> LabelledImages:
@@ -246,26 +227,29 @@ def labelled_images(
         data: the prepared dataset.
         spec: of the suite: ``kind``, ``classes`` (label names), ``positive`` for binary sets, optional ``prompts``
             (label name -> text in the template), optional ``title``; ``exclusive`` keeps only the images of a
-            multiclass set that show one of its classes and nothing else ("No Finding": nothing at all).
+            multiclass set that show one of its classes and nothing else ("No Finding": nothing at all);
+            ``uncertain`` ("zero" or "one"): what a label of -1 stands for. Blanks are absent.
         limit: keep only the first rows.
 
     Raises:
+        ConfigError: a policy that only a corpus can have.
         DataError: if a label column is missing or the labels contradict ``kind``.
     """
     frame = data.manifest if limit is None else data.manifest.iloc[:limit]
-    kind, names = spec["kind"], list(spec["classes"])
+    kind, names = spec["kind"], [str(label) for label in spec["classes"]]
+    asked = [str(spec["positive"])] if kind == "binary" else names
+    labels = Labels.of(data, frame, _test_policy(spec))
     if spec.get("exclusive"):
-        frame = frame[_exclusive(data, frame, names)]
+        kept = labels.alone(names)
+        frame, labels = frame[kept], labels.rows(kept)
+    targets = np.stack([labels.shown(label) for label in asked], axis=1).astype(np.int64)
     if kind == "binary":
-        targets = (_column(data, frame, spec["positive"]) == 1).astype(np.int64)
-        if names.index(spec["positive"]) == 0:
+        targets = targets[:, 0]
+        if names.index(asked[0]) == 0:
             names.reverse()
-    else:
-        targets = np.stack([_column(data, frame, label) == 1 for label in names], axis=1).astype(np.int64)
-        if kind == "multiclass":
-            targets = _single_class(targets, data, frame, names)
-    prompts = spec.get("prompts") or {}
-    clusters = _clusters(frame)
+    elif kind == "multiclass":
+        targets = _single_class(targets, data, frame, names)
+    prompts = {str(label): text for label, text in (spec.get("prompts") or {}).items()}
     return LabelledImages(
         name=name,
         title=str(spec.get("title", name)),
@@ -274,10 +258,31 @@ def labelled_images(
         targets=targets,
         classes=tuple(str(prompts.get(label, label)) for label in names),
         ids=frame["image_id"].astype(str).tolist(),
-        clusters=clusters,
-        digest=_digest(data, len(frame)) + (f":exclusive:{names}" if spec.get("exclusive") else ""),
-        facts=_facts(data),
+        clusters=_clusters(frame),
+        digest=_digest(data, len(frame))
+        + (f":exclusive:{names}" if spec.get("exclusive") else "")
+        + labels.digest(),
+        facts=_test_facts(data, labels, asked, bool(spec.get("exclusive"))),
     )
+
+
+def _test_policy(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return what -1 and blanks stand for in a test set: a class is there or it is not."""
+    policy = {key: str(spec.get(key, "zero")) for key in POLICIES}
+    for key, value in policy.items():
+        if value == "distinct":
+            choices = " or ".join(name for name, number in POLICIES[key].items() if number <= 1)
+            raise ConfigError(f"{key}: 'distinct' is for a corpus; a test set takes {choices}")
+    return policy
+
+
+def _test_facts(data: Prepared, labels: Labels, asked: Sequence[str], exclusive: bool) -> dict[str, Any]:
+    """Return what a result says of its data and labels: those asked for, or all where all of them count."""
+    facts = _facts(data) | labels.facts(None if exclusive or not set(asked) <= set(labels.names) else asked)
+    if without := facts.get("labels", {}).get("rows_without"):
+        note = f"images without any label, counted as negative: {without:,}"
+        facts["data_notes"] = [*facts.get("data_notes", ()), note]
+    return facts
 
 
 def _clusters(frame: pd.DataFrame) -> list[str] | None:
@@ -286,28 +291,6 @@ def _clusters(frame: pd.DataFrame) -> list[str] | None:
         return None
     patients, images = frame["patient_id"].astype(str), frame["image_id"].astype(str)
     return patients.where(patients != "", "image " + images).tolist()
-
-
-NO_FINDING = "No Finding"
-
-
-def _exclusive(data: Prepared, frame: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """Return which rows show exactly one of ``names`` and nothing else; "No Finding" is a row without any."""
-    findings = [label for label in data.labels() if label != NO_FINDING]
-    shown = np.stack([_column(data, frame, label) == 1 for label in findings], axis=1)
-    wanted = np.array([label in names for label in findings])
-    one = (shown.sum(axis=1) == 1) & shown[:, wanted].any(axis=1)
-    return one | ((NO_FINDING in names) & ~shown.any(axis=1))
-
-
-def _column(data: Prepared, frame: pd.DataFrame, label: str) -> np.ndarray:
-    column = f"label_{label}"
-    if column not in frame and label == NO_FINDING:  # label sets that leave it out mean: none of the others
-        return (~(frame.filter(like="label_") == 1).any(axis=1)).to_numpy(dtype=np.float32)
-    if column not in frame:
-        known = [name.removeprefix("label_") for name in frame.columns if name.startswith("label_")]
-        raise DataError(f"{data.source}: " + unknown("label", label, known))
-    return frame[column].to_numpy(dtype=np.float32)
 
 
 def _single_class(targets: np.ndarray, data: Prepared, frame: pd.DataFrame, names: list[str]) -> np.ndarray:

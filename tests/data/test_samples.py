@@ -82,6 +82,37 @@ def test_label_policies_by_hand(tmp_path: Path, policy: dict[str, str], expected
     assert labels_of(tmp_path / "set", **policy) == expected
 
 
+def test_tests_follow_the_policies_and_say_what_was_set_to_what(tmp_path: Path) -> None:
+    data = prepared(tmp_path, text=["t"] * 6)
+    spec = {"kind": "multilabel", "classes": ["Edema", "Effusion"]}
+    view = labelled_images("x", data, spec)
+    assert view.targets.tolist()[4:] == [[0, 0], [0, 0]]
+    counts = {"uncertain": {"count": 1, "set_to": "zero"}, "blank": {"count": 2, "set_to": "zero"}}
+    assert view.facts == {"labels": counts}
+    one = labelled_images("x", data, spec | {"uncertain": "one"})
+    assert one.targets.tolist()[4:] == [[0, 1], [0, 0]]
+    assert one.facts["labels"]["uncertain"] == {"count": 1, "set_to": "one"}
+    assert one.digest != view.digest
+    corpus = pairs("set", data, uncertain="distinct", blank="distinct")
+    assert corpus.facts["labels"] == {
+        "uncertain": {"count": 1, "set_to": "distinct"}, "blank": {"count": 2, "set_to": "distinct"},
+    }  # fmt: skip
+    for key in ("uncertain", "blank"):
+        with pytest.raises(ConfigError, match=f"{key}: 'distinct' is for a corpus; a test set takes zero"):
+            labelled_images("x", data, spec | {key: "distinct"})
+
+
+def test_no_finding_is_none_of_all_labels_of_a_labelled_row(tmp_path: Path) -> None:
+    data = prepared(tmp_path, label_Mass=[0, 0, 1, 0, 0, None])
+    spec = {"kind": "multilabel", "classes": ["No Finding", "Edema"]}
+    # i2 shows a mass, which is no class; i4 is uncertain; i5 has no labels at all
+    view = labelled_images("x", data, spec)
+    assert view.targets[:, 0].tolist() == [0, 0, 0, 0, 1, 0]
+    assert view.facts["labels"] == {"uncertain": {"count": 1, "set_to": "zero"}, "rows_without": 1}
+    assert view.facts["data_notes"] == ["images without any label, counted as negative: 1"]
+    assert labelled_images("x", data, spec | {"uncertain": "one"}).targets[:, 0].sum() == 0
+
+
 def test_the_policies_decide_which_pairs_the_loss_leaves_out(tmp_path: Path) -> None:
     def left_out(name: str, **policy: str) -> set[tuple[int, int]]:
         keep = label_mask(torch.tensor(labels_of(tmp_path / name, **policy)))
@@ -165,7 +196,7 @@ def test_a_part_is_a_view_with_a_digest_of_its_own(tmp_path: Path) -> None:
     assert len({pairs("set", item).digest for item in (data, part, other)}) == 3
     spec = {"kind": "multilabel", "classes": ["Mass"]}
     assert labelled_images("x", part, spec, limit=2).ids == ["i4", "i1"]
-    assert labelled_images("x", part, spec).facts == {}
+    assert labelled_images("x", part, spec | {"classes": ["Edema"]}).facts == {}
 
 
 def test_unknown_patients_stand_for_themselves(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pandas as pd
 
 from benchmark.data.fitting import CROPS, Fitting
 from benchmark.data.inside import Inside
+from benchmark.data.labels import NO_FINDING
 from benchmark.data.prepare import BadImagesError, prepare
 from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, Prepared
 from benchmark.data.raw import Access, RawDataset, RawTable
@@ -56,6 +57,7 @@ class Wish:
     crop: str | None = None
     on_bad_image: str = "error"
     classes: Sequence[str] | None = None
+    kind: str = ""
     exclusive: bool = False
     allow_outside: bool = False
 
@@ -107,6 +109,7 @@ class OwnCsv:
         crop: str | None = None,
         on_bad_image: str = "error",
         classes: Sequence[str] | None = None,
+        kind: str = "",
         exclusive: bool = False,
         allow_outside: bool = False,
         fitting: Fitting | None = None,
@@ -120,7 +123,7 @@ class OwnCsv:
             images: folder that the paths in the file begin at; default is the file's own.
             path_column: column of image paths.
             text_column: column of reports; by default ``text`` where it is there.
-            label_columns: columns of 1, 0, -1 and blanks; default: those of ``classes``, or that begin with ``label_``.
+            label_columns: columns of 1, 0, -1 and blanks; default: the ``classes``, and all that begin with ``label_``.
             class_column: column of one class name per row.
             split_column: by default ``split``.
             patient_column: by default ``patient_id``.
@@ -131,6 +134,7 @@ class OwnCsv:
             crop: "squash", "shortest_crop" or "longest_pad"; default: the backbone's rule, else shortest_crop.
             on_bad_image: "error", or "skip" to leave out images that cannot be read and say so in every result.
             classes: those of the view; every row must have one of them, unless ``exclusive``.
+            kind: of the view.
             exclusive: of the view.
             allow_outside: take images that paths or links name outside the folder where the paths begin.
             fitting: what the backbone wants; None returns the rows alone, with empty pixels, and decodes nothing.
@@ -142,7 +146,7 @@ class OwnCsv:
         """
         wish = Wish(
             file, images, path_column, text_column, label_columns, class_column, split_column, patient_column,
-            study_column, patients, part, crop, on_bad_image, classes, exclusive, allow_outside,
+            study_column, patients, part, crop, on_bad_image, classes, kind, exclusive, allow_outside,
         )  # fmt: skip
         own = _Csv(wish)
         frame = own.rows()
@@ -204,7 +208,7 @@ class _Csv:
     def rows(self) -> pd.DataFrame:
         """Return the manifest rows of the wanted part, indexed by row number."""
         wish, frame = self.wish, pd.DataFrame({"image_id": self.table[self.wish.path_column]})
-        for name in ("text", "split", "patient_id", "study_id"):
+        for name in ("text", "split", "patient_id", "study_id", "labelled"):
             column = wish.named().get(name, name)
             if column in self.table:
                 frame[name] = self.table[column]
@@ -233,12 +237,24 @@ class _Csv:
             columns = [str(name) for name in (words(listed) if isinstance(listed, str) else listed)]
         else:
             prefixed = [name for name in map(str, rows.columns) if name.startswith(LABEL_PREFIX)]
-            columns = [name for name in classes if name in rows] or prefixed
+            columns = [name for name in classes if name in rows] + prefixed
+            if not prefixed:
+                self._check_all_labels(classes, columns)
         labels = {}
         for column in columns:
             self._need(column, "label_columns")
             labels[LABEL_PREFIX + column.removeprefix(LABEL_PREFIX)] = self._numbers(rows[column], column)
         return labels
+
+    def _check_all_labels(self, classes: list[str], columns: list[str]) -> None:
+        """Refuse to take the classes for all that an image can show, where the entry asks what else it shows."""
+        none = NO_FINDING in classes and NO_FINDING not in columns and self.wish.kind != "binary"
+        if none or self.wish.exclusive:
+            what = f"the class '{NO_FINDING}', which is no column," if none else "exclusive"
+            raise DataError(
+                f"{self.wish.path}: row 1: {what} depends on every label column, not on the classes alone: "
+                f"name them all, label_columns: [{', '.join(columns)}, ...]"
+            )
 
     def _numbers(self, values: pd.Series[Any], column: str) -> pd.Series[Any]:
         values = values.str.strip()
