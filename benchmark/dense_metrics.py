@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.metrics import Array, Floats, WeightedMetric, weighted_mean
+from benchmark.metrics import Array, Floats, SampleMean, WeightedMetric
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def segmentation_metrics(overlaps: Overlaps) -> dict[str, WeightedMetric]:
     shared = 2.0 * overlaps.shared
     total = (overlaps.predicted + overlaps.actual).astype(np.float64)
     return {
-        "dice": weighted_mean(dice_per_image(overlaps)),
+        "dice": SampleMean(dice_per_image(overlaps)),
         "dice_pooled": lambda weights: _fractions(shared @ weights, total @ weights),
-        "iou": weighted_mean(iou_per_image(overlaps)),
+        "iou": SampleMean(iou_per_image(overlaps)),
     }
 
 

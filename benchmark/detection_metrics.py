@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from benchmark.metrics import Array, Floats, WeightedMetric, macro_mean, weighted_mean
+from benchmark.metrics import Array, Floats, SampleMean, WeightedMetric, macro_mean
 
 IOU_THRESHOLDS = (0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70, 0.75)
 """The thresholds that the paper averages over."""
@@ -202,7 +202,7 @@ def kaggle_precision(matches: Matches) -> WeightedMetric:
     detections = matches.detections()
     hits = [np.bincount(matches.image[row], minlength=matches.num_images) for row in matches.hit]
     shares = [found / np.maximum(detections + matches.num_boxes - found, 1) for found in hits]
-    score = weighted_mean(np.mean(shares, axis=0))
+    score = SampleMean(np.mean(shares, axis=0))
     counted = ((matches.num_boxes > 0) | (detections > 0)).astype(np.float64)[:, None]
     return lambda weights: score(weights * counted)
 
@@ -216,8 +216,12 @@ def precision_at_recalls(matches: Matches, threshold: int) -> Floats:
     return np.append(envelope, 0.0)[reaching]
 
 
-def detection_metrics(matches: Matches) -> dict[str, WeightedMetric]:
-    """All metrics of one set of detections, ready for ``benchmark.statistics.metrics_report``."""
+def detection_metrics(found: Boxes, truth: Boxes, num_images: int, conf: float) -> dict[str, WeightedMetric]:
+    """All metrics of one set of detections, of those with confidence ``conf`` or more unless the name says otherwise.
+
+    ``map_low_conf`` is the mean AP of all detections that are given.
+    """
+    matches = match(found.at_least(conf), truth, num_images)
     mean = mean_average_precision(matches)
     single = {
         f"ap{round(100 * iou)}": average_precision(matches, index)
@@ -228,4 +232,5 @@ def detection_metrics(matches: Matches) -> dict[str, WeightedMetric]:
         "map_mgca_skip": without_skipped(matches, mean),
         "kaggle_rsna": kaggle_precision(matches),
         **single,
+        "map_low_conf": mean_average_precision(match(found, truth, num_images)),
     }

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from benchmark.metrics import Array, Floats, WeightedMetric, plain_value, weighted_auroc, weighted_mean
+from benchmark.metrics import Array, Floats, plain_value, weighted_auroc
 
 PER_IMAGE = ("map_auroc", "pointing", "cnr", "cnr_signed")
 
@@ -59,13 +59,6 @@ def scores_of(maps: Iterable[Array], insides: Iterable[Array]) -> dict[str, Floa
     """Return the values of all images by metric, ``[N]`` each."""
     found = [map_scores(one, inside) for one, inside in zip(maps, insides, strict=True)]
     return {name: np.array([scores[name] for scores in found]) for name in PER_IMAGE}
-
-
-def mean_of_defined(values: Array) -> WeightedMetric:
-    """Return the weighted mean of one value per image ``[N]``, NaN left out."""
-    defined = ~np.isnan(values)
-    mean = weighted_mean(values[defined])
-    return lambda weights: mean(weights[defined])
 
 
 def central_map(size: tuple[int, int]) -> Floats:

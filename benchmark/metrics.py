@@ -1,18 +1,20 @@
-"""Classification metrics of the zero-shot task, each written once as a function of sample weights.
+"""What a metric is, and the metrics of classification; each formula stands once.
 
-A metric is built from the data once (sorting, comparing with the labels) and then evaluated for many weight
-vectors at the same time: ``metric(weights)`` takes ``weights`` [N, R], how often sample n occurs in resample
-r, and returns R values. The plain value is the one with all weights equal to one, so that a number and its
-bootstrap interval cannot come from two different formulas.
+A formula is built from the data once (sorting, comparing with the labels) and then evaluated for many weight vectors at
+the same time: ``formula(weights)`` takes ``weights`` [N, R], how often sample n occurs in resample r, and returns R
+values. The plain value is the one with all weights equal to one, so that a number and its bootstrap interval cannot
+come from two formulas. :class:`SampleMean` and :class:`MeanArea` also bring what a paired test of two methods needs.
 
-Values are fractions in float64. A metric that the samples cannot define (a binary AUROC without positives) is
-NaN here and ``null`` in files; constant scores are no such case, their AUROC is 0.5. Shapes: N samples,
-C classes, R resamples, M (sample, class) pairs.
+Values are fractions in float64, unless a metric has a unit of its own. A metric that the samples cannot define (a
+binary AUROC without positives) is NaN here and ``null`` in files; constant scores are no such case, their AUROC is 0.5.
+Shapes: N samples, C classes, R resamples, M (sample, class) pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -32,12 +34,6 @@ Kind = Literal["multiclass", "binary", "multilabel"]
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     """Divide element by element; NaN where the denominator is zero."""
     return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
-
-
-def weighted_mean(values: Array) -> WeightedMetric:
-    """Weighted mean of one value per sample [N]."""
-    values = np.asarray(values, dtype=np.float64)
-    return lambda weights: _ratio(values @ weights, weights.sum(axis=0))
 
 
 def weighted_auroc(scores: Array, positive: Array, rows: Array | None = None) -> WeightedMetric:
@@ -88,98 +84,89 @@ def plain_value(metric: WeightedMetric, num_samples: int) -> float:
     return float(metric(np.ones((num_samples, 1)))[0])
 
 
-# --- metrics as WeightedMetric ------------------------------------------------------------------------------
+# --- formulas that a paired test knows ----------------------------------------------------------------------
 
 
-def _balanced_accuracy(scores: Array, y: Array) -> WeightedMetric:
-    correct = np.argmax(scores, axis=1) == y
+@dataclass(frozen=True, eq=False)
+class SampleMean:
+    """Mean of one value per sample, NaN left out; with groups the mean over groups of their means.
 
-    def recall(label: int) -> WeightedMetric:
-        member = (y == label).astype(np.float64)
-        return lambda weights: _ratio((member * correct) @ weights, member @ weights)
-
-    return macro_mean([recall(label) for label in np.unique(y)])
-
-
-def _majority_accuracy(y: Array) -> WeightedMetric:
-    # The constant answer is chosen once, on all samples: choosing it anew in every resample would take the
-    # maximum of several noisy shares, whose interval lies above the value itself when classes are balanced.
-    labels, counts = np.unique(y, return_counts=True)
-    return weighted_mean(y == labels[np.argmax(counts)])
-
-
-def _auroc_ovr(scores: Array, y: Array, labels: Iterable[int]) -> WeightedMetric:
-    return macro_mean([weighted_auroc(scores[:, label], y == label) for label in labels])
-
-
-def _auroc_flat(scores: Array, y: Array) -> WeightedMetric:
-    num_samples, num_classes = scores.shape
-    truth = np.arange(num_classes)[None, :] == y[:, None]
-    return weighted_auroc(scores.ravel(), truth.ravel(), np.repeat(np.arange(num_samples), num_classes))
-
-
-def _auroc_multilabel(scores: Array, targets: Array, min_positives: int) -> WeightedMetric:
-    columns = np.flatnonzero(scored_classes(targets, min_positives=min_positives))
-    return macro_mean([weighted_auroc(scores[:, column], targets[:, column] == 1) for column in columns])
-
-
-# --- public metrics -----------------------------------------------------------------------------------------
-
-
-def accuracy(scores: Array, y: Array) -> float:
-    """Share of samples whose highest score [N, C] is at their label [N]; of equal scores the first counts."""
-    scores, y = _check_single_label(scores, y)
-    return plain_value(weighted_mean(np.argmax(scores, axis=1) == y), len(y))
-
-
-def balanced_accuracy(scores: Array, y: Array) -> float:
-    """Mean recall over the classes that occur in y [N], from scores [N, C]."""
-    scores, y = _check_single_label(scores, y)
-    return plain_value(_balanced_accuracy(scores, y), len(y))
-
-
-def majority_accuracy(y: Array) -> float:
-    """Accuracy of always answering the most frequent label of y [N]."""
-    return plain_value(_majority_accuracy(np.asarray(y)), len(y))
-
-
-def auroc_binary(score: Array, y: Array) -> float:
-    """AUROC of one score per sample [N] against y [N] in {0, 1}; ties count one half, NaN for one class."""
-    score, y = np.asarray(score, dtype=np.float64), np.asarray(y)
-    if score.ndim != 1 or score.shape != y.shape:
-        raise ValueError(f"auroc_binary: expected score and y of one shape, got {score.shape} and {y.shape}")
-    _check_zero_one("auroc_binary", y)
-    return plain_value(weighted_auroc(score, y == 1), len(y))
-
-
-def auroc_ovr(prob: Array, y: Array) -> float:
-    """Macro mean of the one-vs-rest AUROCs of prob [N, C] over the classes that occur in y [N]."""
-    prob, y = _check_single_label(prob, y)
-    return plain_value(_auroc_ovr(prob, y, np.unique(y)), len(y))
-
-
-def auroc_flat(prob: Array, y: Array) -> float:
-    """AUROC over all N * C pairs (prob[i, c], 1 if c is the label of i): what the paper's training log shows.
-
-    With two classes it depends on the decision threshold: A^2 <= auroc_flat <= 2A - A^2 for accuracy A.
+    Attributes:
+        values: [N]. groups: [N], for balanced accuracy the labels.
     """
-    prob, y = _check_single_label(prob, y)
-    return plain_value(_auroc_flat(prob, y), len(y))
+
+    values: Array
+    groups: Array | None = None
+
+    def __call__(self, weights: Floats) -> Floats:
+        """Return the mean in every resample of weights [N, R]: [R]."""
+        values, groups = np.asarray(self.values, dtype=np.float64), self.groups
+        defined = ~np.isnan(values)
+        if not defined.all():
+            values, weights = values[defined], weights[defined]
+            groups = None if groups is None else groups[defined]
+        if groups is None:
+            return _ratio(values @ weights, weights.sum(axis=0))
+        return macro_mean([_mean_within(groups == label, values) for label in np.unique(groups)])(weights)
 
 
-def auroc_multilabel(sim: Array, targets: Array, *, min_positives: int = 1) -> float:
-    """Macro mean of the AUROCs of sim [N, C] over the classes of targets [N, C] that can be scored.
+def _mean_within(group: Array, values: Floats) -> WeightedMetric:
+    member = group.astype(np.float64)
+    return lambda weights: _ratio((member * values) @ weights, member @ weights)
 
-    A class is scored when it has at least ``min_positives`` positives and one negative (``scored_classes``).
+
+@dataclass(frozen=True, eq=False)
+class MeanArea:
+    """Mean over classes of the area under the ROC curve, or one area over all (sample, class) pairs.
+
+    Attributes:
+        scores: [N, C], larger means more positive. truth: [N, C] bool. pooled: whether all pairs are one area.
     """
-    sim, targets = _check_multilabel(sim, targets)
-    return plain_value(_auroc_multilabel(sim, targets, min_positives), len(targets))
+
+    scores: Array
+    truth: Array
+    pooled: bool = False
+
+    def __call__(self, weights: Floats) -> Floats:
+        """Return the area in every resample of weights [N, R]: [R]; a class that it cannot define is left out."""
+        return self._area(weights)
+
+    @cached_property
+    def _area(self) -> WeightedMetric:
+        if self.pooled:
+            rows = np.repeat(np.arange(len(self.scores)), self.scores.shape[1])
+            return weighted_auroc(self.scores.ravel(), self.truth.ravel(), rows)
+        return macro_mean(
+            [weighted_auroc(*column) for column in zip(self.scores.T, self.truth.T, strict=True)]
+        )
 
 
-def auroc_minmax(sim: Array, targets: Array, *, min_positives: int = 1) -> float:
-    """``auroc_multilabel`` after the authors' rescaling within each image (``minmax_rescaled``)."""
-    sim, targets = _check_multilabel(sim, targets)
-    return plain_value(_auroc_multilabel(minmax_rescaled(sim), targets, min_positives), len(targets))
+def stored_form(formulas: Mapping[str, WeightedMetric]) -> dict[str, Array]:
+    """Return the arrays of which :func:`formulas_of` makes the same formulas; one of another kind leaves none."""
+    arrays: dict[str, Array] = {}
+    for name, one in formulas.items():
+        if isinstance(one, SampleMean):
+            arrays[f"sample_{name}"] = one.values
+            arrays |= {} if one.groups is None else {f"group_{name}": one.groups}
+        elif isinstance(one, MeanArea):
+            arrays |= {f"score_{name}": one.scores, f"truth_{name}": one.truth}
+            arrays |= {f"pooled_{name}": np.array(True)} if one.pooled else {}
+    return arrays
+
+
+def formulas_of(arrays: Mapping[str, Array]) -> dict[str, WeightedMetric]:
+    """Return the formulas whose :func:`stored_form` is among the arrays."""
+    found: dict[str, WeightedMetric] = {}
+    for key, values in arrays.items():
+        form, _, name = key.partition("_")
+        if form == "sample" and name:
+            found[name] = SampleMean(values, arrays.get(f"group_{name}"))
+        elif form == "score" and f"truth_{name}" in arrays:
+            found[name] = MeanArea(values, arrays[f"truth_{name}"], f"pooled_{name}" in arrays)
+    return found
+
+
+# --- classification -----------------------------------------------------------------------------------------
 
 
 def scored_classes(targets: Array, *, min_positives: int = 1) -> npt.NDArray[np.bool_]:
@@ -233,80 +220,65 @@ def log_odds(logits: Array) -> Floats:
 
 
 def zero_shot_metrics(
-    kind: Kind,
-    similarity: Array,
-    scale: float,
-    targets: Array,
-    *,
-    positive: int = 1,
-    min_positives: int = 1,
-    final: bool = False,
+    kind: Kind, similarity: Array, scale: float, targets: Array, *, final: bool = False
 ) -> dict[str, WeightedMetric]:
-    """All metrics of one zero-shot dataset, ready for ``plain_value`` and for the bootstrap.
+    """All metrics of one zero-shot dataset, ready for ``plain_value``, the bootstrap and paired tests.
+
+    AUROC of a binary set is that of the second class; of several classes the macro mean, one against the rest, on the
+    softmax over classes; of several labels the macro mean over :func:`scored_classes`, on the scores as they are.
+    ``auroc_flat`` is the one area over all (sample, class) pairs that the paper's training log shows: with two classes
+    it depends on the decision threshold, A^2 <= auroc_flat <= 2A - A^2 for accuracy A. ``auroc_minmax`` follows the
+    authors' rescaling within each image (:func:`minmax_rescaled`).
 
     Args:
         kind: multiclass and binary: one label per sample; multilabel: a yes or no per class.
-        similarity: cosine of each image with each class, [N, C]; C = 2 for binary.
-        scale: the model's logit scale (already exponentiated), used by the softmax of multiclass AUROC.
+        similarity: cosine of each image with each class, [N, C]; C = 2 for binary, the finding second.
+        scale: the model's logit scale (already exponentiated), used by the softmax.
         targets: labels [N] in 0..C-1, or [N, C] in {0, 1} for multilabel.
-        positive: binary only, the column that stands for the finding.
-        min_positives: multilabel only, see ``scored_classes``.
         final: the scores stand for themselves: AUROC of a class ranks them as they are, and ``scale`` has no part.
 
     Raises:
         CellError: a similarity is not finite.
         ValueError: shapes or labels that do not fit the kind.
     """
-    similarity = np.asarray(similarity, dtype=np.float64)
+    similarity, targets = np.asarray(similarity, dtype=np.float64), np.asarray(targets)
     if not np.isfinite(similarity).all():
         count = int((~np.isfinite(similarity)).any(axis=1).sum())
         raise CellError(
             f"scores of {count} of {len(similarity)} samples are not finite; the run has diverged"
         )
+    _check(kind, similarity, targets)
     if kind == "multilabel":
-        similarity, targets = _check_multilabel(similarity, targets)
-        return {
-            "auroc": _auroc_multilabel(similarity, targets, min_positives),
-            "auroc_minmax": _auroc_multilabel(minmax_rescaled(similarity), targets, min_positives),
-        }
-    similarity, targets = _check_single_label(similarity, targets)
-    if kind == "binary" and similarity.shape[1] != 2:
-        raise ValueError(f"zero_shot_metrics: binary needs similarity [N, 2], got {similarity.shape}")
-    if similarity.shape[1] < 2:
-        raise ValueError(f"zero_shot_metrics: {kind} needs at least two classes, got {similarity.shape}")
+        columns = scored_classes(targets)
+        scores = {"auroc": similarity, "auroc_minmax": minmax_rescaled(similarity)}
+        return {name: MeanArea(one[:, columns], targets[:, columns] == 1) for name, one in scores.items()}
     odds = similarity if final else log_odds(similarity * float(scale))
-    columns = [positive] if kind == "binary" else np.unique(targets)
+    truth = np.arange(similarity.shape[1]) == targets[:, None]
+    asked = [1] if kind == "binary" else np.unique(targets).astype(np.int64)
+    correct = np.argmax(similarity, axis=1) == targets
+    # The constant answer is chosen once, on all samples: choosing it anew in every resample would take the
+    # maximum of several noisy shares, whose interval lies above the value itself when classes are balanced.
+    labels, counts = np.unique(targets, return_counts=True)
     return {
-        "acc": weighted_mean(np.argmax(similarity, axis=1) == targets),
-        "balanced_acc": _balanced_accuracy(similarity, targets),
-        "majority_acc": _majority_accuracy(targets),
-        "auroc": _auroc_ovr(odds, targets, columns),
-        "auroc_flat": _auroc_flat(odds, targets),
+        "acc": SampleMean(correct),
+        "balanced_acc": SampleMean(correct, targets),
+        "majority_acc": SampleMean(targets == labels[np.argmax(counts)]),
+        "auroc": MeanArea(odds[:, asked], truth[:, asked]),
+        "auroc_flat": MeanArea(odds, truth, pooled=True),
     }
 
 
-# --- checks -------------------------------------------------------------------------------------------------
-
-
-def _check_single_label(scores: Array, y: Array) -> tuple[Floats, Array]:
-    scores, y = np.asarray(scores, dtype=np.float64), np.asarray(y)
-    if scores.ndim != 2 or y.ndim != 1 or len(scores) != len(y) or not len(y):
-        raise ValueError(f"expected scores [N, C], labels [N] and N > 0, got {scores.shape}, {y.shape}")
-    if not np.isin(y, np.arange(scores.shape[1])).all():
-        raise ValueError(f"expected labels in 0..{scores.shape[1] - 1}, got {np.unique(y)[:9]}")
-    return scores, y.astype(np.int64)
-
-
-def _check_multilabel(sim: Array, targets: Array) -> tuple[Floats, Array]:
-    sim, targets = np.asarray(sim, dtype=np.float64), np.asarray(targets)
-    if sim.ndim != 2 or sim.shape != targets.shape or not len(sim):
+def _check(kind: Kind, scores: Array, targets: Array) -> None:
+    classes = scores.shape[1] if scores.ndim == 2 else 0
+    expected = (len(scores), classes) if kind == "multilabel" else (len(scores),)
+    if not len(scores) or scores.ndim != 2 or targets.shape != expected:
+        shape = "[N, C]" if kind == "multilabel" else "[N]"
         raise ValueError(
-            f"expected scores and targets of one shape [N, C], got {sim.shape} and {targets.shape}"
+            f"expected scores [N, C], labels {shape} and N > 0, got {scores.shape}, {targets.shape}"
         )
-    _check_zero_one("multilabel targets", targets)
-    return sim, targets
-
-
-def _check_zero_one(where: str, y: Array) -> None:
-    if not np.isin(y, (0, 1)).all():
-        raise ValueError(f"{where}: expected labels 0 or 1, got {np.unique(y)[:9]}")
+    if kind != "multilabel" and (classes < 2 or (kind == "binary" and classes != 2)):
+        count = "two" if kind == "binary" else "at least two"
+        raise ValueError(f"{kind} needs scores of {count} classes, got {scores.shape}")
+    known = (0, 1) if kind == "multilabel" else np.arange(classes)
+    if not np.isin(targets, known).all():
+        raise ValueError(f"expected labels in 0..{known[-1]}, got {np.unique(targets)[:9]}")

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from benchmark.metrics import Array, Floats, WeightedMetric, plain_value
-from benchmark.statistics import bootstrap_values, cluster_codes, resample_counts
+from benchmark.metrics import Array, Floats, MeanArea
+from benchmark.statistics import cluster_codes, resample_counts
 
 Clusters = Sequence[Any] | Array | None
 TestName = Literal["permutation", "DeLong", "bootstrap"]
@@ -55,39 +55,16 @@ class PairedTest:
 # --- means over samples: permutation ------------------------------------------------------------------------
 
 
-def permutation_test(
-    a: Array, b: Array, clusters: Clusters = None, *, groups: Array | None = None, seed: int = 0
-) -> PairedTest:
-    """Test whether the mean of a per-sample value differs, by flipping the signs of whole patients' differences.
+def permutation_tests(
+    differences: Array, codes: Array, *, groups: Array | None = None, counts: Array | None = None
+) -> list[PairedTest]:
+    """Test whether the means of per-sample values differ, by flipping the signs of whole patients' differences.
 
     Args:
-        a: values of the first method, [N], or [S, N] for several seeds, which are averaged first.
-        b: the same of the second.
-        clusters: patient of each sample, [N]; left out, every sample stands for itself.
+        differences: of K pairs of methods, [N, K]; the mean over seeds of each side comes first.
+        codes: patient of each sample, numbered from 0, [N].
         groups: [N]; the metric is then the mean over groups of the groups' means (balanced accuracy: the labels).
-        seed: fixes the flips, and the resamples behind the interval.
-
-    Raises:
-        ValueError: the arrays do not fit together.
-    """
-    first, second = (np.atleast_2d(np.asarray(side, dtype=np.float64)).mean(axis=0) for side in (a, b))
-    if first.shape != second.shape:
-        raise ValueError(f"expected values of the same samples, got {first.shape} and {second.shape}")
-    codes = _codes(clusters, len(first))
-    return permutation_tests((first - second)[:, None], codes, groups=groups, seed=seed)[0]
-
-
-def permutation_tests(
-    differences: Array,
-    codes: Array,
-    *,
-    groups: Array | None = None,
-    seed: int = 0,
-    counts: Array | None = None,
-) -> list[PairedTest]:
-    """:func:`permutation_test` of K pairs of methods at once: differences [N, K], patients numbered from 0 [N].
-
-    ``counts`` [N, R] of :func:`benchmark.statistics.resample_counts` may be given where they are at hand.
+        counts: [N, R] of ``benchmark.statistics.resample_counts``, behind the intervals; made here if left out.
     """
     differences = np.asarray(differences, dtype=np.float64)
     num_samples = len(differences)
@@ -97,9 +74,9 @@ def permutation_tests(
     sums = _per_patient(weighted, codes)
     sums[np.abs(sums) < _NOTHING] = 0.0
     if counts is None:
-        counts = resample_counts(codes, resamples=RESAMPLES, seed=seed)
+        counts = resample_counts(codes, resamples=RESAMPLES, seed=0)
     low, high = _mean_intervals(differences, labels, counts)
-    p_values = flip_p_values(sums, seed=seed)
+    p_values = flip_p_values(sums)
     return [
         PairedTest(float(total), float(low[k]), float(high[k]), float(p_values[k]), "permutation",
                    num_samples, len(sums))
@@ -182,35 +159,25 @@ class Placements:
     num_negative: Floats
 
     @classmethod
-    def of(cls, scores: Array, truth: Array) -> Placements:
-        """Placements of scores [N] or [N, C] against truth of the same shape; each column is one area.
+    def of(cls, area: MeanArea) -> Placements:
+        """Placements behind a metric: each column is one area, or all pairs are one.
 
         Raises:
-            ValueError: the shapes differ.
+            ValueError: scores and truth differ in shape.
         """
-        scores, truth = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=bool)
-        if scores.shape != truth.shape or scores.ndim not in (1, 2):
+        scores, truth = np.asarray(area.scores, dtype=np.float64), np.asarray(area.truth, dtype=bool)
+        if scores.shape != truth.shape or scores.ndim != 2:
             raise ValueError(f"expected scores and truth of one shape, got {scores.shape} and {truth.shape}")
-        scores, truth = scores.reshape(len(scores), -1), truth.reshape(len(truth), -1)
-        placed = np.stack([_placed(scores[:, c], truth[:, c]) for c in range(scores.shape[1])], axis=1)
-        return cls._from(placed, truth)
-
-    @classmethod
-    def flat(cls, scores: Array, truth: Array) -> Placements:
-        """Placements of the one area over all pairs of scores [N, C] and truth [N, C]."""
-        scores, truth = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=bool)
-        placed = _placed(scores.ravel(), truth.ravel()).reshape(scores.shape)
-        each = cls._from(placed, truth)
-        sums = [getattr(each, name).sum(axis=1, keepdims=True) for name in _SUMMED]
-        area = sums[0].sum(axis=0) / np.maximum(sums[2].sum(axis=0), 1)
-        return cls(area, *sums)
-
-    @classmethod
-    def _from(cls, placed: Floats, truth: Array) -> Placements:
-        positive, negative = np.where(truth, placed, 0.0), np.where(truth, 0.0, placed)
-        counts = truth.astype(np.float64)
-        area = positive.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
-        return cls(area, positive, negative, counts, 1.0 - counts)
+        if area.pooled:
+            placed = _placed(scores.ravel(), truth.ravel()).reshape(scores.shape)
+        else:
+            columns = [_placed(*column) for column in zip(scores.T, truth.T, strict=True)]
+            placed = np.stack(columns, axis=1)
+        parts = [np.where(truth, placed, 0.0), np.where(truth, 0.0, placed)]
+        parts += [truth.astype(np.float64), 1.0 - truth]
+        if area.pooled:
+            parts = [part.sum(axis=1, keepdims=True) for part in parts]
+        return cls(parts[0].sum(axis=0) / np.maximum(parts[2].sum(axis=0), 1), *parts)
 
     def rows(self, order: Array) -> Placements:
         """The same with its samples in another order, [N]."""
@@ -289,29 +256,16 @@ def _area_variance(a: Placements, b: Placements, codes: Array) -> float:
 # --- all else: bootstrap ------------------------------------------------------------------------------------
 
 
-def bootstrap_test(
-    metric_a: WeightedMetric, metric_b: WeightedMetric, counts: Array, clusters: int
-) -> PairedTest:
-    """Test whether two metrics differ, on the same resamples of whole patients.
-
-    Args:
-        metric_a: of the first method.
-        metric_b: of the second.
-        counts: [N, R] of ``benchmark.statistics.resample_counts``.
-        clusters: number of patients.
-    """
-    num_samples = len(counts)
-    values = [
-        np.append(plain_value(metric, num_samples), bootstrap_values(metric, counts))
-        for metric in (metric_a, metric_b)
-    ]
-    return resampled_test(values[0], values[1], num_samples, clusters)
-
-
 def resampled_test(a: Floats, b: Floats, num_samples: int, clusters: int) -> PairedTest:
-    """:func:`bootstrap_test` from values at hand: [1 + R], the metric itself first, then that of every resample.
+    """Test whether two metrics differ, from their values on the same resamples of whole patients.
 
     p is twice the smaller share of resampled differences at or beyond 0, the data counted as one more.
+
+    Args:
+        a: of the first method, [1 + R]: the metric itself, then that of every resample.
+        b: of the second.
+        num_samples: N.
+        clusters: number of patients.
     """
     difference = a - b
     drawn = difference[1:][~np.isnan(difference[1:])]

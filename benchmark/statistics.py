@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmark.metrics import Array, Floats, Kind, WeightedMetric, plain_value, zero_shot_metrics
+from benchmark.metrics import Array, Floats, WeightedMetric, plain_value
 
 # A block of resamples is kept near the size of a processor's cache; measured, larger blocks are slower.
 _BLOCK_ELEMENTS = 200_000
+_LEVEL = 0.95
 
 
 def cluster_codes(clusters: Iterable[Any]) -> npt.NDArray[np.int64]:
@@ -46,77 +47,6 @@ def bootstrap_values(metric: WeightedMetric, counts: Array) -> Floats:
     return np.concatenate([metric(block) for block in _blocks(counts)])
 
 
-def bootstrap_interval(
-    metric: WeightedMetric,
-    clusters: int | Sequence[Any] | Array,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of one metric; NaN twice if no resample defines the metric.
-
-    Args:
-        metric: from ``benchmark.metrics``.
-        clusters: cluster id of each sample [N], or N when every sample stands for itself.
-        resamples: number of resamples.
-        seed: fixes the resamples.
-        level: share of the resampled values inside the interval, half of the rest on each side.
-    """
-    codes = np.arange(clusters) if isinstance(clusters, int) else cluster_codes(clusters)
-    counts = resample_counts(codes, resamples=resamples, seed=seed)
-    return _percentiles(bootstrap_values(metric, counts), level)
-
-
-def bootstrap_intervals(
-    metrics: Mapping[str, WeightedMetric], counts: Array, *, level: float = 0.95
-) -> dict[str, tuple[float, float]]:
-    """Intervals of several metrics over the same resamples of counts [N, R]."""
-    parts: dict[str, list[Floats]] = {name: [] for name in metrics}
-    for block in _blocks(counts):
-        for name, metric in metrics.items():
-            parts[name].append(metric(block))
-    return {name: _percentiles(np.concatenate(values), level) for name, values in parts.items()}
-
-
-def zero_shot_report(
-    kind: Kind,
-    similarity: Array,
-    scale: float,
-    targets: Array,
-    clusters: Sequence[Any] | Array | None = None,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    positive: int = 1,
-    min_positives: int = 1,
-    final: bool = False,
-) -> dict[str, dict[str, float | int | None]]:
-    """Every metric of one zero-shot dataset with its bootstrap interval, as the store keeps them.
-
-    Args:
-        kind: "multiclass", "binary" or "multilabel".
-        similarity: cosine of each image with each class, [N, C].
-        scale: the model's logit scale (already exponentiated).
-        targets: labels [N], or [N, C] for multilabel.
-        clusters: patient id of each sample [N]; left out, every sample stands for itself.
-        resamples: 0 for values without intervals.
-        seed: fixes the resamples; the same seed gives every method the same resamples.
-        level: coverage of the intervals.
-        positive: binary only, the column that stands for the finding.
-        min_positives: multilabel only, positives that a class needs to enter the macro mean.
-        final: AUROC ranks the scores of a class as they are, without softmax over classes.
-
-    Returns:
-        metric name -> {"value", "ci_low", "ci_high", "n"}; fractions, None where the samples define none.
-    """
-    metrics = zero_shot_metrics(
-        kind, similarity, scale, targets, positive=positive, min_positives=min_positives, final=final
-    )
-    return metrics_report(metrics, len(similarity), clusters, resamples=resamples, seed=seed, level=level)
-
-
 def metrics_report(
     metrics: Mapping[str, WeightedMetric],
     num_samples: int,
@@ -124,9 +54,8 @@ def metrics_report(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Value and bootstrap interval of every metric, as the store keeps them.
+    """Value and 95 % bootstrap interval of every metric, as the store keeps them.
 
     Args:
         metrics: name -> metric of the same N samples.
@@ -134,10 +63,9 @@ def metrics_report(
         clusters: patient id of each sample [N]; left out, every sample stands for itself.
         resamples: 0 for values without intervals.
         seed: fixes the resamples; the same seed gives every method the same resamples.
-        level: coverage of the intervals.
 
     Returns:
-        metric name -> {"value", "ci_low", "ci_high", "n"}; fractions, None where the samples define none.
+        metric name -> {"value", "ci_low", "ci_high", "n"}; None where the samples define none.
 
     Raises:
         ValueError: there are not as many cluster ids as samples.
@@ -145,19 +73,13 @@ def metrics_report(
     codes = np.arange(num_samples) if clusters is None else cluster_codes(clusters)
     if len(codes) != num_samples:
         raise ValueError(f"expected one cluster id for each of {num_samples} samples, got {len(codes)}")
-    intervals = {name: (float("nan"), float("nan")) for name in metrics}
-    if resamples > 0:
-        counts = resample_counts(codes, resamples=resamples, seed=seed)
-        intervals = bootstrap_intervals(metrics, counts, level=level)
-    return {
-        name: {
-            "value": _finite(plain_value(metric, num_samples)),
-            "ci_low": _finite(intervals[name][0]),
-            "ci_high": _finite(intervals[name][1]),
-            "n": num_samples,
-        }
-        for name, metric in metrics.items()
-    }
+    counts = resample_counts(codes, resamples=resamples, seed=seed)
+    report = {}
+    for name, metric in metrics.items():
+        low, high = _interval(bootstrap_values(metric, counts)) if resamples else (None, None)
+        value = _finite(plain_value(metric, num_samples))
+        report[name] = {"value": value, "ci_low": low, "ci_high": high, "n": num_samples}
+    return report
 
 
 def _blocks(counts: Array) -> Iterator[Floats]:
@@ -166,12 +88,12 @@ def _blocks(counts: Array) -> Iterator[Floats]:
         yield np.ascontiguousarray(counts[:, start : start + width], dtype=np.float64)
 
 
-def _percentiles(values: Floats, level: float) -> tuple[float, float]:
+def _interval(values: Floats) -> tuple[float | None, float | None]:
     defined = values[~np.isnan(values)]
     if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+        return None, None
+    low, high = np.quantile(defined, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return _finite(float(low)), _finite(float(high))
 
 
 def _finite(value: float) -> float | None:

@@ -159,8 +159,8 @@ class DetectionTask(DenseTask[Boxes]):
     def metrics(self, found: Boxes, constant: np.ndarray, test: DenseImages) -> dict[str, WeightedMetric]:
         """Return all metrics; ``map_trivial`` is that of the constant answer."""
         everywhere = Boxes.of([constant[None]] * len(test), [np.ones(1)] * len(test))
-        metrics = detection_metrics(_matched(found.at_least(self.options.conf), test))
-        metrics["map_low_conf"] = mean_average_precision(_matched(found, test))
+        truth = Boxes.of(_boxes(test))
+        metrics = detection_metrics(found, truth, len(test), self.options.conf)
         metrics["map_trivial"] = mean_average_precision(_matched(everywhere, test))
         return metrics
 
@@ -179,8 +179,12 @@ class DetectionTask(DenseTask[Boxes]):
         }
 
     def notes(self, reader: Detector, constant: np.ndarray) -> dict[str, Any]:
-        """Return the anchors, and the box that answers every image."""
-        return {"anchors": reader.anchors.tolist(), "constant_box": constant.tolist()}
+        """Return the anchors, the box that answers every image, and the confidence that ``map`` asks for."""
+        return {
+            "anchors": reader.anchors.tolist(),
+            "constant_box": constant.tolist(),
+            "conf": self.options.conf,
+        }
 
 
 def best_fixed_box(truth: Sequence[np.ndarray]) -> np.ndarray:

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from benchmark.backbones.preprocess import preprocess_of
 from benchmark.errors import ConfigError
-from benchmark.grounding_metrics import boxed, central_map, mean_of_defined, scores_of
-from benchmark.metrics import Array, Floats, weighted_mean
+from benchmark.grounding_metrics import boxed, central_map, scores_of
+from benchmark.metrics import Array, SampleMean, WeightedMetric, stored_form
 from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
@@ -65,7 +65,7 @@ class GroundingTask(Task):
         grids = similarity_maps(method, data, texts, column, context)
         insides = [boxed(boxes, data.size) for boxes in data.boxes or ()]
         maps = (upsample(grid, data.size) for grid in grids)
-        found = scores_of(maps, insides)
+        found = {metric: SampleMean(values) for metric, values in scores_of(maps, insides).items()}
         return DatasetResult(
             n=len(data),
             kind="grounding",
@@ -73,7 +73,7 @@ class GroundingTask(Task):
             predictions={
                 "image_id": np.array(data.ids),
                 "patient_id": np.array(data.clusters),
-                **{f"sample_{metric}": values for metric, values in found.items()},
+                **stored_form(found),
                 **_panels(data, grids, panel_rows(data.ids, self.options.panels)),
             },
             info={
@@ -85,16 +85,20 @@ class GroundingTask(Task):
             },
         )
 
-    def report(self, found: Mapping[str, Floats], insides: list[Array], data: DenseImages) -> dict[str, Any]:
+    def report(
+        self, found: Mapping[str, WeightedMetric], insides: list[Array], data: DenseImages
+    ) -> dict[str, Any]:
         """Return all metrics with intervals.
 
         ``..._trivial`` is the map that is highest in the middle of every image; ``pointing_random`` a random pixel's
         hit rate, which is the share of the image inside boxes.
         """
         trivial = scores_of([central_map(data.size)] * len(insides), insides)
-        metrics = {metric: mean_of_defined(values) for metric, values in found.items()}
-        metrics |= {f"{metric}_trivial": mean_of_defined(values) for metric, values in trivial.items()}
-        metrics["pointing_random"] = weighted_mean(np.array([inside.mean() for inside in insides]))
+        metrics: dict[str, WeightedMetric] = {
+            **found,
+            **{f"{metric}_trivial": SampleMean(values) for metric, values in trivial.items()},
+            "pointing_random": SampleMean(np.array([inside.mean() for inside in insides])),
+        }
         return metrics_report(
             metrics,
             len(data),

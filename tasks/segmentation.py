@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from benchmark.dense_metrics import Overlaps, best_fixed_mask, dice_per_image, segmentation_metrics
 from benchmark.errors import ConfigError
-from benchmark.metrics import WeightedMetric, weighted_mean
+from benchmark.metrics import SampleMean, WeightedMetric
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader
@@ -134,7 +134,7 @@ class SegmentationTask(DenseTask[np.ndarray]):
         truth = _masks(test)
         trivial = Overlaps.of(np.broadcast_to(constant, found.shape), truth)
         return segmentation_metrics(Overlaps.of(found, truth)) | {
-            "dice_trivial": weighted_mean(dice_per_image(trivial))
+            "dice_trivial": SampleMean(dice_per_image(trivial))
         }
 
     def samples(self, found: np.ndarray, test: DenseImages, shown: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,11 +19,18 @@ from benchmark.data.prepared import Prepared
 from benchmark.data.samples import Batch, LabelledImages, labelled_images
 from benchmark.errors import ConfigError
 from benchmark.guards.results import cut_texts
-from benchmark.metrics import auroc_multilabel, log_odds, scored_classes, unscored_classes
+from benchmark.metrics import (
+    MeanArea,
+    log_odds,
+    plain_value,
+    scored_classes,
+    unscored_classes,
+    zero_shot_metrics,
+)
 from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from benchmark.statistics import zero_shot_report
+from benchmark.statistics import metrics_report
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 from tasks.prompts import fill
@@ -135,7 +142,8 @@ class ZeroShotTask(Task):
             scores = similarities(method, data, context, "validate")
             if not multilabel:
                 scores = log_odds(float(method.logit_scale().detach()) * scores)
-            return {"auroc": float(auroc_multilabel(scores, targets, min_positives=least))}
+            area = MeanArea(scores[:, counted], targets[:, counted] == 1)
+            return {"auroc": plain_value(area, len(data))}
 
         return validate
 
@@ -161,14 +169,13 @@ def scored(
         final: whether AUROC ranks the scores of a class as they are, without softmax over classes.
         **facts: what else identifies the protocol.
     """
-    metrics = zero_shot_report(
-        data.kind, similarity, scale, data.targets, data.clusters,
-        resamples=options.bootstrap, seed=options.bootstrap_seed, final=final,
-    )  # fmt: skip
+    metrics = zero_shot_metrics(data.kind, similarity, scale, data.targets, final=final)
     return DatasetResult(
         n=len(data),
         kind=data.kind,
-        metrics=metrics,
+        metrics=metrics_report(
+            metrics, len(data), data.clusters, resamples=options.bootstrap, seed=options.bootstrap_seed
+        ),
         predictions={
             "image_id": np.array(data.ids),
             "patient_id": np.array(data.clusters if data.clusters is not None else data.ids),
@@ -180,6 +187,7 @@ def scored(
             "classes": list(data.classes),
             "templates": list(context.templates),
             "logit_scale": scale,
+            "final": final,
             **facts,
             **(context.preprocess.facts() if context.preprocess else {}),
             "data": data.digest,

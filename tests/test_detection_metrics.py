@@ -14,15 +14,18 @@ Image = tuple[list[list[float]], list[list[float]], list[float]]  # true boxes, 
 BOX = [0, 0, 10, 10]
 
 
+def _boxes(images: list[Image]) -> tuple[Boxes, Boxes, int]:
+    """Detections, truth, number of images."""
+    found = Boxes.of([image[1] for image in images], [image[2] for image in images])
+    return found, Boxes.of([image[0] for image in images]), len(images)
+
+
 def _matches(images: list[Image]) -> Matches:
-    truth = Boxes.of([image[0] for image in images])
-    return ap.match(
-        Boxes.of([image[1] for image in images], [image[2] for image in images]), truth, len(images)
-    )
+    return ap.match(*_boxes(images))
 
 
-def _values(images: list[Image]) -> dict[str, float]:
-    metrics = ap.detection_metrics(_matches(images))
+def _values(images: list[Image], conf: float = 0.0) -> dict[str, float]:
+    metrics = ap.detection_metrics(*_boxes(images), conf)
     return {name: plain_value(metric, len(images)) for name, metric in metrics.items()}
 
 
@@ -33,7 +36,8 @@ def test_perfect_detections_score_one() -> None:
     values = _values([([BOX, [20, 20, 30, 40]], [[20, 20, 30, 40], BOX], [0.5, 0.9]), ([BOX], [BOX], [0.1])])
     assert set(values.values()) == {1.0}
     assert list(values) == [
-        "map", "map_mgca_skip", "kaggle_rsna", "ap40", "ap45", "ap50", "ap55", "ap60", "ap65", "ap70", "ap75"
+        "map", "map_mgca_skip", "kaggle_rsna", "ap40", "ap45", "ap50", "ap55", "ap60", "ap65", "ap70", "ap75",
+        "map_low_conf",
     ]  # fmt: skip
 
 
@@ -197,7 +201,7 @@ def test_weights_count_images_as_often_as_they_are_repeated(data: st.DataObject,
     images = [(truth, boxes, [next(number) / 1000 for _ in boxes]) for truth, boxes, _ in images]
     weights = data.draw(st.lists(st.integers(0, 3), min_size=len(images), max_size=len(images)))
     repeated = [image for image, count in zip(images, weights, strict=True) for _ in range(count)]
-    metrics = ap.detection_metrics(_matches(images))
+    metrics = ap.detection_metrics(*_boxes(images), 0.0)
     columns = np.array([weights, [1] * len(images)], dtype=np.float64).T
     for name, expected in (_values(repeated) if repeated else {}).items():
         assert metrics[name](columns)[0] == pytest.approx(expected, abs=1e-12, nan_ok=True)
@@ -218,7 +222,7 @@ def test_kaggle_precision_by_counting(images: list[Image]) -> None:
 
 def test_intervals_resample_patients() -> None:
     images: list[Image] = [([BOX], [BOX] if number % 2 else [], [0.5] * (number % 2)) for number in range(60)]
-    metrics = ap.detection_metrics(_matches(images))
+    metrics = ap.detection_metrics(*_boxes(images), 0.0)
     alone = metrics_report(metrics, 60, resamples=300)["map"]
     together = metrics_report(metrics, 60, [f"p{number // 20}" for number in range(60)], resamples=300)["map"]
     assert alone["value"] == together["value"] == pytest.approx(51 / 101)

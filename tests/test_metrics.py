@@ -24,59 +24,38 @@ def _labelled(draw: st.DrawFn, num_classes: int | None = None) -> tuple[np.ndarr
     return scores, draw(hnp.arrays(np.int64, count, elements=st.integers(0, classes - 1)))
 
 
+def value(
+    kind: str, scores: np.ndarray, y: np.ndarray, name: str, scale: float = 1.0, final: bool = True
+) -> float:
+    """One metric; of scores as they are unless said otherwise."""
+    built = metrics.zero_shot_metrics(kind, scores, scale, y, final=final)  # type: ignore[arg-type]
+    return metrics.plain_value(built[name], len(y))
+
+
 @_few
 @given(_labelled())
 def test_accuracies_agree_with_sklearn(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, y = data
     predicted = scores.argmax(axis=1)
-    assert metrics.accuracy(scores, y) == pytest.approx(oracle.accuracy_score(y, predicted))
+    assert value("multiclass", scores, y, "acc") == pytest.approx(oracle.accuracy_score(y, predicted))
     # sklearn's balanced accuracy warns about predicted classes that are absent; this is the same number.
     recall = oracle.recall_score(y, predicted, labels=np.unique(y), average="macro")
-    assert metrics.balanced_accuracy(scores, y) == pytest.approx(recall)
-    assert metrics.majority_accuracy(y) == pytest.approx(np.bincount(y).max() / len(y))
+    assert value("multiclass", scores, y, "balanced_acc") == pytest.approx(recall)
+    assert value("multiclass", scores, y, "majority_acc") == pytest.approx(np.bincount(y).max() / len(y))
 
 
 @_few
 @given(_labelled())
-def test_reported_accuracies_are_those_of_the_labels(data: tuple[np.ndarray, np.ndarray]) -> None:
-    scores, y = data
-    found = metrics.zero_shot_metrics("multiclass", scores, 10.0, y)
-    for name, expected in (
-        ("acc", metrics.accuracy(scores, y)),
-        ("majority_acc", metrics.majority_accuracy(y)),
-    ):
-        assert metrics.plain_value(found[name], len(y)) == pytest.approx(expected)
-    assert metrics.plain_value(found["balanced_acc"], len(y)) == pytest.approx(
-        metrics.balanced_accuracy(scores, y)
-    )
-
-
-@_few
-@given(_labelled(num_classes=2))
-def test_binary_auroc_with_ties_agrees_with_sklearn(data: tuple[np.ndarray, np.ndarray]) -> None:
-    scores, y = data
-    assume(len(np.unique(y)) == 2)
-    expected = oracle.roc_auc_score(y, scores[:, 1])
-    assert metrics.auroc_binary(scores[:, 1], y) == pytest.approx(expected, abs=1e-12)
-
-
-@_few
-@given(_labelled())
-def test_one_vs_rest_auroc_agrees_with_sklearn(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_areas_with_ties_agree_with_sklearn(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, y = data
     present = np.unique(y)
     assume(len(present) > 1)
-    expected = np.mean([oracle.roc_auc_score(y == label, scores[:, label]) for label in present])
-    assert metrics.auroc_ovr(scores, y) == pytest.approx(expected, abs=1e-12)
-
-
-@_few
-@given(_labelled())
-def test_flattened_auroc_agrees_with_sklearn_on_flattened_arrays(data: tuple[np.ndarray, np.ndarray]) -> None:
-    scores, y = data
-    truth = np.eye(scores.shape[1])[y]
-    expected = oracle.roc_auc_score(truth.ravel(), scores.ravel())
-    assert metrics.auroc_flat(scores, y) == pytest.approx(expected, abs=1e-12)
+    areas = [oracle.roc_auc_score(y == label, scores[:, label]) for label in present]
+    assert value("multiclass", scores, y, "auroc") == pytest.approx(np.mean(areas), abs=1e-12)
+    flat = oracle.roc_auc_score(np.eye(scores.shape[1])[y].ravel(), scores.ravel())
+    assert value("multiclass", scores, y, "auroc_flat") == pytest.approx(flat, abs=1e-12)
+    if scores.shape[1] == 2:
+        assert value("binary", scores, y, "auroc") == pytest.approx(areas[1], abs=1e-12)
 
 
 @_few
@@ -87,44 +66,56 @@ def test_multilabel_auroc_agrees_with_sklearn(data: tuple[np.ndarray, np.ndarray
     columns = [c for c in range(scores.shape[1]) if 0 < targets[:, c].sum() < len(targets)]
     assume(columns)
     expected = np.mean([oracle.roc_auc_score(targets[:, c], scores[:, c]) for c in columns])
-    assert metrics.auroc_multilabel(scores, targets) == pytest.approx(expected, abs=1e-12)
+    assert value("multilabel", scores, targets, "auroc") == pytest.approx(expected, abs=1e-12)
     assert metrics.scored_classes(targets).sum() == len(columns)
 
 
 def test_auroc_by_hand_with_a_tie() -> None:
     # Pairs (positive, negative): .8>.5 .8>.1 .5=.5 .5>.1 -> 3.5 of 4.
-    assert metrics.auroc_binary(np.array([0.8, 0.5, 0.5, 0.1]), np.array([1, 1, 0, 0])) == 3.5 / 4
+    area = metrics.weighted_auroc(np.array([0.8, 0.5, 0.5, 0.1]), np.array([1, 1, 0, 0]))
+    assert metrics.plain_value(area, 4) == 3.5 / 4
 
 
 def test_constant_scores_give_one_half() -> None:
     y = np.array([0, 1, 2, 1, 0])
-    constant = np.full((5, 3), 0.2)
-    targets = np.eye(3, dtype=int)[y]
-    assert metrics.auroc_binary(constant[:, 0], targets[:, 0]) == 0.5
-    assert metrics.auroc_ovr(constant, y) == 0.5
-    assert metrics.auroc_flat(constant, y) == 0.5
-    assert metrics.auroc_multilabel(constant, targets) == 0.5
-    assert metrics.auroc_minmax(constant, targets) == 0.5
+    constant, targets = np.full((5, 3), 0.2), np.eye(3, dtype=int)[y]
+    assert value("multiclass", constant, y, "auroc") == value("multiclass", constant, y, "auroc_flat") == 0.5
+    for name in ("auroc", "auroc_minmax"):
+        assert value("multilabel", constant, targets, name) == 0.5
 
 
 def test_a_single_class_leaves_auroc_undefined_and_nothing_raises() -> None:
-    assert np.isnan(metrics.auroc_binary(np.array([0.1, 0.2]), np.array([1, 1])))
-    assert np.isnan(metrics.auroc_ovr(np.array([[0.1, 0.9], [0.3, 0.7]]), np.array([1, 1])))
+    scores, y = np.array([[0.1, 0.9], [0.3, 0.7]]), np.array([1, 1])
+    assert np.isnan(value("binary", scores, y, "auroc"))
+    assert np.isnan(value("multiclass", scores, y, "auroc"))
 
 
 def test_classes_without_positives_or_negatives_or_with_too_few_are_left_out() -> None:
     targets = np.array([[0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 0]])
     sim = np.array([[0.5, 0.1, 0.9, 0.2], [0.1, 0.2, 0.3, 0.4], [0.3, 0.3, 0.1, 0.3]])
     assert metrics.scored_classes(targets).tolist() == [False, False, True, True]
-    assert metrics.auroc_multilabel(sim, targets) == (1.0 + 0.5) / 2
+    assert value("multilabel", sim, targets, "auroc") == (1.0 + 0.5) / 2
     assert metrics.scored_classes(targets, min_positives=2).tolist() == [False, False, False, True]
-    assert metrics.auroc_multilabel(sim, targets, min_positives=2) == 0.5
 
 
 def test_majority_and_balanced_accuracy_expose_a_constant_answer() -> None:
     scores, y = np.tile([0.9, 0.1], (10, 1)), np.array([0] * 8 + [1] * 2)
-    assert metrics.accuracy(scores, y) == metrics.majority_accuracy(y) == 0.8
-    assert metrics.balanced_accuracy(scores, y) == 0.5
+    assert value("binary", scores, y, "acc") == value("binary", scores, y, "majority_acc") == 0.8
+    assert value("binary", scores, y, "balanced_acc") == 0.5
+
+
+def test_what_is_stored_of_a_formula_gives_it_back() -> None:
+    rng = np.random.default_rng(0)
+    y, weights = rng.integers(0, 3, 30), rng.integers(0, 3, (30, 4)).astype(float)
+    built = metrics.zero_shot_metrics("multiclass", rng.normal(size=(30, 3)), 2.0, y)
+    holes = metrics.SampleMean(np.where(rng.random(30) < 0.3, np.nan, rng.random(30)), y)
+    formulas = {**built, "holes": holes, "other": metrics.macro_mean([holes])}
+    again = metrics.formulas_of({"score": y, "truth_image": y, **metrics.stored_form(formulas)})
+    assert list(again) == [name for name in formulas if name != "other"]
+    for name, formula in again.items():
+        np.testing.assert_array_equal(formula(weights), formulas[name](weights))
+    means = [np.nanmean(holes.values[y == label]) for label in range(3)]
+    assert metrics.plain_value(holes, 30) == pytest.approx(np.mean(means))
 
 
 @_few
@@ -151,7 +142,7 @@ def test_scale_can_change_multiclass_auroc() -> None:
         for scale in (1.0, 100.0)
     )
     assert one != hundred
-    assert one == pytest.approx(metrics.auroc_ovr(softmax(sim, axis=1), y), abs=1e-12)
+    assert one == pytest.approx(value("multiclass", softmax(sim, axis=1), y, "auroc"), abs=1e-12)
 
 
 @_few
@@ -162,7 +153,7 @@ def test_flattened_auroc_stays_within_its_bounds(seed: int, shift: float) -> Non
     raw = np.clip(0.5 + shift + 0.2 * (y - 0.5) + rng.normal(0, 0.2, 50), 0.0, 0.99)
     prob_positive = (np.floor(raw * 64) + 0.5) / 64  # never 0.5, and 1 - p is exact
     prob = np.stack([1 - prob_positive, prob_positive], axis=1)
-    acc, flat = metrics.accuracy(prob, y), metrics.auroc_flat(prob, y)
+    acc, flat = value("binary", prob, y, "acc"), value("binary", prob, y, "auroc_flat")
     assert acc**2 - 1e-12 <= flat <= 2 * acc - acc**2 + 1e-12
     right, wrong = prob[np.arange(50), y], 1 - prob[np.arange(50), y]
     joined = oracle.roc_auc_score(np.repeat([1, 0], 50), np.concatenate([right, wrong]))
@@ -185,8 +176,8 @@ def test_minmax_differs_from_plain_on_a_crafted_example() -> None:
     sim = np.array([[0.9, 0.8], [0.2, 0.1], [0.3, 0.5], [0.1, 0.6]])
     targets = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
     # Within each image the true class is on top: rescaled to 1 and 0, though 0.2 < 0.3 across images.
-    assert metrics.auroc_multilabel(sim, targets) == ((2 + 1) / 4 + 2 / 4) / 2
-    assert metrics.auroc_minmax(sim, targets) == 1.0
+    assert value("multilabel", sim, targets, "auroc") == ((2 + 1) / 4 + 2 / 4) / 2
+    assert value("multilabel", sim, targets, "auroc_minmax") == 1.0
 
 
 def test_minmax_rescaling_spans_zero_to_one_and_survives_equal_logits() -> None:
@@ -199,21 +190,14 @@ def test_minmax_rescaling_spans_zero_to_one_and_survives_equal_logits() -> None:
 
 def test_log_odds_keep_apart_what_softmax_ties() -> None:
     sim, y = np.array([[-0.5, 0.5], [-0.6, 0.6], [-0.4, 0.7]]), np.array([0, 1, 1])
-    assert metrics.auroc_binary(softmax(100 * sim, axis=1)[:, 1], y) == 0.5
-    assert metrics.plain_value(metrics.zero_shot_metrics("binary", sim, 100.0, y)["auroc"], 3) == 1.0
+    assert value("binary", softmax(100 * sim, axis=1), y, "auroc") == 0.5
+    assert value("binary", sim, y, "auroc", 100.0, final=False) == 1.0
 
 
 def test_log_odds_are_those_of_the_softmax() -> None:
     logits = np.random.default_rng(0).normal(size=(7, 4))
     prob = softmax(logits, axis=1)
     np.testing.assert_allclose(metrics.log_odds(logits), np.log(prob / (1 - prob)), rtol=1e-9)
-
-
-def test_positive_column_can_be_the_first() -> None:
-    sim, y = np.array([[0.9, 0.1], [0.8, 0.3], [0.1, 0.4]]), np.array([0, 0, 1])
-    for positive in (0, 1):
-        built = metrics.zero_shot_metrics("binary", sim, 10.0, y, positive=positive)
-        assert metrics.plain_value(built["auroc"], 3) == 1.0
 
 
 def test_metric_names_by_kind() -> None:
@@ -231,19 +215,19 @@ def test_a_diverged_model_is_named_as_such() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("kind", "scores", "targets", "message"),
     [
-        (lambda: metrics.accuracy(np.zeros((2, 3)), np.array([0, 3])), r"0\.\.2"),
-        (lambda: metrics.accuracy(np.zeros((2, 3)), np.array([0])), r"labels \[N\]"),
-        (lambda: metrics.accuracy(np.zeros((0, 3)), np.zeros(0)), "N > 0"),
-        (lambda: metrics.auroc_binary(np.zeros(2), np.array([0, 2])), "0 or 1"),
-        (lambda: metrics.auroc_binary(np.zeros((2, 2)), np.zeros(2)), "one shape"),
-        (lambda: metrics.auroc_multilabel(np.zeros((2, 2)), np.array([[0, -1], [1, 0]])), "0 or 1"),
-        (lambda: metrics.auroc_multilabel(np.zeros((2, 2)), np.zeros((2, 3))), "one shape"),
-        (lambda: metrics.zero_shot_metrics("binary", np.zeros((2, 3)), 1.0, np.zeros(2)), r"\[N, 2\]"),
-        (lambda: metrics.zero_shot_metrics("multiclass", np.zeros((2, 1)), 1.0, np.zeros(2)), "two classes"),
+        ("multiclass", np.zeros((2, 3)), np.array([0, 3]), r"0\.\.2"),
+        ("multiclass", np.zeros((2, 3)), np.array([0]), r"labels \[N\]"),
+        ("multiclass", np.zeros((0, 3)), np.zeros(0), "N > 0"),
+        ("multilabel", np.zeros((2, 2)), np.array([[0, -1], [1, 0]]), r"0\.\.1"),
+        ("multilabel", np.zeros((2, 2)), np.zeros((2, 3)), r"labels \[N, C\]"),
+        ("binary", np.zeros((2, 3)), np.zeros(2), "two classes"),
+        ("multiclass", np.zeros((2, 1)), np.zeros(2), "at least two classes"),
     ],
 )
-def test_wrong_shapes_and_labels_are_refused(call: object, message: str) -> None:
+def test_wrong_shapes_and_labels_are_refused(
+    kind: metrics.Kind, scores: np.ndarray, targets: np.ndarray, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        call()  # type: ignore[operator]
+        metrics.zero_shot_metrics(kind, scores, 1.0, targets)

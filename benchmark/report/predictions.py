@@ -1,31 +1,35 @@
 """Stored per-sample predictions of runs, turned into what paired tests compare.
 
-How a metric is made is read off the arrays that a cell has stored, never off the name of its task (results/README.md):
-cosines with labels, overlaps of masks, boxes, or ``sample_<metric>`` for any other mean over samples. Samples are put
-in the order of their image ids, so that runs which list them in another order still meet.
+The formulas are those of the stored numbers (``benchmark/metrics.py`` and its neighbours). Which of them a file can
+give is read off its arrays, never off the name of its task (results/README.md): cosines with labels, overlaps of masks,
+boxes, or the stored form of any other metric. Samples are put in the order of their image ids, so that runs which list
+them in another order still meet.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 
-from benchmark.dense_metrics import Overlaps, dice_per_image, iou_per_image, segmentation_metrics
-from benchmark.detection_metrics import Boxes, detection_metrics, match, mean_average_precision
+from benchmark.dense_metrics import Overlaps, segmentation_metrics
+from benchmark.detection_metrics import Boxes, detection_metrics
 from benchmark.errors import StoreError
 from benchmark.metrics import (
     Array,
     Floats,
+    Kind,
+    MeanArea,
+    SampleMean,
     WeightedMetric,
-    log_odds,
-    minmax_rescaled,
+    formulas_of,
     plain_value,
-    scored_classes,
+    zero_shot_metrics,
 )
 from benchmark.paired import RESAMPLES, Placements
 from benchmark.report.collect import Key, Run
@@ -33,22 +37,8 @@ from benchmark.shapes import arrays_problem
 from benchmark.statistics import bootstrap_values, cluster_codes, resample_counts
 from benchmark.store import CellFolder
 
-_AGREES = 0.005
+_AGREES = 0.001
 """The metric made anew from what was stored (in float32) may differ from the stored one by this much."""
-
-
-@dataclass(frozen=True)
-class PerSample:
-    """A mean over samples: values [N]; with groups [N], the mean over groups of their means."""
-
-    values: Floats
-    groups: Array | None = None
-
-    @property
-    def value(self) -> float:
-        """The metric."""
-        groups = np.zeros(len(self.values)) if self.groups is None else self.groups
-        return float(np.mean([self.values[groups == label].mean() for label in np.unique(groups)]))
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ class Resampled:
     values: Floats
 
 
-Measure = PerSample | Placements | Resampled
+Measure = SampleMean | Placements | Resampled
 
 
 @dataclass(frozen=True)
@@ -77,10 +67,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What else a metric depends on: kind of labels, logit scale, confidence that a detection needs."""
+    """What else a metric depends on.
+
+    Attributes:
+        kind: of the labels. scale: of the logits. final: whether scores stand for themselves, without softmax.
+        conf: confidence that a detection needs.
+    """
 
     kind: str = ""
     scale: float = 1.0
+    final: bool = False
     conf: float = 0.5
 
 
@@ -137,7 +133,7 @@ def _mean(measures: Sequence[Measure]) -> Measure:
     if isinstance(first, Placements):
         return Placements.mean([one for one in measures if isinstance(one, Placements)])
     values = np.mean([one.values for one in measures if not isinstance(one, Placements)], axis=0)
-    return PerSample(values, first.groups) if isinstance(first, PerSample) else Resampled(values)
+    return SampleMean(values, first.groups) if isinstance(first, SampleMean) else Resampled(values)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -158,12 +154,16 @@ def _read(path: Path) -> dict[str, Array]:
 
 def _protocol(run: Run, task: str, dataset: str) -> Protocol:
     result = ((run.tasks.get(task) or {}).get("datasets") or {}).get(dataset) or {}
+    info = result.get("info") or {}
     settings = (run.config.get("tasks") or {}).get(task) or {}
-    scale = (result.get("info") or {}).get("logit_scale")
+    scale = 1.0 if info.get("logit_scale") is None else float(info["logit_scale"])
+    # results from before "final" was stored: what a published rule gave was multiplied by nothing where it was final
+    unsaid = info.get("rule", "global") != "global" and scale == 1.0
     return Protocol(
         kind=str(result.get("kind") or ""),
-        scale=1.0 if scale is None else float(scale),
-        conf=float(settings.get("conf", Protocol.conf)),
+        scale=scale,
+        final=bool(info.get("final", unsaid)),
+        conf=float(info.get("conf", settings.get("conf", Protocol.conf))),
     )
 
 
@@ -191,22 +191,24 @@ def _made(arrays: Mapping[str, Array], protocol: Protocol, metric: str) -> tuple
         raise StoreError("its predictions name an image twice")
     patients = _renumbered(cluster_codes(arrays["patient_id"][order].tolist()))
     truth = _truth(arrays)[order]
-    found = _measure(arrays, protocol, metric)
-    if found is None:
+    try:
+        formula = _formulas(arrays, protocol).get(metric)
+    except ValueError as error:
+        raise StoreError(f"its predictions are damaged: {error}") from error
+    if formula is None:
         raise StoreError("there is no paired test for this metric")
-    if isinstance(found, PerSample):
-        values = found.values[order]
+    value, samples = plain_value(formula, len(ids)), _digest(ids, patients, truth)
+    if isinstance(formula, SampleMean):
+        values = np.asarray(formula.values, dtype=np.float64)[order]
         counted = ~np.isnan(values)  # an image that the metric leaves out is no sample of it
-        groups = None if found.groups is None else found.groups[order][counted]
-        mean = PerSample(values[counted], groups)
+        groups = None if formula.groups is None else formula.groups[order][counted]
         ids, patients, truth = ids[counted], _renumbered(patients[counted]), truth[counted]
-        return Evidence(_digest(ids, patients, truth), patients, mean), mean.value
-    samples = _digest(ids, patients, truth)
-    if isinstance(found, Placements):
-        return Evidence(samples, patients, found.rows(order)), float(found.areas.mean())
+        return Evidence(_digest(ids, patients, truth), patients, SampleMean(values[counted], groups)), value
+    if isinstance(formula, MeanArea):
+        return Evidence(samples, patients, Placements.of(formula).rows(order)), value
     counts = patient_counts(patients)[np.argsort(order)]
-    values = np.append(plain_value(found, len(ids)), bootstrap_values(found, counts))
-    return Evidence(samples, patients, Resampled(values)), float(values[0])
+    values = np.append(value, bootstrap_values(formula, counts))
+    return Evidence(samples, patients, Resampled(values)), value
 
 
 def _digest(*arrays: Array) -> str:
@@ -245,64 +247,17 @@ def _truth(arrays: Mapping[str, Array]) -> Array:
     return np.zeros(num_images)
 
 
-def _measure(
-    arrays: Mapping[str, Array], protocol: Protocol, metric: str
-) -> PerSample | Placements | WeightedMetric | None:
-    if f"sample_{metric}" in arrays:
-        return PerSample(np.asarray(arrays[f"sample_{metric}"], dtype=np.float64))
-    for names, build in _FAMILIES:
-        if names <= arrays.keys():
-            return build(arrays, protocol, metric)
-    return None
-
-
-def _of_similarity(
-    arrays: Mapping[str, Array], protocol: Protocol, metric: str
-) -> PerSample | Placements | None:
-    """Accuracies and areas of cosines [N, C] with labels [N] or [N, C]."""
-    similarity, target = np.asarray(arrays["similarity"], dtype=np.float64), arrays["target"]
-    if protocol.kind == "multilabel":
-        scores = {"auroc": lambda: similarity, "auroc_minmax": lambda: minmax_rescaled(similarity)}.get(
-            metric
-        )
-        columns = np.flatnonzero(scored_classes(target))
-        return None if scores is None else Placements.of(scores()[:, columns], target[:, columns] == 1)
-    if metric in ("acc", "balanced_acc"):
-        right = (similarity.argmax(axis=1) == target).astype(np.float64)
-        return PerSample(right, target if metric == "balanced_acc" else None)
-    if metric not in ("auroc", "auroc_flat"):
-        return None
-    odds = log_odds(similarity * protocol.scale)
-    truth = np.arange(odds.shape[1])[None, :] == target[:, None]
-    if metric == "auroc_flat":
-        return Placements.flat(odds, truth)
-    columns = np.array([1]) if protocol.kind == "binary" else np.unique(target)
-    return Placements.of(odds[:, columns], truth[:, columns])
-
-
-def _of_overlaps(
-    arrays: Mapping[str, Array], protocol: Protocol, metric: str
-) -> PerSample | WeightedMetric | None:
-    """Dice and IoU of foreground pixels."""
-    del protocol
-    overlaps = Overlaps(arrays["shared"], arrays["predicted"], arrays["actual"])
-    per_image = {"dice": dice_per_image, "iou": iou_per_image}.get(metric)
-    return PerSample(per_image(overlaps)) if per_image else segmentation_metrics(overlaps).get(metric)
-
-
-def _of_boxes(arrays: Mapping[str, Array], protocol: Protocol, metric: str) -> WeightedMetric | None:
-    """Average precisions of boxes."""
-    found = Boxes(arrays["found"], arrays["found_image"], arrays["found_score"])
-    truth = Boxes(arrays["truth"], arrays["truth_image"])
-    num_images = len(arrays["image_id"])
-    if metric == "map_low_conf":
-        return mean_average_precision(match(found, truth, num_images))
-    return detection_metrics(match(found.at_least(protocol.conf), truth, num_images)).get(metric)
-
-
-_Build = Callable[[Mapping[str, Array], Protocol, str], PerSample | Placements | WeightedMetric | None]
-_FAMILIES: tuple[tuple[frozenset[str], _Build], ...] = (
-    (frozenset({"similarity", "target"}), _of_similarity),
-    (frozenset({"shared", "predicted", "actual"}), _of_overlaps),
-    (frozenset({"found", "found_image", "found_score", "truth", "truth_image"}), _of_boxes),
-)
+def _formulas(arrays: Mapping[str, Array], protocol: Protocol) -> dict[str, WeightedMetric]:
+    """Return all metrics that the arrays of a file can give."""
+    found: dict[str, WeightedMetric] = {}
+    kind: Any = protocol.kind or "multiclass"
+    if {"similarity", "target"} <= arrays.keys() and kind in get_args(Kind):
+        scores, target = arrays["similarity"], arrays["target"]
+        found |= zero_shot_metrics(kind, scores, protocol.scale, target, final=protocol.final)
+    if {"shared", "predicted", "actual"} <= arrays.keys():
+        found |= segmentation_metrics(Overlaps(arrays["shared"], arrays["predicted"], arrays["actual"]))
+    if {"found", "found_image", "found_score", "truth", "truth_image"} <= arrays.keys():
+        boxes = Boxes(arrays["found"], arrays["found_image"], arrays["found_score"])
+        truth = Boxes(arrays["truth"], arrays["truth_image"])
+        found |= detection_metrics(boxes, truth, len(arrays["image_id"]), protocol.conf)
+    return found | formulas_of(arrays)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmark.errors import StoreError
+from benchmark.metrics import SampleMean
 from benchmark.paired import (
     PairedTest,
     Placements,
@@ -33,7 +34,6 @@ from benchmark.report.collect import SMALLEST_DIFFERENCE, Block, Key, Row, Run, 
 from benchmark.report.paper import METRICS
 from benchmark.report.predictions import (
     Evidence,
-    PerSample,
     Resampled,
     mean_evidence,
     patient_counts,
@@ -340,7 +340,7 @@ def _tests(sides: Sequence[tuple[Any, Any]]) -> list[PairedTest]:
     tests: dict[int, PairedTest] = {}
     means: dict[str, list[int]] = {}
     for index, (one, other) in enumerate(sides):
-        if isinstance(one.measure, PerSample):
+        if isinstance(one.measure, SampleMean):
             means.setdefault(one.samples, []).append(index)
         elif isinstance(one.measure, Placements):
             tests[index] = delong_test(one.measure, other.measure, one.patients)

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmark.backbones import load_backbone
 from benchmark.dense_metrics import Overlaps, segmentation_metrics
-from benchmark.metrics import plain_value, zero_shot_metrics
-from benchmark.paired import Placements, delong_test, holm, permutation_test
+from benchmark.metrics import MeanArea, plain_value, zero_shot_metrics
+from benchmark.paired import Placements, delong_test, holm, permutation_tests
 from benchmark.report.collect import Block, Row, Run, make_row
 from benchmark.report.predictions import Resampled, read_predictions, run_evidence
 from benchmark.report.significance import BlockTests, block_tests, compare_rows, seed_error
+from benchmark.statistics import cluster_codes
 from benchmark.store import Store
+from tasks.zeroshot import ZeroShotOptions, scored
+from tests import small
 
 N = 200
 PATIENTS = np.array([f"p{i // 2:03d}" for i in range(N)])
@@ -100,7 +104,8 @@ def test_the_column_equals_the_tests_by_hand(table: Block) -> None:
     tests = block_tests(table)
     right = {name: (scores(skill, seed).argmax(1) == TARGET) for name, skill, seed in
              [("base", 1.0, 9)] + [(f"b{s}", 1.8, s) for s in range(3)]}  # fmt: skip
-    expected = permutation_test(np.stack([right[f"b{s}"] for s in range(3)]), right["base"], PATIENTS)
+    mean = np.mean([right[f"b{s}"] for s in range(3)], axis=0)
+    (expected,) = permutation_tests((mean - right["base"])[:, None], cluster_codes(PATIENTS))
     found = tests.against("better", ACC)
     assert found is not None
     assert found.test is not None
@@ -264,7 +269,7 @@ def test_per_sample_metrics_of_any_task(make: Make) -> None:
     ]
     key = ("zeroshot", "toy", "cnr")
     test = compare_rows(rows[0], rows[1], [key])[0].test
-    expected = permutation_test(a[5:], b[5:], PATIENTS[5:])
+    (expected,) = permutation_tests((a - b)[5:, None], cluster_codes(PATIENTS[5:]))
     assert test is not None
     assert (test.difference, test.n) == (pytest.approx(expected.difference), N - 5)
     assert test.p_value == pytest.approx(expected.p_value, abs=0.01)
@@ -321,10 +326,37 @@ def test_binary_auroc_uses_the_positive_column(make: Make) -> None:
         run = make(name, metrics={"auroc": value}, arrays={"similarity": two, "target": y})
         run.tasks["zeroshot"]["datasets"]["toy"]["kind"] = "binary"
         rows.append(row(name, run))
-        placed.append(Placements.of(two[:, 1] - two[:, 0], y))
+        placed.append(Placements.of(MeanArea(two[:, 1:] - two[:, :1], y[:, None] == 1)))
     test = compare_rows(rows[0], rows[1], [AUC])[0].test
     assert test is not None
     assert test.p_value == pytest.approx(delong_test(*placed, PATIENTS).p_value, rel=1e-3)
+
+
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_paired_tests_compare_the_numbers_that_the_task_has_stored(
+    tmp_path: Path, kind: str, final: bool
+) -> None:
+    classes = 2 if kind == "binary" else 3
+    targets = TARGET % classes if kind != "multilabel" else np.eye(3, dtype=np.int64)[TARGET]
+    data = replace(
+        small.images(kind, N), targets=targets, classes=tuple("abc"[:classes]), ids=list(IDS), clusters=list(PATIENTS)
+    )  # fmt: skip
+    around = small.context(load_backbone("tiny"), tmp_path)
+    rows = []
+    for name, skill in (("a", 0.3), ("b", 0.6)):
+        similarity = scores(skill, int(10 * skill))[:, :classes].astype(np.float64)
+        result = scored(data, similarity, 5.0, around, ZeroShotOptions(bootstrap=5), final=final)
+        cell = Store(tmp_path).cell(f"runs/s/tiny/{name}/seed-0")
+        cell.write_npz("predictions/zeroshot-toy.npz", result.predictions)
+        stored = {"kind": result.kind, "metrics": result.metrics, "info": result.info}
+        config = {"suite_name": "s", "backbone": "tiny", "method": name, "seed": 0}
+        task = {"zeroshot": {"datasets": {"toy": stored}}}
+        rows.append(row(name, Run(cell.path, config, "success", "", task, {}, {}, ())))
+    for key in rows[0].scores:
+        (found,) = compare_rows(rows[0], rows[1], [key])
+        assert found.test is not None, found.reason
+        assert found.test.difference == pytest.approx(rows[0].scores[key].value - rows[1].scores[key].value)
 
 
 def test_ranks(make: Make, table: Block) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from benchmark.backbones.towers import TowerOutput
 from benchmark.config import load_config
-from benchmark.detection_metrics import RECALLS, Boxes, detection_metrics, match
+from benchmark.detection_metrics import RECALLS, Boxes, detection_metrics
 from benchmark.errors import ConfigError, DataError
 from benchmark.metrics import plain_value
 from methods.base import Method
@@ -61,8 +61,8 @@ def test_stored_boxes_give_the_reported_numbers_again(result: DatasetResult) -> 
     stored = result.predictions
     found = Boxes(stored["found"], stored["found_image"], stored["found_score"])
     truth = Boxes(stored["truth"], stored["truth_image"])
-    for boxes, name in ((found, "map_low_conf"), (found.at_least(0.5), "map")):
-        metric = detection_metrics(match(boxes, truth, result.n))["map"]
+    assert result.info["conf"] == 0.5
+    for name, metric in detection_metrics(found, truth, result.n, 0.5).items():
         assert plain_value(metric, result.n) == pytest.approx(result.metrics[name]["value"], abs=1e-6)
     mean = stored["pr_precision"].mean()
     assert mean == pytest.approx(result.metrics["map_low_conf"]["value"], abs=1e-6)

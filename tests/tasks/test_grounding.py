@@ -13,8 +13,8 @@ from torch.nn import functional
 
 import methods
 from benchmark.errors import BenchmarkError, ConfigError, DataError
-from benchmark.grounding_metrics import boxed, central_map, map_scores, mean_of_defined, scores_of
-from benchmark.metrics import plain_value
+from benchmark.grounding_metrics import boxed, central_map, map_scores, scores_of
+from benchmark.metrics import SampleMean, plain_value
 from benchmark.registry import METHODS
 from methods.base import Method
 from methods.layers.hypergraph import refine_all
@@ -187,7 +187,7 @@ def test_images_without_an_outside_do_not_count() -> None:
     insides = [np.ones((2, 2), bool), np.array([[True, False], [False, False]])]
     found = scores_of([np.eye(2), np.eye(2)], insides)
     assert np.isnan(found["pointing"][0])
-    assert plain_value(mean_of_defined(found["pointing"]), 2) == found["pointing"][1] == 0.5
+    assert plain_value(SampleMean(found["pointing"]), 2) == found["pointing"][1] == 0.5
 
 
 def test_the_central_map_is_highest_in_the_middle() -> None:
