@@ -78,7 +78,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     compared = [(pair, _compared(pair, words(args.metric or []), smallest)) for pair in pairs]
     if not any(tests for _, tests in compared):
         notes = dict.fromkeys(
-            note for pair in pairs for row in (pair.first, pair.second) for note in row.notes
+            note.text for pair in pairs for row in (pair.first, pair.second) for note in row.notes
         )
         why = f" ({'; '.join(notes)})" if notes else ""
         raise StoreError(f"'{args.first}' and '{args.second}' have no score in common{why}")
@@ -263,7 +263,9 @@ def _notes(pair: Pair) -> Iterator[str]:
     for head, row in zip(pair.heads, (pair.first, pair.second), strict=True):
         seeds = ", ".join(run.seed for run in row.runs)
         name = head if head == row.cell else f"{head} {row.title}"
-        yield f"{name}: seed{'s' * (len(row.runs) > 1)} {seeds}" + "".join(f"; {note}" for note in row.notes)
+        yield f"{name}: seed{'s' * (len(row.runs) > 1)} {seeds}" + "".join(
+            f"; {note.text}" for note in row.notes
+        )
 
 
 def _write(path: Path, compared: Compared) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from benchmark import shapes
 from benchmark.errors import BenchmarkError, StoreError
 from benchmark.provenance import scrub
 from benchmark.registry import METHODS
+from benchmark.report.agreement import Made, Place, by_settings, differences, made_of, usual
 from benchmark.report.paper import PaperTables
 from benchmark.store import CellFolder, Store, cell_name
 
@@ -23,6 +24,26 @@ Key = tuple[str, str, str]
 """Task, dataset, metric."""
 SMALLEST_DIFFERENCE = 0.005
 """Smallest difference of two scores that matters unless another one is asked for, as a fraction."""
+OTHER_DATA = "other data"
+"""Kind of the doubts on results that were made of other things than the others of their table."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What a reader must know before using numbers.
+
+    Attributes:
+        kind: a word or two that name it in short marks.
+        text: a sentence without its subject and full stop.
+        subject: what it is about: titles of rows, or of a dataset; empty where that is known from where it stands.
+    """
+
+    kind: str
+    text: str
+    subject: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.text}." if self.subject else f"{self.text}."
 
 
 @dataclass(frozen=True)
@@ -38,7 +59,7 @@ class Run:
         efficiency: efficiency.json.
         provenance: provenance.json.
         history: rows of history.jsonl.
-        imported: where the adapter was imported from; empty when it was trained here.
+        adapted: adapt.json.
     """
 
     folder: Path
@@ -49,7 +70,22 @@ class Run:
     efficiency: Mapping[str, Any]
     provenance: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
-    imported: Mapping[str, Any] = field(default_factory=dict)
+    adapted: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def imported(self) -> Mapping[str, Any]:
+        """Where the adapter was imported from; empty when it was trained here."""
+        return self.adapted.get("imported") or {}
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains anything, as far as is known."""
+        return self.efficiency.get("trainable_parameters") != 0
+
+    @property
+    def created(self) -> str:
+        """When it was started, in a form that sorts; empty when nothing says it."""
+        return str(self.provenance.get("created") or "")
 
     @property
     def suite(self) -> str:
@@ -110,15 +146,23 @@ class Score:
     """One metric over the seeds of a method; fractions. The interval is the mean of the runs' intervals.
 
     Attributes:
+        runs: those that it is the mean of; none for what is no mean of runs.
         n: samples that it was measured on, where the results say so.
+        apart: whether it was made of other things than the block's other scores, so that it may not be compared.
     """
 
     value: float
     sd: float | None
     ci_low: float | None
     ci_high: float | None
-    seeds: int
+    runs: tuple[Run, ...] = ()
     n: int | None = None
+    apart: bool = False
+
+    @property
+    def seeds(self) -> int:
+        """How many runs it is the mean of."""
+        return max(1, len(self.runs))
 
 
 @dataclass(frozen=True)
@@ -133,6 +177,8 @@ class Row:
         notes: what a reader must know before comparing this row.
         ranked: False when its numbers may not be compared with the others (limited runs, ceilings).
         variant: what is changed against the method as the suite has it.
+        settings: what else tells its runs from seeds of the same name with other settings; empty for the first of
+            such rows, which keeps the name of the cell.
         place: the row's backbone where it is not that of its block.
         missing: why there are no runs: "not run", or what is unknown here.
         difference: titles of the two rows whose difference this one is.
@@ -145,9 +191,10 @@ class Row:
     left_out: tuple[Run, ...] = ()
     scores: Mapping[Key, Score] = field(default_factory=dict)
     efficiency: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Doubt, ...] = ()
     ranked: bool = True
     variant: str = ""
+    settings: str = ""
     place: str = ""
     missing: str = ""
     difference: tuple[str, str] | None = None
@@ -155,16 +202,27 @@ class Row:
     @property
     def cell(self) -> str:
         """Name of the row within its block: ``<method>[+<variant>][@<place>]``."""
-        return cell_name(self.method, self.variant) + (f"@{self.place}" if self.place else "")
+        changes = ",".join(filter(None, (self.variant, self.settings)))
+        return cell_name(self.method, changes) + (f"@{self.place}" if self.place else "")
+
+    def compared(self, key: Key) -> bool:
+        """Whether its score may be compared with those of other rows."""
+        return self.ranked and key in self.scores and not self.scores[key].apart
+
+    def runs_at(self, task: str, dataset: str) -> tuple[Run, ...]:
+        """The runs behind its scores on a dataset that may be compared with those of other rows."""
+        scores = (score for key, score in self.scores.items() if key[:2] == (task, dataset))
+        return next((score.runs for score in scores if not score.apart), ())
 
     def mean_over(self, keys: Collection[Key]) -> Score | None:
         """Mean of several scores, with the spread of the seeds' means; None when one of them is missing."""
         if not keys or not all(key in self.scores for key in keys):
             return None
-        complete = [scores for run in self.runs if all(key in (scores := run.scores()) for key in keys)]
-        per_seed = [fmean(scores[key]["value"] for key in keys) for scores in complete]
+        complete = tuple(run for run in self.runs if all(run in self.scores[key].runs for key in keys))
+        per_seed = [fmean(run.scores()[key]["value"] for key in keys) for run in complete]
         value = fmean(self.scores[key].value for key in keys)
-        return Score(value, stdev(per_seed) if len(per_seed) > 1 else None, None, None, len(per_seed))
+        apart = any(self.scores[key].apart for key in keys)
+        return Score(value, stdev(per_seed) if len(per_seed) > 1 else None, None, None, complete, apart=apart)
 
 
 @dataclass(frozen=True)
@@ -270,7 +328,8 @@ def collect_blocks(
     order = {title: rank for rank, title in enumerate(paper.methods("1"))}
     blocks = []
     for (name, backbone), cells in sorted(groups.items()):
-        rows = [make_row(method, runs, variant) for (method, variant), runs in cells.items()]
+        rows = [row for (method, variant), runs in cells.items() for row in _rows(method, variant, runs)]
+        rows = comparable(rows, baseline)
         rows.sort(key=lambda row: (order.get(row.paper_row, len(order)), row.title.lower(), row.cell))
         whole = tuple(row for row in rows if not row.variant)
         variants = tuple(row for row in rows if row.variant)
@@ -278,18 +337,64 @@ def collect_blocks(
         unlike = other_backbone(spec, backbone)
         blocks.append(
             Block(
-                name,
-                backbone,
-                spec,
-                whole,
-                ceiling,
-                variants,
-                unlike=unlike,
-                baseline=baseline,
-                smallest=smallest,
+                name, backbone, spec, whole, ceiling, variants,
+                unlike=unlike, baseline=baseline, smallest=smallest,
             )
-        )
+        )  # fmt: skip
     return blocks
+
+
+def comparable(rows: Sequence[Row], baseline: str | None) -> list[Row]:
+    """Return the rows of a table with means over results that were made of the same things, and notes on the others.
+
+    A row without such results keeps its score, which then stands apart.
+
+    Args:
+        rows: of one table. Those that are not ranked beside others that are stay as they are.
+        baseline: as in `Block`.
+    """
+    ranked = any(row.ranked and row.scores for row in rows)
+    checked = [row for row in rows if row.scores and row.difference is None and (row.ranked or not ranked)]
+    base = baseline_cell(checked, baseline)
+    wanted = {
+        place: usual([(row.cell, run) for row in checked for run in _having(row, place)], place, base)
+        for place in {key[:2] for row in checked for key in row.scores}
+    }
+    return [_comparable(row, wanted) if any(row is one for one in checked) else row for row in rows]
+
+
+def _comparable(row: Row, wanted: Mapping[Place, Made]) -> Row:
+    """Let each score of a row be the mean of the runs that were made of what is wanted, else of those alike."""
+    scores, told = dict(row.scores), dict.fromkeys(note for note in row.notes if note.kind != OTHER_DATA)
+    for place in dict.fromkeys(key[:2] for key in row.scores):
+        runs = _having(row, place)
+        fitting = [run for run in runs if not _differing(run, place, wanted[place])]
+        own = wanted[place] if fitting else usual([(row.cell, run) for run in runs], place)
+        kept = [run for run in runs if not _differing(run, place, own)]
+        for run in runs:
+            words = "; ".join(_differing(run, place, wanted[place]))
+            if words and not fitting:
+                told[Doubt(OTHER_DATA, f"made with {words}: not compared")] = None
+            elif words:
+                told[Doubt(OTHER_DATA, f"seed {run.seed} made with {words}: left out")] = None
+        found = _mean_scores(kept, place, apart=not fitting)
+        scores |= {key: score for key, score in found.items() if key in scores}
+    return replace(row, scores=scores, notes=tuple(told))
+
+
+def _differing(run: Run, place: Place, wanted: Made) -> list[str]:
+    return differences(made_of(run, place), wanted, _title(run, place))
+
+
+def _having(row: Row, place: Place) -> list[Run]:
+    """The runs of a row that have a result of a dataset."""
+    return [run for run in row.runs if any(key[:2] == place for key in run.scores())]
+
+
+def _title(run: Run, place: Place) -> str:
+    """Title of a dataset, as a run's suite names it."""
+    task = ((run.config.get("suite") or {}).get("tasks") or {}).get(place[0]) or {}
+    return str(((task.get("datasets") or {}).get(place[1]) or {}).get("title") or place[1])
 
 
 def baseline_cell(rows: Sequence[Row], wanted: str | None) -> str:
@@ -315,27 +420,49 @@ def _spec(rows: Sequence[Row]) -> dict[str, Any]:
     return spec
 
 
-def make_row(method: str, runs: Sequence[Run], variant: str = "") -> Row:
-    """Average the runs of a method or variant; limited and imported runs count only when there are no others."""
+def _rows(method: str, variant: str, runs: Sequence[Run]) -> Iterator[Row]:
+    """Yield the row of a cell, or one per settings that its seeds were run with."""
+    groups = by_settings(runs)
+    for number, (label, group) in enumerate(groups):
+        row = make_row(method, group, variant, label)
+        if len(groups) > 1:
+            seeds = ", ".join(run.seed for run in row.runs)
+            text = (
+                f"seed{'s' * (len(row.runs) > 1)} {seeds} with {label}; other seeds ran with other settings"
+            )
+            note = Doubt("settings", text)
+            row = replace(row, settings=label if number else "", notes=(*row.notes, note))
+        yield row
+
+
+def make_row(method: str, runs: Sequence[Run], variant: str = "", label: str = "") -> Row:
+    """Average the runs of a method or variant; limited and imported runs count only when there are no others.
+
+    Args:
+        method: its name.
+        runs: of one cell, all with the same settings.
+        variant: what is changed against the method as the suite has it.
+        label: what else the title says of the settings.
+    """
     runs = sorted(runs, key=lambda run: (len(run.seed), run.seed))
     notes = [note for run in runs if (note := _note(run))]
     usable = [run for run in runs if run.scores()]
     trained = [run for run in usable if not run.imported] or usable
     files = sorted({str(run.imported.get("file")) for run in usable if run.imported})
     if files:
-        notes.append(
-            f"imported from {', '.join(files)}, not trained by this recipe: "
-            + ("not ranked" if trained is usable else "left out")
-        )
+        outcome = "not ranked" if trained is usable else "left out"
+        text = f"imported from {', '.join(files)}, not trained by this recipe: {outcome}"
+        notes.append(Doubt("imported", text))
     whole = [run for run in trained if run.limit is None]
     limits = sorted({int(run.limit) for run in trained if run.limit is not None})
     if limits and whole:
-        notes.append(f"runs limited to {_listed(limits)} samples are left out")
+        notes.append(Doubt("limited", f"runs limited to {_listed(limits)} samples are left out"))
     elif limits:
-        notes.append(f"limited to {_listed(limits)} samples: not comparable, not ranked")
+        notes.append(Doubt("limited", f"limited to {_listed(limits)} samples: not comparable, not ranked"))
     used = whole or trained or runs
     title, paper_row = method_titles(method)
-    title += f" ({variant})" if variant else ""
+    changes = ",".join(filter(None, (variant, label)))
+    title += f" ({changes})" if changes else ""
     only_imported = bool(used) and all(run.imported for run in used)
     return Row(
         method=method,
@@ -384,7 +511,7 @@ def _read_run(cell: CellFolder) -> Run:
             efficiency=_read(cell, "efficiency.json"),
             provenance=_read(cell, "provenance.json"),
             history=cell.read_history(),
-            imported=_read(cell, "adapt.json").get("imported") or {},
+            adapted=_read(cell, "adapt.json"),
         )
     except StoreError as error:
         return Run(cell.path, {}, "unreadable", str(scrub(str(error))), {}, {}, {}, [])
@@ -409,7 +536,7 @@ def _read_ceilings(output_dir: Path) -> dict[str, Row]:
     rows = {}
     for key, entry in content.items():
         scores = {
-            ("zeroshot", dataset, metric): Score(float(value), None, None, None, 1)
+            ("zeroshot", dataset, metric): Score(float(value), None, None, None)
             for dataset, metrics in (entry.get("datasets") or {}).items()
             for metric, value in metrics.items()
         }
@@ -417,22 +544,27 @@ def _read_ceilings(output_dir: Path) -> dict[str, Row]:
     return rows
 
 
-def _note(run: Run) -> str:
-    """What is wrong with one run, or an empty string."""
-    words = {"success": "", "running": "is unfinished", "partial": "is partial"}
-    word = words.get(run.status, run.status)
-    return "" if not word else f"seed {run.seed} {word}" + (f" ({run.error})" if run.error else "")
+def _note(run: Run) -> Doubt | None:
+    """What is wrong with one run."""
+    words = {"running": "is unfinished", "partial": "is partial"}
+    if run.status == "success":
+        return None
+    text = f"seed {run.seed} {words.get(run.status, run.status)}" + (f" ({run.error})" if run.error else "")
+    return Doubt("unfinished" if run.status in words else "failed", text)
 
 
-def _mean_scores(runs: Sequence[Run]) -> dict[Key, Score]:
-    found: dict[Key, list[Mapping[str, Any]]] = {}
+def _mean_scores(runs: Sequence[Run], place: Place | None = None, *, apart: bool = False) -> dict[Key, Score]:
+    """Mean scores of runs, of one dataset or of all."""
+    found: dict[Key, list[tuple[Run, Mapping[str, Any]]]] = {}
     for run in runs:
         for key, entry in run.scores().items():
-            found.setdefault(key, []).append(entry)
-    return {key: _mean_score(entries) for key, entries in found.items()}
+            if place in (None, key[:2]):
+                found.setdefault(key, []).append((run, entry))
+    return {key: _mean_score(results, apart=apart) for key, results in found.items()}
 
 
-def _mean_score(entries: Sequence[Mapping[str, Any]]) -> Score:
+def _mean_score(results: Sequence[tuple[Run, Mapping[str, Any]]], *, apart: bool) -> Score:
+    runs, entries = zip(*results, strict=True)
     values = [float(entry["value"]) for entry in entries]
     low, high = (
         fmean(side) if len(side) == len(entries) else None
@@ -443,7 +575,7 @@ def _mean_score(entries: Sequence[Mapping[str, Any]]) -> Score:
     )
     counts = [int(entry["n"]) for entry in entries if entry.get("n") is not None]
     spread = stdev(values) if len(values) > 1 else None
-    return Score(fmean(values), spread, low, high, len(values), max(counts, default=None))
+    return Score(fmean(values), spread, low, high, runs, max(counts, default=None), apart)
 
 
 def _mean_efficiency(runs: Sequence[Run]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.report.tables import (
+    APART_MARK,
     NOTE_MARK,
     TIED_MARK,
     Cell,
@@ -76,7 +77,7 @@ def _md_row(cells: Sequence[str]) -> str:
 
 def _md_cell(cell: Cell) -> str:
     text = {"best": f"**{cell.text}**", "second": f"<u>{cell.text}</u>", "": _md(cell.text)}[cell.rank]
-    return f"{text}{TIED_MARK if cell.tied else ''} {_md(cell.detail)}".strip()
+    return f"{text}{cell.mark} {_md(cell.detail)}".strip()
 
 
 def _md(text: str) -> str:
@@ -140,7 +141,7 @@ def _tex_row(cells: Sequence[str]) -> str:
 def _tex_cell(cell: Cell) -> str:
     text = tex_escape(cell.text)
     text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "": text}[cell.rank]
-    text += f"${TIED_MARK}$" if cell.tied else ""
+    text += f"${cell.mark}$" if cell.tied else cell.mark
     return text + (rf" {{\scriptsize {tex_escape(cell.detail)}}}" if cell.detail else "")
 
 
@@ -169,8 +170,13 @@ def _terminal_block(item: Rendered) -> list[RenderableType]:
         table.add_row(*(_terminal_cell(row[number]) for number in chosen), style="dim")
     lines = [f"{NOTE_MARK} {note}" for note in item.notes]
     legend = "Mean over seeds; below: 95 % bootstrap interval. Best bold, second underlined"
-    legend += f", {TIED_MARK} tied with best."
+    legend += f", {TIED_MARK} tied with best"
+    legend += f", {APART_MARK} not compared: other data." if any(map(_is_apart, item.rows)) else "."
     return [table, Text("\n".join([legend, *lines, *item.short]), style="dim")]
+
+
+def _is_apart(row: Sequence[Cell]) -> bool:
+    return any(cell.apart for cell in row)
 
 
 def _on_terminal(column: Column) -> bool:
@@ -179,7 +185,7 @@ def _on_terminal(column: Column) -> bool:
 
 def _terminal_cell(cell: Cell) -> Text:
     text = Text(cell.text, style={"best": "bold", "second": "underline", "": ""}[cell.rank])
-    text.append(TIED_MARK if cell.tied else "", style="not bold not underline")
+    text.append(cell.mark, style="not bold not underline")
     # Six columns of scores must fit: no spread over seeds here, and the interval below, without brackets.
     bounds = cell.interval.strip("[]").replace(", ", "-")
     return text.append(f"\n{bounds}", style="not bold not underline dim") if bounds else text

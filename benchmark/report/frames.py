@@ -105,7 +105,7 @@ def _last(block: Block, row: Row) -> dict[str, Any]:
         **costs,
         "smallest_difference": block.smallest,
         "difference_reason": difference_reason(block),
-        "notes": "; ".join([*row.notes, *([row.missing] if row.missing else [])]),
+        "notes": "; ".join([*(note.text for note in row.notes), *([row.missing] if row.missing else [])]),
         "variant": row.variant,
         "marks": "; ".join(row_marks(row)),
     }
@@ -129,7 +129,7 @@ def _numbers(block: Block, row: Row, key: Key, paper: PaperTables) -> dict[str, 
 
 def _tested(row: Row, key: Key, tests: BlockTests) -> dict[str, float | bool | str | None]:
     """Against the baseline: difference, adjusted p value and verdict; and whether the row is tied with the best."""
-    if key not in tests.keys or not row.ranked:
+    if key not in tests.keys or not row.compared(key):
         return {}
     name, test = _name(key), tests.against_baseline.get((row.cell, key))
     return {

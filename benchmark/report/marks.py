@@ -41,7 +41,7 @@ def row_marks(row: Row) -> list[str]:
 def table_notes(block: Block) -> list[str]:
     """One line per thing to know; rows with notes of their own come first."""
     return [
-        *(f"{row.title}: {'; '.join(row.notes)}." for row in block.rows if row.notes),
+        *(f"{row.title}: {'; '.join(note.text for note in row.notes)}." for row in block.rows if row.notes),
         *_missing(block),
         *_shared(block),
         *_origins(block),

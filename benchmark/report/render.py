@@ -79,7 +79,7 @@ def references(block: Block, columns: Sequence[Column]) -> dict[str, dict[Column
 
 def _reference(block: Block, column: Column, metric: str) -> float | None:
     key = (column.task, column.dataset, metric)
-    rows = sorted((*block.rows, *block.beside), key=lambda row: not row.ranked)
+    rows = sorted((*block.rows, *block.beside), key=lambda row: not row.compared(key))
     return next((row.scores[key].value for row in rows if key in row.scores), None)
 
 
@@ -127,7 +127,7 @@ class _Writer:
         )
         rank = self.ranks[column].get(row.cell, "")
         tied = row.cell in self.ties[column] and rank != "best"
-        return Cell(_number(score.value, column), spread, bounds, rank, tied)
+        return Cell(_number(score.value, column), spread, bounds, rank, tied, score.apart)
 
 
 def _absent(row: Row, task: str) -> str:
@@ -147,7 +147,7 @@ def _number(value: float | None, column: Column) -> str:
 def _ranks(block: Block, column: Column) -> dict[str, Rank]:
     """Best and second best method of a column; equal values share a rank."""
     key = column.key
-    values = {row.cell: row.scores[key].value for row in block.rows if row.ranked and key in row.scores}
+    values = {row.cell: row.scores[key].value for row in block.rows if row.compared(key)}
     top: dict[float, Rank] = dict(
         zip(sorted(set(values.values()), reverse=True), ("best", "second"), strict=False)
     )

@@ -30,6 +30,7 @@ from benchmark.paired import (
     permutation_tests,
     resampled_test,
 )
+from benchmark.report.agreement import made_of
 from benchmark.report.collect import SMALLEST_DIFFERENCE, Block, Key, Row, Run, baseline_cell
 from benchmark.report.paper import METRICS
 from benchmark.report.predictions import (
@@ -178,7 +179,7 @@ class BlockTests:
 
     def best(self, key: Key) -> Row | None:
         """The row with the highest value of a column, the first of equal ones."""
-        rows = [row for row in self.rows if key in row.scores]
+        rows = [row for row in self.rows if row.compared(key)]
         return max(rows, key=lambda row: row.scores[key].value, default=None)
 
     def tied_with_best(self, key: Key) -> frozenset[str]:
@@ -198,7 +199,7 @@ class BlockTests:
             key for key in (self.keys if keys is None else keys) if not is_transductive(self.block, key)
         ]
         columns = [key for key in wanted if any(key in row.scores for row in self.rows)]
-        rows = [row for row in self.rows if all(key in row.scores for key in columns)]
+        rows = [row for row in self.rows if all(row.compared(key) for key in columns)]
         if len(rows) < 3 or len(columns) < 2:
             return None
         values = np.array([[row.scores[key].value for row in rows] for key in columns])
@@ -233,15 +234,15 @@ class BlockTests:
         return [
             row
             for row in self.rows
-            if any(key in row.scores and seed_variance(row, key) is None for key in columns)
+            if any(row.compared(key) and seed_variance(row, key) is None for key in columns)
         ]
 
     def _column(self, key: Key) -> tuple[dict[str, Comparison], dict[str, Comparison]]:
         """All tests of a column, each family adjusted on its own: against the baseline, and of the best."""
         if key not in self._columns:
-            rows = [row for row in self.rows if key in row.scores]
+            rows = [row for row in self.rows if row.compared(key)]
             base, best = self.by_cell.get(self.baseline), self.best(key)
-            usable = base is not None and key in base.scores
+            usable = base is not None and base.compared(key)
             first = [(row, base) for row in rows if base is not None and usable and row is not base]
             second = [(best, row) for row in rows if best is not None and row is not best]
             found = compare_pairs([*first, *second], key, self.block.smallest)
@@ -301,7 +302,7 @@ def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key, smallest: float) -
     rows = [row for pair in pairs for row in pair]
     evidence = {id(row): _evidence(row, key) for row in {id(row): row for row in rows}.values()}
     sides = [(evidence[id(first)], evidence[id(second)]) for first, second in pairs]
-    reasons = [_obstacle(one, other) for one, other in sides]
+    reasons = [_obstacle(*side) or _other_images(*pair, key) for side, pair in zip(sides, pairs, strict=True)]
     ready = [index for index, reason in enumerate(reasons) if not reason]
     tests = dict(zip(ready, _tests([sides[index] for index in ready]), strict=True))
     found = []
@@ -316,7 +317,7 @@ def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key, smallest: float) -
 
 def _evidence(row: Row, key: Key) -> Evidence | str:
     """What a row brings to a test: the mean over its seeds, or why there is nothing."""
-    runs = _runs(row, key)
+    runs = row.scores[key].runs if key in row.scores else ()
     if not runs:
         return f"{row.title} has no result"
     try:
@@ -333,6 +334,14 @@ def _obstacle(one: Evidence | str, other: Evidence | str) -> str:
         return other
     alike = type(one.measure) is type(other.measure) and one.samples == other.samples
     return "" if alike else "they were evaluated on different samples or labels"
+
+
+def _other_images(first: Row, second: Row, key: Key) -> str:
+    """Why two rows with the same ids and labels cannot be tested; empty where nothing is known against it."""
+    digests = {
+        made_of(run, key[:2]).get(("test data",)) for row in (first, second) for run in row.scores[key].runs
+    }
+    return "they were evaluated on other test data" if len(digests - {None}) > 1 else ""
 
 
 def _tests(sides: Sequence[tuple[Any, Any]]) -> list[PairedTest]:
@@ -371,18 +380,13 @@ def seed_error(first: Row, second: Row, key: Key) -> float | None:
 
 def seed_variance(row: Row, key: Key) -> float | None:
     """Variance of a row's mean over seeds: 0 where nothing is trained, None where one seed cannot tell."""
-    runs = _runs(row, key)
+    runs = row.scores[key].runs if key in row.scores else ()
     if len(runs) > 1:
         return stdev(float(run.scores()[key]["value"]) for run in runs) ** 2 / len(runs)
-    adapted = any(run.efficiency.get("trainable_parameters") != 0 for run in runs)
-    return None if adapted or any(_trains_a_head(run, key) for run in runs) else 0.0
+    return None if any(run.trains for run in runs) or any(_trains_a_head(run, key) for run in runs) else 0.0
 
 
 def _trains_a_head(run: Run, key: Key) -> bool:
     """Whether the task has trained something of its own, which varies over seeds even where the method does not."""
     result = (run.tasks[key[0]].get("datasets") or {}).get(key[1]) or {}
     return "head_parameters" in (result.get("info") or {})
-
-
-def _runs(row: Row, key: Key) -> list[Run]:
-    return [run for run in row.runs if key in run.scores()]

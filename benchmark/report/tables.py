@@ -18,6 +18,7 @@ Rank = Literal["", "best", "second"]
 NOTE_MARK = "*"
 TIED_MARK = "="
 SHARED_MARK = "(s)"
+APART_MARK = "(d)"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Cell:
 
     Attributes:
         tied: a paired test shows no difference that matters from the best of its column.
+        apart: made of other data or by another version than the others, so that it is not compared with them.
     """
 
     text: str
@@ -66,6 +68,12 @@ class Cell:
     interval: str = ""
     rank: Rank = ""
     tied: bool = False
+    apart: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands right behind the number."""
+        return (TIED_MARK if self.tied else "") + (APART_MARK if self.apart else "")
 
     @property
     def detail(self) -> str:

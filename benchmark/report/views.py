@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmark.experiments import Experiment, ResolvedRow, experiments, resolve
-from benchmark.report.collect import Block, Key, Row, Score, method_titles, other_backbone
+from benchmark.report.collect import Block, Key, Row, Score, comparable, method_titles, other_backbone
 from benchmark.report.columns import REFERENCES
 from benchmark.report.marks import NOT_RUN
 from benchmark.report.paper import PaperTables
@@ -103,7 +103,9 @@ def _view(experiment: Experiment, anchor: Block, blocks: Sequence[Block], found:
         ((row.suite_name, row.backbone) for row in homely), (anchor.suite, anchor.backbone)
     )
     rows = {row.title: _row(row, backbone, found) for row in resolved if not row.difference}
-    rows = {title: _shown(row, experiment) for title, row in rows.items()}
+    # rows of several suites and backbones meet here
+    kept = comparable([_shown(row, experiment) for row in rows.values()], anchor.baseline)
+    rows = dict(zip(rows, kept, strict=True))
     ordered = [_difference(row, rows) if row.difference else rows[row.title] for row in resolved]
     home = next((block for block in blocks if (block.suite, block.backbone) == (suite, backbone)), None)
     return Block(
@@ -162,7 +164,7 @@ def _difference(row: ResolvedRow, rows: Mapping[str, Row]) -> Row:
     assert row.difference is not None
     first, second = (rows[title] for title in row.difference)
     scores: dict[Key, Score] = {
-        key: Score(first.scores[key].value - second.scores[key].value, None, None, None, 1, score.n)
+        key: Score(first.scores[key].value - second.scores[key].value, None, None, None, n=score.n)
         for key, score in first.scores.items()
         if key in second.scores
     }

@@ -139,7 +139,9 @@ def test_evaluating_an_import_keeps_where_it_came_from(
     row = collect_blocks(out, load_paper())[0].rows[0]
     assert row.title == "CLIP-LoRA (imported)"
     assert not row.ranked
-    assert row.notes == ("imported from clip.pt, not trained by this recipe: not ranked",)
+    assert [note.text for note in row.notes] == [
+        "imported from clip.pt, not trained by this recipe: not ranked"
+    ]
 
 
 def test_a_cell_is_exported_and_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

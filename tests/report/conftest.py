@@ -65,6 +65,12 @@ def results(acc: float, auroc: float) -> dict[str, Any]:
     }
 
 
+def made_of(*, numbers: int = 1, weights: str = "w", arithmetic: str = "fp32", **data: str) -> dict[str, Any]:
+    """The identity of a made-up cell: here all data stand in adapt.json and in the task's file."""
+    known = {"corpus": "c-c", "validation": "v-v", "chexpert_5x200": "x-x", "rsna": "r-r"}
+    return {"numbers": numbers, "weights": weights, "arithmetic": arithmetic, "data": known | data}
+
+
 @pytest.fixture
 def write_cell(tmp_path: Path) -> WriteCell:
     """Write one cell below tmp_path; ``scores`` is (accuracy, AUROC) on CheXpert or None for no results."""
@@ -86,14 +92,22 @@ def write_cell(tmp_path: Path) -> WriteCell:
         dirty: bool = False,
         variant: str = "",
         recipe: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        made: dict[str, Any] | None = None,
+        created: str = "",
+        **adapted: Any,
     ) -> CellFolder:
         folder = f"{method}+{variant}" if variant else method
         cell = Store(tmp_path).cell(f"runs/{suite['name']}/{backbone}/{folder}/seed-{seed}")
         identity = {"suite_name": suite["name"], "backbone": backbone, "method": method, "seed": seed}
         settings = {"suite": suite, "limit": limit, "variant": variant, "recipe": recipe or {}}
+        settings["options"] = options or {}
         cell.write_config({**identity, **settings})
         cell.write_json("status.json", {"status": status, "error": error})
-        cell.write_json("provenance.json", {"git": {"commit": "0123456789abcdef", "dirty": dirty}})
+        origin = {"created": created, "git": {"commit": "0123456789abcdef", "dirty": dirty}}
+        cell.write_json("provenance.json", origin)
+        identity = {} if made is None else {"identity": made_of(**made)}
+        cell.write_json("adapt.json", {**identity, **adapted})
         cell.write_json(
             "efficiency.json",
             {
@@ -111,9 +125,8 @@ def write_cell(tmp_path: Path) -> WriteCell:
         ]
         cell.write_history([{"step": 5, "train_loss": 1.0, "val_auroc": None}, *steps])
         if scores is not None:
-            cell.write_json(
-                "zeroshot.json", {"task": "zeroshot", "status": "success", "datasets": results(*scores)}
-            )
+            found = {"task": "zeroshot", "status": "success", "datasets": results(*scores)}
+            cell.write_json("zeroshot.json", {**found, **identity})
         return cell
 
     return write

@@ -124,7 +124,8 @@ def _points(block: Block, metric: str, cost: Cost) -> list[Point]:
         score, price = row.mean_over(block.keys(metric)), _price(row, cost)
         if score is not None and price is not None:
             spread = 100 * (score.sd or 0.0)
-            points.append(Point(row.title, price, 100 * score.value, spread, look(number), row.ranked))
+            solid = row.ranked and not score.apart
+            points.append(Point(row.title, price, 100 * score.value, spread, look(number), solid))
     return points
 
 

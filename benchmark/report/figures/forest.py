@@ -84,7 +84,7 @@ def _widen(axes: Axes) -> None:
 
 def _line(axes: Axes, place: int, number: int, row: Row, key: Key, scale: float) -> None:
     score, style = row.scores[key], look(number)
-    seeds = [scores[key]["value"] for run in row.runs if key in (scores := run.scores())]
+    seeds = [run.scores()[key]["value"] for run in score.runs]
     if len(seeds) > 1:
         axes.plot(
             [scale * value for value in seeds],
@@ -102,5 +102,5 @@ def _line(axes: Axes, place: int, number: int, row: Row, key: Key, scale: float)
         marker=style.marker,
         markersize=5.5,
         color=style.colour,
-        markerfacecolor=style.colour if row.ranked else "white",
+        markerfacecolor=style.colour if row.compared(key) else "white",
     )

@@ -100,12 +100,11 @@ def shared_columns(methods: Sequence[Shown]) -> str:
 
 
 def _arrays(row: Row, task: str, dataset: str) -> Iterator[tuple[Mapping[str, Array], float]]:
-    for run in row.runs:
-        if run.scores():
-            # a missing or damaged file costs its picture, not the report
-            with contextlib.suppress(StoreError):
-                found = read_predictions(run, task, dataset)
-                yield found.arrays, found.protocol.scale
+    for run in row.runs_at(task, dataset):
+        # a missing or damaged file costs its picture, not the report
+        with contextlib.suppress(StoreError):
+            found = read_predictions(run, task, dataset)
+            yield found.arrays, found.protocol.scale
 
 
 def _equal(ones: Mapping[str, Array], others: Mapping[str, Array], keys: Sequence[str]) -> bool:

@@ -177,7 +177,8 @@ def seeds_text(rows: Iterable[Row]) -> str:
 
 def unranked_text(rows: Iterable[Row]) -> str:
     """Return a sentence on what hollow markers are, if there are any."""
-    return "" if all(row.ranked for row in rows) else " Hollow markers: not comparable with the others."
+    solid = all(row.compared(key) for row in rows for key in row.scores)
+    return "" if solid else " Hollow markers: not comparable with the others."
 
 
 def set_title(axes: Axes, text: str) -> None:

@@ -156,7 +156,7 @@ def _line(
             axes.plot(
                 [place] * 2, [scale * score.ci_low, scale * score.ci_high], color=style.colour, linewidth=0.9
             )
-        face = style.colour if row.ranked else "white"
+        face = style.colour if row.compared(key) else "white"
         axes.plot(
             place, height, marker=style.marker, color=style.colour, markerfacecolor=face, markersize=5.5
         )

@@ -154,7 +154,7 @@ def _traceback(run: Run) -> str:
 
 
 def _kept_step(run: Run) -> float | None:
-    return _number(section(_stored(run, "adapt.json"), "best").get("step"))
+    return _number(section(run.adapted, "best").get("step"))
 
 
 def _stored(run: Run, name: str) -> Mapping[str, Any]:

@@ -1,0 +1,147 @@
+"""A table never mixes: seeds with other settings are rows of their own, results made of other things stand apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.report import collect, write_report
+from benchmark.report.collect import Block, Row, collect_blocks
+from benchmark.report.paper import load_paper
+from benchmark.report.significance import block_tests
+from tests.report.conftest import WriteCell
+
+ACC = ("zeroshot", "rsna", "acc")
+OTHER = ("zeroshot", "chexpert_5x200", "acc")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, choose_experiments: Callable[..., None]) -> None:
+    choose_experiments()
+    monkeypatch.setattr(collect, "method_titles", lambda name: (name, name))
+
+
+def block_of(folder: Path, **wanted: Any) -> Block:
+    (block,) = collect_blocks(folder, load_paper(), **wanted)
+    return block
+
+
+def row_of(folder: Path, cell: str, **wanted: Any) -> Row:
+    (row,) = [row for row in block_of(folder, **wanted).rows if row.cell == cell]
+    return row
+
+
+# --- settings -----------------------------------------------------------------------------------------------
+
+
+def test_seeds_with_other_settings_are_rows_of_their_own(tmp_path: Path, write_cell: WriteCell) -> None:
+    write_cell("clip_lora", 0, (0.40, 0.7), options={"r": 4})
+    write_cell("clip_lora", 1, (0.50, 0.7), options={"r": 16})
+    write_cell("clip_lora", 2, (0.44, 0.7), options={"r": 4})
+    write_report(tmp_path, formats=["md"])
+    text = (tmp_path / "report" / "table_1.md").read_text()
+    assert r"| clip\_lora (r=4)\* |" in text
+    assert r"| clip\_lora (r=16)\* |" in text
+    rows = {row.title: row for row in block_of(tmp_path).rows}
+    four, sixteen = rows["clip_lora (r=4)"], rows["clip_lora (r=16)"]
+    assert four.scores[OTHER].value == pytest.approx(0.42)
+    assert sixteen.scores[OTHER].value == pytest.approx(0.50)
+    assert (four.cell, sixteen.cell) == ("clip_lora", "clip_lora+r=16")
+    assert "seed 1 with r=16; other seeds ran with other settings" in text
+
+
+def test_a_limited_run_and_a_seed_of_equal_settings_are_no_rows_of_their_own(
+    tmp_path: Path, write_cell: WriteCell
+) -> None:
+    write_cell("clip_lora", 0, recipe={"lr": 0.001, "log_every": 20})
+    write_cell("clip_lora", 1, recipe={"lr": 0.001, "log_every": 5})
+    write_cell("clip_lora", 2, limit=64, recipe={"lr": 0.001})
+    (row,) = block_of(tmp_path).rows
+    assert (row.title, row.scores[ACC].seeds) == ("clip_lora", 2)
+
+
+# --- identity -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"rsna": "r-other"}, "other test data of RSNA (labels or texts differ)"),
+        ({"rsna": "other-r"}, "other test data of RSNA (images differ)"),
+        ({"corpus": "other-other"}, "another corpus (images and labels or texts differ)"),
+        ({"validation": "other"}, "another validation set"),
+        ({"weights": "other"}, "other weights of the backbone"),
+        ({"numbers": 2}, "version 2 of the numbers, not 1; an adapter of version 2 of the numbers, not 1"),
+    ],
+)
+def test_a_row_made_of_other_things_is_marked_and_left_out(
+    tmp_path: Path, write_cell: WriteCell, made: dict[str, Any], words: str
+) -> None:
+    write_cell("zero_shot", 0, (0.35, 0.6), parameters=0, made={})
+    write_cell("coop", 0, (0.50, 0.7), made={})
+    write_cell("mma", 0, (0.45, 0.7), made={})
+    write_cell("taskres", 0, (0.90, 0.9), made=made)
+    row = row_of(tmp_path, "taskres")
+    assert [note.text for note in row.notes] == [f"made with {words}: not compared"]
+    assert row.scores[ACC].apart
+    assert row.scores[OTHER].apart is ("RSNA" not in words)
+    tests = block_tests(block_of(tmp_path))
+    assert tests.against("taskres", ACC) is None
+    best = tests.best(ACC)
+    assert best is not None
+    assert best.cell == "coop"
+    write_report(tmp_path, formats=["md", "tex", "csv"])
+    text = (tmp_path / "report" / "table_1.md").read_text()
+    assert "100.0(d) [97.0, 103.0]" in text
+    assert "**60.0** [57.0, 63.0]" in text
+    assert f"made with {words}: not compared." in text.replace("\\", "")
+    assert "100.0(d)" in (tmp_path / "report" / "table_1.tex").read_text()
+
+
+def test_seeds_made_of_other_things_are_left_out_of_the_mean(tmp_path: Path, write_cell: WriteCell) -> None:
+    write_cell("zero_shot", 0, parameters=0, made={})
+    for seed, acc in enumerate((0.50, 0.54, 0.90)):
+        write_cell("coop", seed, (acc, 0.7), made={"corpus": "new"} if acc == 0.90 else {})
+    row = row_of(tmp_path, "coop")
+    score = row.scores[ACC]
+    assert (score.value, score.seeds, score.apart) == (pytest.approx(0.62), 2, False)
+    assert [note.text for note in row.notes] == ["seed 2 made with another corpus: left out"]
+
+
+def test_what_was_made_by_an_older_program_agrees_with_its_like_alone(
+    tmp_path: Path, write_cell: WriteCell
+) -> None:
+    write_cell("zero_shot", 0, parameters=0)
+    write_cell("coop", 0)
+    assert not any(score.apart for row in block_of(tmp_path).rows for score in row.scores.values())
+    write_cell("mma", 0, made={})
+    (note,) = row_of(tmp_path, "mma").notes
+    assert note.text.startswith("made with version 1 of the numbers, not 0")
+
+
+def test_the_baseline_says_what_the_others_must_be_made_of_else_most_rows_else_the_newest(
+    tmp_path: Path, write_cell: WriteCell
+) -> None:
+    write_cell("coop", 0, made={"rsna": "old"}, created="2026-01-01")
+    write_cell("mma", 0, made={"rsna": "new"}, created="2026-01-02")
+    assert row_of(tmp_path, "coop").scores[ACC].apart
+    write_cell("maple", 0, made={"rsna": "old"}, created="2026-01-01")
+    assert row_of(tmp_path, "mma").scores[ACC].apart
+    assert row_of(tmp_path, "coop", baseline="mma").scores[ACC].apart
+    write_cell("zero_shot", 0, parameters=0, made={"rsna": "new", "corpus": "trains nothing"})
+    rows = {row.cell: row for row in block_of(tmp_path).rows}
+    assert {cell for cell, row in rows.items() if row.scores[ACC].apart} == {"coop", "maple"}
+    assert not rows["mma"].scores[OTHER].apart
+
+
+def test_a_sweep_over_the_corpus_and_an_unranked_row_are_not_judged(
+    tmp_path: Path, write_cell: WriteCell
+) -> None:
+    write_cell("coop", 0, made={})
+    write_cell("mma", 0, limit=64, made={"corpus": "first 64"})
+    write_cell("coop", 0, variant="corpus.fraction=0.5", made={"corpus": "half"})
+    (found,) = [block_of(tmp_path)]
+    assert not any(score.apart for row in (*found.rows, *found.variants) for score in row.scores.values())
