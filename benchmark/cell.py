@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import methods
 from benchmark import adapters, identity
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.backbones.preprocess import preprocess_of
+from benchmark.batch_size import check_corpus
 from benchmark.checkpoint import Checkpoint
 from benchmark.config import build_options
 from benchmark.console import Reporter
@@ -57,18 +58,21 @@ def prepare_suite(
     fittings: Iterable[Fitting] = (),
     limit: int | None = None,
     allow_overlap: bool = False,
+    batch_sizes: Collection[int] = (),
 ) -> None:
     """Make what all cells of a suite share, once, and open all data: what is missing or contradicts the suite is told.
 
     What dead processes had half written is deleted, generated datasets are written now, and datasets that fit their
     images to a backbone do it for each of ``fittings``. Images that two datasets share stop the run, or are reported
-    (benchmark/guards/overlap.py).
+    (benchmark/guards/overlap.py); so does a corpus that does not fill one of the ``batch_sizes`` that are trained with.
     """
     remove_dead(data_root, *(f"{depth}{LEFTOVERS}" for depth in ("", "*/", "*/*/")))
     for use, entry in entries_by_use(suite):
         prepared = check_dataset(entry, data_root, reporter)
         if use == "corpus":
-            read_pairs(entry, prepared)
+            count = len(read_pairs(entry, prepared))
+            if few := check_corpus(str(entry["dataset"]), min(count, limit or count), batch_sizes):
+                reporter.log(few)
         elif check := getattr(TASKS.get(use), "check_data", None):
             check(entry, prepared)
     found = {

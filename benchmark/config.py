@@ -1,34 +1,38 @@
 """The configuration of a run: layers of YAML and command line become one frozen, checked RunConfig.
 
-Later layers win: dataclass defaults, configs/defaults.yaml, the suite, configs/methods/<method>.yaml, the
-suite's own method settings, ``--config`` FILE, flags, key=value. All problems of all layers are collected,
-then raised once.
+Which layer wins is written in configs/defaults.yaml. All problems of all layers are collected, then raised once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark.batch_size import one_pair
 from benchmark.entries import DataEntries, mapping
 from benchmark.errors import ConfigError, PluginError
 from benchmark.layers import (
     DEFAULT_SUITE,
+    FLAGS,
+    OVERRIDES,
+    VARIANTS,
     Layer,
     from_flags,
     from_overrides,
     from_yaml,
+    method_file,
     method_layer,
     option_values,
     plugin_options,
     recipe_values,
     suite_layer,
 )
-from benchmark.paths import configs, default_data_root
+from benchmark.parallel import processes
+from benchmark.paths import configs, default_data_root, shown
 from benchmark.plugin_files import told_once
 from benchmark.registry import BACKBONES, METHODS, TASKS, Registry, load_plugins, scan_plugins
 from benchmark.settings import Given, check, contract_problem, setting, words
@@ -47,9 +51,12 @@ class Recipe:
     max_steps: int | None = setting(None, "stop after this many optimiser steps", low=1)
     batch_size: int = setting(64, "image-report pairs per optimiser step", low=1)
     lr: float = setting(1e-3, "peak learning rate", above=0)
-    weight_decay: float = setting(1e-2, "AdamW weight decay (never on the logit scale)", low=0)
-    betas: tuple[float, float] = setting((0.9, 0.999), "AdamW betas", low=0)
-    eps: float = setting(1e-8, "AdamW epsilon", above=0)
+    optimiser: Literal["adamw", "adam", "sgd"] = setting("adamw", "optimiser", hashed="unless default")
+    weight_decay: float = setting(
+        1e-2, "weight decay, never on the logit scale; adam and sgd add it to the gradient", low=0
+    )
+    betas: tuple[float, float] = setting((0.9, 0.999), "Adam's betas; the first is SGD's momentum", low=0)
+    eps: float = setting(1e-8, "Adam's epsilon", above=0)
     warmup_epochs: float = setting(1.0, "length of the linear warm-up in epochs", low=0)
     schedule: Literal["cosine", "constant"] = setting("cosine", "learning rate after warm-up")
     grad_clip: float | None = setting(None, "largest gradient norm", above=0)
@@ -122,9 +129,11 @@ class RunConfig(Settings):
         suite_name: name of the suite.
         suite: the suite as read, with overrides of its data entries.
         recipes: method -> its recipe.
+        origins: method -> recipe key -> the layer that its value comes from, weakest layer first.
         options: method -> all options of its ``Options`` dataclass, as JSON types.
         task_options: task -> its options and its ``datasets``.
         broken: one line per plugin that raised on import.
+        notes: one line per thing that is not as the user may expect.
         variants: method -> what tells its cells from the method as it is set by default; methods without are left out.
         weights: backbone -> its weights, of those that rows of experiments name.
     """
@@ -134,9 +143,11 @@ class RunConfig(Settings):
     suite_name: str = ""
     suite: Mapping[str, Any] = field(default_factory=dict)
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     task_options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
 
@@ -198,7 +209,7 @@ def suite_recipe(method: str, suite: Mapping[str, Any]) -> Recipe:
         ConfigError: the suite's recipe of the method is wrong.
     """
     loader = _Loader([], suite=_as_layer(suite))
-    recipe = loader._recipe(method, loader._method_layers(method), {})
+    recipe = loader._recipe(loader._recipe_values(method, loader._method_layers(method)))
     loader._raise()
     return recipe
 
@@ -236,12 +247,14 @@ class _Loader:
         self.suite = suite or suite_layer(self._last("suite", DEFAULT_SUITE), self.problems)
         self.readable = len(self.problems) == before
         self.layers = [self.defaults, self.suite, *self.user]
+        self.variants: tuple[str, ...] = VARIANTS[:1]
 
     def load(self) -> RunConfig:
         self.problems += key_problems(self.layers, self.suite, Settings, Recipe)
         for layer in self.layers:
             self.problems += sort_problems(layer, suite=layer is self.suite)
         settings = self._settings()
+        self.variants = VARIANTS if settings.get("recipe_name") == "authors" else VARIANTS[:1]
         methods = self._select(METHODS, "methods", METHODS.names(extras=False))
         suite = self._suite()
         self.problems += missing_problems(self.suite, suite) if self.readable else []
@@ -256,7 +269,8 @@ class _Loader:
                     f"{self.suite.source}: the suite has no data for task '{task}', only: {have}"
                 )
         layers = {name: self._method_layers(name) for name in methods}
-        recipes = {name: self._recipe(name, layers[name], settings) for name in methods}
+        given = {name: self._recipe_values(name, layers[name]) for name in methods}
+        recipes = {name: self._recipe(given[name]) for name in methods}
         self._raise()
         broken = load_plugins(settings.get("plugins", ()))
         methods, options, more = self._options(METHODS, methods, layers)
@@ -265,6 +279,9 @@ class _Loader:
         broken += more + lost
         self.entries.check_keys()
         self._check_entries(methods, tasks)
+        trained = [name for name in methods if not getattr(METHODS.get(name), "deterministic", False)]
+        for name in trained:
+            self.problems += _one_pair(recipes[name], given[name])
         self._raise()
         if not methods or not (tasks or adapt_only):
             raise PluginError(
@@ -274,6 +291,8 @@ class _Loader:
             **settings, methods=tuple(methods), tasks=tuple(tasks), recipes=recipes, options=options,
             suite_name=str(suite["name"]), suite=suite | {"tasks": task_options},
             task_options=task_options, broken=tuple(told_once(broken)),
+            origins={name: _origins(given[name]) for name in methods},
+            notes=tuple(filter(None, [self._without_authors(trained, given)])),
         )  # fmt: skip
 
     def _check_entries(self, methods: Sequence[str], tasks: Sequence[str]) -> None:
@@ -385,23 +404,46 @@ class _Loader:
         self.problems += method_problems(own, f"methods.{name}", section)
         return [self.defaults, own, self.suite, *self.user]
 
-    def _recipe(self, name: str, layers: list[Layer], settings: Mapping[str, Any]) -> Recipe:
-        variant = settings.get("recipe_name", "common")
-        given = self.defaults.below("recipe") + self.suite.below("recipe")
-        for layer in layers:
-            if layer in self.user:
-                given += layer.below("recipe")
+    def _in_order(self, layers: Sequence[Layer]) -> list[tuple[Layer, str]]:
+        """Return the layers of a method with the part that is read, weakest first: the authors' over the common."""
+        below = [layer for layer in layers if layer not in self.user]
+        return [
+            *((layer, variant) for variant in self.variants for layer in below),
+            *((layer, variant) for layer in self.user for variant in self.variants),
+        ]
+
+    def _recipe_values(self, name: str, layers: Sequence[Layer]) -> list[tuple[str, Given]]:
+        """Return the values of a method's recipe, weakest first, each with the name of its layer."""
+        found = [("defaults", item) for item in self.defaults.below("recipe")]
+        found += [("suite", item) for item in self.suite.below("recipe")]
+        for layer, variant in self._in_order(layers):
+            if variant == "common" and layer in self.user:
+                found += [(_origin(layer, item), item) for item in layer.below("recipe")]
             for prefix, section in layer.sections("methods", name, METHODS):
-                given += recipe_values(
-                    layer, f"{prefix}.recipe", section.get("recipe"), variant, layer in self.user
-                )
-        values, problems = check(Recipe, given, "recipe key")
+                for item in recipe_values(layer, prefix, section, variant):
+                    label = "suite.methods" if layer is self.suite else _origin(layer, item)
+                    found.append(("authors" if variant == "authors" else label, item))
+        return found
+
+    def _recipe(self, given: Sequence[tuple[str, Given]]) -> Recipe:
+        values, problems = check(Recipe, [item for _, item in given], "recipe key")
         self.problems += problems
         try:
             return Recipe(**values)
         except ConfigError as error:
             self.problems += error.problems
             return Recipe()
+
+    def _without_authors(self, names: Sequence[str], given: Mapping[str, Sequence[tuple[str, Given]]]) -> str:
+        """Return the line on methods that train by another recipe than the authors' one that was asked for."""
+        lacking = [name for name in names if "authors" not in [label for label, _ in given[name]]]
+        if not lacking or "authors" not in self.variants:
+            return ""
+        files = ", ".join(dict.fromkeys(shown(method_file(name)) for name in lacking))
+        return (
+            f"recipe=authors: no authors' recipe of {', '.join(lacking)} ({files}: recipe.authors). "
+            "The common one is taken"
+        )
 
     def _options(
         self, registry: Registry, names: Sequence[str], layers: Mapping[str, list[Layer]]
@@ -418,11 +460,32 @@ class _Loader:
                 broken.append(f"{registry.kind} '{name}' ({registry.entry(name).origin}): {problem}")
                 continue
             given: list[Given] = []
-            for layer in layers[name]:
+            for layer, variant in self._in_order(layers[name]):
                 for prefix, section in layer.sections(key, name, registry):
-                    given += option_values(layer, prefix, section, registry.kind)
+                    given += option_values(layer, prefix, section, registry.kind, variant)
             options[name] = plugin_options(plugin, given, f"{registry.kind} '{name}'", self.problems)
         return list(options), options, broken
+
+
+def _origin(layer: Layer, item: Given) -> str:
+    """Return a short name of the layer that a value comes from."""
+    return item.where if layer.source in (FLAGS, OVERRIDES) else Path(layer.source).name
+
+
+def _origins(given: Sequence[tuple[str, Given]]) -> dict[str, str]:
+    """Return recipe key -> name of the layer that set it last, weakest layer first."""
+    found: dict[str, str] = {}
+    for label, item in given:
+        found.pop(item.key, None)
+        found[item.key] = label
+    return found
+
+
+def _one_pair(recipe: Recipe, given: Sequence[tuple[str, Given]]) -> Iterator[str]:
+    """Yield the line on a batch in which no pair is compared with another one."""
+    if found := one_pair(recipe.batch_size, processes() if recipe.negatives == "local" else 1):
+        where = [item.where for _, item in given if item.key == "batch_size"] or ["recipe.batch_size"]
+        yield f"{where[-1]}: {found}"
 
 
 def build_options(cls: type, values: Mapping[str, Any]) -> Any:

@@ -111,6 +111,8 @@ class _Stage:
     stage_began: float = 0.0
     shown: float = 0.0
     log: str = ""
+    aloud: bool = False
+    """Lines are printed at once: nothing else would show them."""
 
 
 class Board:
@@ -135,7 +137,7 @@ class Board:
 
     def preparation_started(self, slot: int, label: str) -> None:
         """Say that work for all cells begins."""
-        self.slots[slot] = _Stage(label, began=time.monotonic(), shown=time.monotonic())
+        self.slots[slot] = _Stage(label, began=time.monotonic(), shown=time.monotonic(), aloud=True)
 
     def preparation_finished(self, slot: int) -> None:
         """Say that the work for all cells is done."""
@@ -153,6 +155,8 @@ class Board:
             cell.stage_began = time.monotonic()
         elif kind == "advance":
             cell.steps, cell.note = cell.steps + values[0], values[1] or cell.note
+        elif cell.aloud:
+            self.console.warn(values[0])
         else:
             cell.log = values[0]
         self.show(slot, cell)

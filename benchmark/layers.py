@@ -17,6 +17,7 @@ from benchmark.registry import Registry
 from benchmark.settings import Given, check, unsaid
 
 FLAGS, OVERRIDES = "flags", "key=value"
+VARIANTS = ("common", "authors")
 DEFAULT_SUITE = "phantom"
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same result, many times faster
 
@@ -138,15 +139,20 @@ def suite_layer(reference: Any, problems: list[str]) -> Layer:
     return Layer(shown(path), values if "name" in values else {"name": path.stem, **values})
 
 
+def method_file(name: str) -> Path:
+    """Return ``configs/methods/<name>.yaml``, one file for all members of a family."""
+    return configs("methods", f"{name.split(':', 1)[0]}.yaml")
+
+
 def method_layer(name: str, problems: list[str]) -> Layer:
-    """Read ``configs/methods/<name>.yaml``, where it exists, as a layer below ``methods.<name>``."""
-    path = configs("methods", f"{name.split(':', 1)[0]}.yaml")
+    """Read the settings file of a method, where it exists, as a layer below ``methods.<name>``."""
+    path = method_file(name)
     if not path.is_file():
         return Layer(shown(path), {})
     section = read_yaml(path, problems)
     for key in section:
-        if key not in ("recipe", "options"):
-            problems.append(f"{shown(path)}:{unknown('key', key, ('recipe', 'options'))}")
+        if key not in (known := ("source", "recipe", "options")):
+            problems.append(f"{shown(path)}:{unknown('key', key, known)}")
     return Layer(shown(path), {"methods": {name: section}})
 
 
@@ -181,6 +187,8 @@ def parse_yaml(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
+        if "nesting depth" in problem:  # libyaml's words, which older ones have not
+            line, problem = "", "nested too deeply"
     except RecursionError:
         line, problem = "", "nested too deeply"
     except Exception as error:  # the loader passes on whatever a value's own type raises
@@ -230,27 +238,35 @@ def _put(layer: Layer, parts: list[str], value: Any, problems: list[str]) -> Non
     here[parts[-1]] = value
 
 
-def recipe_values(layer: Layer, key: str, section: Any, variant: str, by_user: bool) -> list[Given]:
-    """Return the recipe values of a method's section: flat ones are the common recipe, or the user's wish."""
+def part(section: Any, variant: str) -> tuple[str, dict[str, Any]]:
+    """Return what a recipe or options say for "common" or "authors", and below which key; flat ones are common."""
     if not isinstance(section, dict):
-        return []
-    if set(section) <= {"common", "authors"}:
-        chosen, key = section.get(variant), f"{key}.{variant}"
-    else:
-        chosen = section if by_user or variant == "common" else {}
-    chosen = chosen if isinstance(chosen, dict) else {}
-    return [Given(name, value, layer.where(f"{key}.{name}")) for name, value in chosen.items()]
+        return "", {}
+    if set(section) <= set(VARIANTS):
+        found = section.get(variant)
+        return f".{variant}", found if isinstance(found, dict) else {}
+    return "", section if variant == "common" else {}
 
 
-def option_values(layer: Layer, prefix: str, section: dict[str, Any], kind: str) -> list[Given]:
-    """Return option values of a section; those below ``options:`` and those beside it are the same."""
+def recipe_values(layer: Layer, prefix: str, section: dict[str, Any], variant: str) -> list[Given]:
+    """Return the recipe values of a method's section that are meant for a variant."""
+    below, chosen = part(section.get("recipe"), variant)
+    return [
+        Given(name, value, layer.where(f"{prefix}.recipe{below}.{name}")) for name, value in chosen.items()
+    ]
+
+
+def option_values(
+    layer: Layer, prefix: str, section: dict[str, Any], kind: str, variant: str = "common"
+) -> list[Given]:
+    """Return option values of a section for a variant; those below ``options:`` and those beside it are the same."""
     found = []
     for key, value in section.items():
         if key == "options" and isinstance(value, dict):
-            found += [
-                Given(name, item, layer.where(f"{prefix}.options.{name}")) for name, item in value.items()
-            ]
-        elif not (key == "recipe" and kind == "method"):
+            below, chosen = part(value, variant)
+            place = f"{prefix}.options{below}"
+            found += [Given(name, item, layer.where(f"{place}.{name}")) for name, item in chosen.items()]
+        elif variant == "common" and not (key in ("recipe", "source") and kind == "method"):
             found.append(Given(key, value, layer.where(f"{prefix}.{key}")))
     return found
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import rich.table
-
 from benchmark.config import Recipe, RunConfig
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.parallel import processes
@@ -264,22 +262,6 @@ def settings_key(config: Mapping[str, Any]) -> str:
     """
     settings = adapt_settings(config)
     return _hash({key: value for key, value in settings.items() if key != "seed"})
-
-
-def plan_table(plan: Plan) -> rich.table.Table:
-    """Return the plan for people: what runs and what is reused."""
-    words = {"todo": "run", "partial": "evaluate", "done": "reuse"}
-    table = rich.table.Table(title=f"plan: {len(plan.open)} of {len(plan.cells)} cells to run")
-    for column in ("method", "seed", "backbone", "suite", "tasks", "recipe", "state"):
-        table.add_column(column)
-    for cell in plan.cells:
-        spec, recipe = cell.spec, cell.spec.recipe
-        length = f"{recipe.max_steps} steps" if recipe.max_steps else f"{recipe.epochs} epochs"
-        table.add_row(
-            spec.cell, str(spec.seed), spec.backbone, spec.suite_name, " ".join(cell.missing or spec.tasks),
-            f"{length}, batch {recipe.batch_size}, lr {recipe.lr:g}", words[cell.state],
-        )  # fmt: skip
-    return table
 
 
 def _specs(config: RunConfig) -> Iterator[CellSpec]:

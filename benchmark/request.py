@@ -11,7 +11,7 @@ from typing import Any
 from benchmark.config import RunConfig, Settings, config_of, load_config, user_layers
 from benchmark.errors import ConfigError, PluginError
 from benchmark.experiments import Experiment, ExperimentRow, ResolvedRow, read_experiment, resolve
-from benchmark.layers import DEFAULT_SUITE, Layer, read_yaml, selections, suite_layer
+from benchmark.layers import DEFAULT_SUITE, Layer, method_layer, part, read_yaml, selections, suite_layer
 from benchmark.paths import shown
 from benchmark.registry import BACKBONES, METHODS, TASKS, Registry, scan_plugins
 from benchmark.settings import words
@@ -178,6 +178,13 @@ class _Loader:
                         self.problems.append(
                             f"{place}: the rows of {self.experiment.label} set '{key}' themselves. Leave it out"
                         )
+        source = next((x for x in reversed(self.user) if "recipe_name" in x.values), None)
+        replaced = [row.title for written, row in pairs if _replaced(written, row)]
+        if source and source.values["recipe_name"] == "authors" and replaced:
+            self.problems.append(
+                f"{source.where('recipe_name')}: authors would replace what {self.experiment.label} sets in "
+                f"{', '.join(replaced)}. Leave it out"
+            )
         chosen = next((x for x in reversed(self.user) if "backbone" in x.values), None)
         if chosen and pairs and all(written.backbone for written, _ in pairs):
             used = ", ".join(dict.fromkeys(row.backbone for _, row in pairs))
@@ -233,13 +240,21 @@ def _row_layer(experiment: Experiment, row: ResolvedRow) -> Layer:
     for key, value in row.changes.items():
         section, _, name = key.rpartition(".")
         path = {"corpus": ["corpus"], "recipe": ["methods", row.method, "recipe"]}
-        parts = path.get(section, ["methods", row.method, "options"])
+        keys = path.get(section, ["methods", row.method, "options"])
         here = values
-        for part in parts:
-            here = here.setdefault(part, {})
+        for outer in keys:
+            here = here.setdefault(outer, {})
         here[name] = value
-        places[".".join([*parts, name])] = f"{experiment.source}:experiment.rows.{row.title}.set.{key}"
+        places[".".join([*keys, name])] = f"{experiment.source}:experiment.rows.{row.title}.set.{key}"
     return Layer(experiment.source, values, places)
+
+
+def _replaced(written: ExperimentRow, row: ResolvedRow) -> bool:
+    """Return whether a method's authors' recipe would change what a row means to keep as it is in the suite."""
+    section = method_layer(row.method, []).values.get("methods", {}).get(row.method, {})
+    authors = {f"recipe.{key}" for key in part(section.get("recipe"), "authors")[1]}
+    authors |= part(section.get("options"), "authors")[1].keys()
+    return bool(written.recipe_of or authors & (set(written.set) - set(row.changes)))
 
 
 def _place_of(layer: Layer, method: str, key: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.errors import quoted, suggest
-from benchmark.layers import Layer
+from benchmark.layers import VARIANTS, Layer
 
 SUITE_KEYS = frozenset(
     {"name", "title", "description", "backbone", "pretrained", "corpus", "templates", "validation"}
@@ -77,9 +77,13 @@ def missing_problems(suite: Layer, merged: Mapping[str, Any]) -> Iterator[str]:
 def method_problems(layer: Layer, path: str, section: Any) -> Iterator[str]:
     """Yield one line for each part of a method's settings that should hold keys and values, and does not."""
     yield from _nested_problems(layer, path, section, ("recipe",))
-    recipe = section.get("recipe") if isinstance(section, Mapping) else None
-    if isinstance(recipe, Mapping) and set(recipe) <= {"common", "authors"}:
-        yield from _nested_problems(layer, f"{path}.recipe", recipe, ("common", "authors"))
+    source = section.get("source", "") if isinstance(section, Mapping) else ""
+    if not isinstance(source, str):
+        yield f"{layer.where(f'{path}.source')}: expected a text, got {quoted(source)}"
+    for key in ("recipe", "options"):
+        below = section.get(key) if isinstance(section, Mapping) else None
+        if isinstance(below, Mapping) and set(below) <= set(VARIANTS):
+            yield from _nested_problems(layer, f"{path}.{key}", below, VARIANTS)
 
 
 def _nested_problems(layer: Layer, path: str, section: Any, keys: Sequence[str]) -> Iterator[str]:

@@ -70,21 +70,23 @@ def learning_rate_factor(step: int, *, warmup: int, total: int, schedule: str) -
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def make_optimiser(method: Method, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW over a method's trained tensors, with and without weight decay as the method declares."""
+def make_optimiser(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the optimiser of a method's trained tensors, with and without weight decay as the method declares.
+
+    AdamW decays the weights themselves; Adam and SGD (momentum ``betas[0]``) add the decay to the gradient.
+    """
     groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in method.trainable_parameters().items():
         groups[method.decays(name)].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "weight_decay": recipe.weight_decay if decays else 0.0}
-            for decays, parameters in groups.items()
-            if parameters
-        ],
-        lr=recipe.lr,
-        betas=recipe.betas,
-        eps=recipe.eps,
-    )
+    parts = [
+        {"params": parameters, "weight_decay": recipe.weight_decay if decays else 0.0}
+        for decays, parameters in groups.items()
+        if parameters
+    ]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(parts, lr=recipe.lr, momentum=recipe.betas[0])
+    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimiser]
+    return adam(parts, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
 
 
 class Trainer:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from benchmark.backbones import check_backbone, load_backbone
 from benchmark.backbones.preprocess import preprocess_of
+from benchmark.batch_size import too_few
 from benchmark.config import RunConfig
 from benchmark.console import NullReporter, duration
 from benchmark.data import splits
@@ -290,8 +291,8 @@ def _cost(
     total = 0.0
     for name in config.methods:
         runs = sum(cell.spec.method == name for cell in plan.open)
-        if few[name]:
-            yield Item("cost", name, "missing", few[name], "lower --batch-size, or take a larger corpus")
+        if lacking := few[name]:
+            yield Item("cost", name, "missing", f"the corpus has {lacking[0]}", lacking[1])
             continue
         timing = times.get(name)
         words = f"{runs} x {_steps_words(config, name, steps[name], pairs)}"
@@ -313,11 +314,9 @@ def _cost(
         yield Item("cost", "time", "note", f"not measured: {reason}")
 
 
-def _too_few(config: RunConfig, name: str, pairs: int | None) -> str:
-    size = config.recipes[name].batch_size
+def _too_few(config: RunConfig, name: str, pairs: int | None) -> tuple[str, str] | None:
     trains = not getattr(METHODS.get(name), "deterministic", False)
-    few = trains and pairs is not None and pairs < size
-    return f"the corpus has {pairs} pairs, fewer than one batch of {size}" if few else ""
+    return too_few(pairs, config.recipes[name].batch_size) if trains and pairs is not None else None
 
 
 def _steps(config: RunConfig, name: str, pairs: int | None) -> int | None:

@@ -11,7 +11,8 @@ import pytest
 from benchmark.config import load_config
 from benchmark.errors import StoreError
 from benchmark.paths import ROOT
-from benchmark.plan import CellSpec, make_plan, plan_table, settings_key
+from benchmark.plan import CellSpec, make_plan, settings_key
+from benchmark.plan_tables import plan_table
 from benchmark.registry import TASKS
 from benchmark.runner import execute_cell
 from benchmark.store import Store

@@ -191,6 +191,32 @@ def test_the_logit_scale_never_decays_and_stays_below_100(tmp_path: Path) -> Non
     assert float(wrapped.logit_scale().detach()) == pytest.approx(100.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_step_of_each_optimiser_is_the_one_of_its_paper(name: str) -> None:
+    """Two steps on one residual, by hand: the decay is a part of the gradient but for AdamW."""
+    wrapped = method("taskres")
+    recipe = dataclasses.replace(
+        RECIPE, optimiser=name, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99), eps=1e-8
+    )
+    optimiser = make_optimiser(wrapped, recipe)
+    (weight,) = (value for key, value in wrapped.trainable_parameters().items() if key != "logit_scale.value")
+    with torch.no_grad():
+        weight.fill_(2.0)
+    expected, first, second = 2.0, 0.0, 0.0
+    for step in (1, 2):
+        weight.grad = torch.full_like(weight, 3.0)
+        optimiser.step()
+        slope = 3.0 + (0.0 if name == "adamw" else 0.5 * expected)
+        if name == "sgd":
+            first = slope if step == 1 else 0.9 * first + slope
+            expected -= 0.1 * first
+            continue
+        expected -= 0.1 * 0.5 * expected if name == "adamw" else 0.0
+        first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
+        expected -= 0.1 * (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)) ** 0.5 + 1e-8)
+    assert weight[0].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_full_fine_tuning_decays_matrices_only() -> None:
     wrapped = method("full_ft")
     decayed = {name for name in wrapped.trainable_parameters() if wrapped.decays(name)}

@@ -81,8 +81,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
         board.preparation_started(-1, f"prepare {args.dataset}")
         reporter, plugins = board.reporter(-1), words(args.plugins or [])
         done = prepare(dataset, Path(args.raw), data_root, reporter=reporter, plugins=plugins, **request)
-        if note := board.slots[-1].log:
-            console.warn(note)
         board.preparation_finished(-1)
     _print_report(done.report, console)
     state = (

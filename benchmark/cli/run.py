@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from benchmark.cli._parser import ArgumentParser, add_smallest_difference, given
@@ -20,7 +20,9 @@ from benchmark.console import Console, Reporter, duration
 from benchmark.engines.together import joined
 from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
 from benchmark.parallel import World, launched
-from benchmark.plan import CellSpec, Plan, make_plan, plan_table
+from benchmark.plan import CellSpec, Plan, make_plan
+from benchmark.plan_tables import plan_table, recipe_table
+from benchmark.registry import METHODS
 from benchmark.request import Request, load_request
 from benchmark.runner import RUN_CELL, Cluster, Summary, resolve, run_plan
 from benchmark.store import Store
@@ -117,15 +119,18 @@ def _main(args: argparse.Namespace, console: Console, run_cell: str, world: Worl
     store, only = Store(config.output_dir), tuple(args.cell or ())
     for line in broken:
         console.error(line)
+    for line in dict.fromkeys(line for one in configs for line in one.notes):
+        console.warn(line)
     plan = world.from_first(lambda: make_plan(configs, store, only))
     if config.dry_run:
-        _print_plan(plan, args, console)
+        _print_plan(plan, configs, args, console)
         return 2 if broken else 0
     store.check_writable()
     store.remove_leftovers()
+    trained = {cell.spec.folder for cell in plan.open if cell.state == "todo"}
     summary = run_plan(
         plan, store, console=console, jobs=config.jobs, debug=config.debug, run_cell=run_cell, cluster=cluster,
-        prepare=lambda reporter: _prepare([cell.spec for cell in plan.open], reporter), world=world,
+        prepare=lambda reporter: _prepare([cell.spec for cell in plan.open], reporter, trained), world=world,
     )  # fmt: skip
     written = not world.is_first or _finish(configs, store, summary, console, report=not only)
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
@@ -149,12 +154,13 @@ def _cluster(config: RunConfig) -> Cluster | None:
     return None
 
 
-def _print_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
+def _print_plan(plan: Plan, configs: Sequence[RunConfig], args: argparse.Namespace, console: Console) -> None:
     style = args.format or PLAN_FORMATS[0]
     if style not in PLAN_FORMATS:
         raise ConfigError(f"--format: {unknown('format', style, PLAN_FORMATS)}")
     if style == "table":
         console.table(plan_table(plan))
+        console.table(recipe_table(plan, configs))
         return
     for command in cell_commands(plan, args.words):
         console.line(command)
@@ -182,8 +188,14 @@ def _with_weights(request: Request, console: Console) -> list[RunConfig]:
     return left
 
 
-def _prepare(specs: Sequence[CellSpec], reporter: Reporter) -> None:
-    """Check every backbone and make the data of every suite, once each."""
+def _prepare(specs: Sequence[CellSpec], reporter: Reporter, trained: Collection[str] = ()) -> None:
+    """Check every backbone and make the data of every suite, once each.
+
+    Args:
+        specs: the open cells.
+        reporter: told about progress.
+        trained: folders of those that have no adapter yet.
+    """
     from benchmark.backbones import fitting_of
     from benchmark.data.load import needed
 
@@ -193,16 +205,19 @@ def _prepare(specs: Sequence[CellSpec], reporter: Reporter) -> None:
     tasks: dict[str, dict[str, Any]] = {}
     methods: dict[str, set[str]] = {}
     wanted: dict[str, dict[Any, None]] = {}
+    sizes: dict[str, set[int]] = {}
     for spec in specs:  # experiments ask for different tasks of one suite
         suites.setdefault(spec.suite_name, spec)
         tasks.setdefault(spec.suite_name, {}).update(spec.tasks)
         methods.setdefault(spec.suite_name, set()).add(spec.method)
         wanted.setdefault(spec.suite_name, {})[fittings[spec.backbone, spec.pretrained]] = None
+        if spec.folder in trained and not getattr(METHODS.get(spec.method), "deterministic", False):
+            sizes.setdefault(spec.suite_name, set()).add(spec.recipe.batch_size)
     for name, spec in suites.items():
         suite = needed({**spec.suite, "tasks": tasks[name]}, methods[name])
         resolve(PREPARE_SUITE)(
-            suite, spec.data_root, reporter,
-            fittings=wanted[name], limit=spec.limit, allow_overlap=spec.allow_overlap,
+            suite, spec.data_root, reporter, fittings=wanted[name], limit=spec.limit,
+            allow_overlap=spec.allow_overlap, batch_sizes=sizes.get(name, ()),
         )  # fmt: skip
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.batch_size import check_corpus
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.loading import PixelLoader, PixelRows
 from benchmark.data.samples import Batch, PairData
-from benchmark.errors import ConfigError, DataError
+from benchmark.errors import ConfigError
 from methods.base import Method
 
 _STEP = 16
@@ -165,11 +166,7 @@ class PairBatches:
 
 
 def _check(corpus: PairData, batch_size: int, size: int) -> None:
-    if len(corpus) < batch_size:
-        raise DataError(
-            f"corpus '{corpus.name}' has {len(corpus)} pairs, fewer than one batch of {batch_size}: "
-            "lower --batch-size or raise --limit"
-        )
+    check_corpus(corpus.name, len(corpus), [batch_size])
     if batch_size % size:
         raise ConfigError(
             f"--batch-size {batch_size} is the batch of all {size} processes together and must be a multiple of {size}"

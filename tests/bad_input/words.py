@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bad_input.case import RUN, Case, small
+from tests.bad_input.case import RUN, TRAIN, Case, small
 
 KEY = "key=value"
 VERBS = {  # words with which each verb gets as far as its own flags
@@ -132,6 +132,22 @@ _SETTINGS = {
     "an unknown engine": ("--engine rey", "--engine: expected one of local, ray"),
 }
 SETTINGS = [Case(name, f"{RUN} {words}", says, small) for name, (words, says) in _SETTINGS.items()]
+
+_BATCHES = {
+    "a batch of one pair": (
+        "--batch-size 1",
+        "--batch-size: a batch of 1 pair leaves nothing to compare it with",
+    ),
+    "a corpus of one pair": (
+        "--limit 1",
+        "corpus 'csv' has 1 pair, and no other to compare it with: take a larger",
+    ),
+    "a corpus smaller than a batch": (
+        "--batch-size 9",
+        "corpus 'csv' has 4 pairs, fewer than one batch of 9: lower",
+    ),
+}
+BATCHES = [Case(name, f"{TRAIN} {words}", says, small) for name, (words, says) in _BATCHES.items()]
 
 _PAIRS = {
     "no key": ("=3", "expected key=value, got '=3'. Example"),
@@ -269,4 +285,4 @@ PAIRS = [
     for name, (words, says) in _PAIRS.items()
 ]
 
-CASES = [*UNKNOWN_FLAGS, *BROKEN_PLUGINS, *NO_SETTINGS, *GENERAL, *SETTINGS, *PAIRS]
+CASES = [*UNKNOWN_FLAGS, *BROKEN_PLUGINS, *NO_SETTINGS, *GENERAL, *SETTINGS, *BATCHES, *PAIRS]

@@ -187,7 +187,7 @@ def test_an_experiment_runs_its_rows_and_the_next_one_shares_them(
         raise PluginError(f"no weights of {name}")
 
     monkeypatch.setattr("benchmark.backbones.check_backbone", no_weights)
-    monkeypatch.setattr(run_verb, "_prepare", lambda configs, reporter: None)
+    monkeypatch.setattr(run_verb, "_prepare", lambda *_: None)
     first = write("a.yaml", EXPERIMENT)
     assert main([*words, "--config", str(first)]) == 0
     out, err = capsys.readouterr()

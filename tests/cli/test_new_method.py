@@ -50,7 +50,11 @@ def test_elsewhere_files_lie_side_by_side_and_the_commands_name_them(tmp_path, m
         "--methods zero_shot,two_words --plugins two_words.py --config two_words.yaml"
         in capsys.readouterr().out
     )
-    assert list(read_yaml(tmp_path / "two_words.yaml")["methods"]["two_words"]) == ["options", "recipe"]
+    assert list(read_yaml(tmp_path / "two_words.yaml")["methods"]["two_words"]) == [
+        "source",
+        "options",
+        "recipe",
+    ]
 
 
 def test_a_folder_can_be_chosen_from_within_the_checkout(checkout):
