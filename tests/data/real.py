@@ -1,7 +1,7 @@
 """Real files for tests that look at every row of them; where they are not, these tests are skipped and say so.
 
-Tables come from the wheel `torchxrayvision` (its data files are read, nothing of it is imported); images and CT reports
-from a folder ``../shared/real`` beside the checkout, or wherever ``MEDPEFT_REAL_DATA`` says.
+Tables come from the wheel `torchxrayvision` of the dev extra (its data files are read, nothing of it is imported);
+images and CT reports from a folder ``../shared/real`` beside the checkout, or wherever ``MEDPEFT_REAL_DATA`` says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def tables() -> Path:
     """Return the folder of the tables of radiology datasets."""
     found = importlib.util.find_spec("torchxrayvision")
     if found is None or found.origin is None:
-        pytest.skip("no real tables: pip install --no-deps torchxrayvision")
+        pytest.skip('no real tables: pip install -e ".[dev]"')
     return Path(found.origin).parent / "data"
 
 

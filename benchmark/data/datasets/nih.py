@@ -71,9 +71,10 @@ def read(raw: Path, *, images: str = "slice", rsna_mapping: str = "") -> RawTabl
         rows, part = rows[~taken], part[~taken]
     table = _manifest(source, path, rows, part)
     val = table["image_id"][table["split"] == "val"].tolist()
-    return RawTable(
-        table, (*steps, ("kept", len(table))), {"val_without_rsna" if rsna_mapping else "val": val}
-    )
+    lists = {"val_without_rsna" if rsna_mapping else "val": val}
+    if images == "all" and not rsna_mapping:
+        lists["all"] = table["image_id"].tolist()
+    return RawTable(table, (*steps, ("kept", len(table))), lists)
 
 
 def _parts(source: Source, path: Path, names: list[str]) -> pd.Series[str]:

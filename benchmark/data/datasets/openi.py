@@ -23,6 +23,7 @@ from benchmark.registry import register_dataset
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 PROJECTIONS = "indiana_projections.csv"
+_REPACKS = ("indiana_reports.csv", "annotation.json")
 
 ACCESS = Access(
     kind="open",
@@ -60,6 +61,8 @@ def read(raw: Path, *, views: str = "frontal", labels: str = "") -> RawTable:
         DataError: a file is missing, or no view is known and ``views`` is not "all".
     """
     source = Source("Open-i", ACCESS, raw)
+    # re-packs name the images in another way than the XML reports, whose list is known
+    name = views if views == "frontal" or source.find(*_REPACKS) is None else "all_repacked"
     if views not in ("frontal", "all"):
         raise DataError(unknown("value of the option views of openi", views, ("frontal", "all")))
     images = _images(source)
@@ -80,14 +83,14 @@ def read(raw: Path, *, views: str = "frontal", labels: str = "") -> RawTable:
         table["split"] = [item.split for item in texts]
     if labels:
         _add_labels(Path(labels), source, table, steps)
-    return RawTable(table, tuple(steps), {"all" if views == "all" else "frontal": table["image_id"].tolist()})
+    return RawTable(table, tuple(steps), {name: table["image_id"].tolist()})
 
 
 def _images(source: Source) -> list[_Image]:
     """Return the images of whichever form is there."""
-    if (table := source.find("indiana_reports.csv")) is not None:
+    if (table := source.find(_REPACKS[0])) is not None:
         return list(_from_tables(source, table))
-    if (path := source.find("annotation.json")) is not None:
+    if (path := source.find(_REPACKS[1])) is not None:
         return list(_from_json(path))
     reports = source.files((".xml",))
     if not reports:

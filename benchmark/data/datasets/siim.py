@@ -100,19 +100,15 @@ def decode_runs(code: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         DataError: no such code, or it runs over the end.
     """
     height, width = size
-    flat = np.zeros(height * width, dtype=bool)
     try:
         numbers = [int(number) for number in code.split()]
     except ValueError:
         numbers = [-1]
-    if len(numbers) % 2 or any(number < 0 for number in numbers) or sum(numbers) > flat.size:
+    rest = height * width - sum(numbers)
+    if len(numbers) % 2 or min(numbers, default=0) < 0 or rest < 0:
         raise DataError(f"SIIM-ACR: '{code[:40]}' is no run-length code of {height}x{width} pixels")
-    position = 0
-    for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
-        position += offset
-        flat[position : position + length] = True
-        position += length
-    return flat.reshape(width, height).T
+    inside = np.arange(len(numbers) + 1) % 2 == 1
+    return np.repeat(inside, [*numbers, rest]).reshape(width, height).T
 
 
 def _files(source: Source, ids: Sequence[str]) -> list[str]:
