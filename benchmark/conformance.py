@@ -25,6 +25,7 @@ from benchmark.data.samples import Batch
 from benchmark.efficiency import parameter_counts
 from benchmark.errors import ConfigError, unknown
 from benchmark.gradients import backward
+from benchmark.precision import TrainingArithmetic
 from benchmark.reachable import reachable_tensors
 from benchmark.small_models import FAMILIES, Build, made, move, moved, small_backbone, small_batch
 from benchmark.store import CellFolder
@@ -366,6 +367,23 @@ def _runs_in_bf16_and_float64(build: Build, family: str) -> None:
 
 
 @_check
+def _makes_a_step_in_bf16(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    trained = method.train().trainable_parameters()
+    if not trained:
+        return
+    optimiser = torch.optim.AdamW(trained.values(), lr=1e-4)
+    with TrainingArithmetic("bf16", torch.device("cpu"), method.backbone.model)():
+        backward(method, batch, None, torch.amp.GradScaler("cpu", enabled=False))
+    optimiser.step()
+    method.after_step(1, 2)
+    lost = [
+        n for n, v in trained.items() if v.grad is None or not bool((v.grad.isfinite() & v.isfinite()).all())
+    ]
+    _hold(not lost, f"no finite gradient for {', '.join(lost[:3])}")
+
+
+@_check
 def _every_tensor_moves_with_the_method(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     registered = {id(tensor) for tensor in (*method.parameters(), *method.buffers())}
@@ -382,6 +400,19 @@ def _every_tensor_moves_with_the_method(build: Build, family: str) -> None:
             method, Batch(**{name: x if x is None else x.cuda() for name, x in vars(batch).items()})
         )
         _hold(abs(there - here) < 1e-2, f"loss on the GPU {there:.4f}, on the CPU {here:.4f}")
+
+
+@_check
+def _trains_the_same_tensors_once_moved(build: Build, family: str) -> None:
+    method, _ = made(build, family)
+    trained = set(method.trainable_parameters())
+    # another type stands for another device: for both, libraries put new tensors in the place of old ones
+    for order, there in (
+        ("it was moved", method.bfloat16()),
+        ("it was built on a moved backbone", build(small_backbone(family).bfloat16())),
+    ):
+        other = sorted(trained ^ set(there.trainable_parameters()))
+        _hold(not other, f"once {order}, it trains {len(other)} other tensors: {', '.join(other[:3])}")
 
 
 @_check

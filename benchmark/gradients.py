@@ -36,7 +36,8 @@ def backward(
     """
     if micro_batch is None or micro_batch >= batch.size or not method.splits:
         loss = _loss(method, batch, world, step)
-        scaler.scale(loss).backward()
+        with _as_computed(batch):
+            scaler.scale(loss).backward()
         return loss.detach()
     parts = batch.split(micro_batch)
     states, embedded = [], []
@@ -48,19 +49,30 @@ def backward(
         name: torch.cat([piece[name] for piece in embedded]).requires_grad_() for name in embedded[0]
     }
     loss = _joint_loss(method, own, batch.labels, world)
-    scaler.scale(loss).backward()
+    with _as_computed(batch):
+        scaler.scale(loss).backward()
     start = 0
     with world.own_draws(step):
         for part, state in zip(parts, states, strict=True):
             set_random_state(state, batch.device)
             pieces = method.embed(part)
             moving = {name: piece for name, piece in pieces.items() if piece.requires_grad}
-            torch.autograd.backward(
-                list(moving.values()),
-                [own[name].grad[start : start + part.size] for name in moving],  # type: ignore[index]
-            )
+            with _as_computed(batch):
+                torch.autograd.backward(
+                    list(moving.values()),
+                    [own[name].grad[start : start + part.size] for name in moving],  # type: ignore[index]
+                )
             start += part.size
     return loss.detach()
+
+
+def _as_computed(batch: Batch) -> torch.autocast:
+    """Return a context without autocast, where each gradient is computed in the type of its forward pass.
+
+    Inside autocast, what was computed in fp32 would have its gradients rounded (torch's notes on mixed precision), and
+    so would the products in a library's gradient hooks, which must not change the type.
+    """
+    return torch.autocast(batch.device.type, enabled=False)
 
 
 def _loss(method: Method, batch: Batch, world: World, step: int) -> Tensor:

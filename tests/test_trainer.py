@@ -18,6 +18,7 @@ from benchmark.checkpoint import Checkpoint
 from benchmark.config import Recipe
 from benchmark.console import NullReporter
 from benchmark.errors import CellError, DataError
+from benchmark.gradients import backward
 from benchmark.precision import autocast
 from benchmark.registry import METHODS
 from benchmark.small_models import made
@@ -164,13 +165,13 @@ def test_a_loss_that_is_not_finite_names_the_step(
 def test_out_of_memory_halves_what_the_towers_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int | None] = []
 
-    def backward(wrapped: Method, batch: object, micro: int | None, *_: object) -> torch.Tensor:
+    def fails(wrapped: Method, batch: object, micro: int | None, *_: object) -> torch.Tensor:
         taken.append(micro)
         if micro is None or micro > 4:
             raise torch.OutOfMemoryError
         return torch.ones(())
 
-    monkeypatch.setattr("benchmark.trainer.backward", backward)
+    monkeypatch.setattr("benchmark.trainer.backward", fails)
     trainer(method("taskres"), tmp_path, constant).run()
     assert taken[:4] == [None, 8, 4, 4]
     monkeypatch.setattr(
@@ -230,6 +231,27 @@ def test_precision_auto_is_fp32_on_a_cpu() -> None:
         assert not torch.is_autocast_enabled("cpu")
     with autocast("bf16", CPU):
         assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_what_is_computed_in_fp32_has_its_gradients_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, micro_batch: int | None
+) -> None:
+    wrapped = method("taskres")
+    batch, loss_of = next(batches(wrapped).epoch(1)), wrapped.loss_of
+
+    def in_fp32(*args: Any) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return loss_of(*args)
+
+    monkeypatch.setattr(wrapped, "loss_of", in_fp32)
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        wrapped.zero_grad()
+        with autocast(precision, CPU):
+            backward(wrapped, batch, micro_batch, torch.amp.GradScaler("cpu", enabled=False))
+        gradients.append([value.grad.clone() for value in wrapped.trainable_parameters().values()])
+    assert all(map(torch.equal, *gradients))
 
 
 # ---------------------------------------------------------------------------------------------- a GPU's time

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import peft
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from benchmark.backbones.towers import SITES
@@ -124,7 +125,15 @@ class Tuner:
             if getattr(config, "boft_n_butterfly_factor", None) == 1:  # its CUDA code is for other factors
                 for useless in ("Failed to load the CUDA extension", "Setting boft_n_butterfly_factor"):
                     warnings.filterwarnings("ignore", useless)
-            return peft.get_peft_model(model, config)
+            wrapped = peft.get_peft_model(model, config)
+        for layer in wrapped.modules():
+            # peft re-wraps these where it copies them to another device or type, and torch's dictionaries make
+            # what they wrap trainable (AdaLoRA's ranknum)
+            if isinstance(layer, BaseTunerLayer):
+                for name in layer.other_param_names:
+                    if isinstance(kept := getattr(layer, name, None), nn.Module):
+                        kept.requires_grad_(False)
+        return wrapped
 
 
 @contextlib.contextmanager

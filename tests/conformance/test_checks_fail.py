@@ -136,6 +136,25 @@ class OnlySingle(Sound):
         return super().text_head(features + features @ torch.zeros(len(features.T), len(features.T)))
 
 
+class Overflows(Sound):
+    """Its gradient does not survive bf16."""
+
+    def text_head(self, features):
+        update = self.text(features)
+        if update.requires_grad and update.dtype == torch.bfloat16:
+            update.register_hook(lambda gradient: gradient * float("inf"))
+        return features + update
+
+
+class TrainsWhatWasReplaced(Sound):
+    """A frozen parameter that a dictionary wraps again, and so trains, where it has to be copied (AdaLoRA in peft)."""
+
+    def setup(self):
+        super().setup()
+        self.ranks = nn.ParameterDict({"text": nn.Parameter(torch.ones(1), requires_grad=False)})
+        self.ranks["text"] = self.ranks["text"].to(self.backbone.logit_scale.dtype)
+
+
 class StaysBehind(Sound):
     def setup(self):
         super().setup()
@@ -195,9 +214,13 @@ BROKEN = {
     "overfits sixteen pairs": [(LearnsNothing, "loss went from")],
     "parts of a batch give its gradients": [(LossOfParts, "gradient of ")],
     "runs in bf16 and float64": [(OnlySingle, "RuntimeError")],
+    "makes a step in bf16": [(Overflows, "no finite gradient for text.")],
     "every tensor moves with the method": [
         (StaysBehind, "method.tables['shift'][0]: neither parameter nor buffer"),
         (StaysInClosure, "method.shifted()"),
+    ],
+    "trains the same tensors once moved": [
+        (TrainsWhatWasReplaced, "built on a moved backbone, it trains 1 other tensors: ranks.text")
     ],
     "a copy stands on its own": [(SharedState, "changes nothing in the copy")],
     "classes are scored one by one": [(SoftmaxOverClasses, "depends on the other classes")],
@@ -245,7 +268,7 @@ def test_an_unfit_large_method_is_told_what_was_expected():
 
 
 def test_words_select_checks():
-    assert matching(["COUNT", "bf16"]) == ["declared parameter count", "runs in bf16 and float64"]
+    assert matching(["COUNT", "float64"]) == ["declared parameter count", "runs in bf16 and float64"]
     assert matching([]) == list(CHECKS)
     with pytest.raises(ConfigError, match="--only: unknown check 'unit norms'. Did you mean"):
         matching(["unit norms"])
