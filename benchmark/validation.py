@@ -123,7 +123,14 @@ def _shared(config: RunConfig, fitting: Fitting | None) -> Iterator[Item]:
         stops = item.leak and not config.allow_overlap
         todo = "take them out of one of the two, or go on with allow_overlap=true" if stops else ""
         yield Item("data", f"{item.use} and {item.other}", "missing" if stops else "note", str(item), todo)
-    if not found:
+    if fitting is None:
+        yield Item(
+            "data",
+            "images",
+            "note",
+            "those that are fitted to the model are compared once its weights are here",
+        )
+    elif not found:
         yield Item("data", "images", "ok", "no two datasets share any")
 
 

@@ -144,8 +144,10 @@ def test_an_overlap_that_is_allowed_stands_in_the_results(data: Path) -> None:
         {
             "with": "test set 'tested' (zeroshot)",
             "images": 3,
+            "near_copies": 0,
             "images_of_patients": 0,
             "patients": 0,
+            "seen": False,
             "leak": False,
         }
     ]

@@ -16,7 +16,10 @@ import yaml
 from benchmark.cli import main
 from benchmark.console import NullReporter
 from benchmark.data.fitting import Fitting
-from benchmark.guards.overlap import facts, overlaps
+from benchmark.guards import imprint
+from benchmark.guards.overlap import Overlap, check, facts, overlaps
+from benchmark.paths import ROOT
+from tests.data import real
 
 QUIET = NullReporter()
 FITTING = Fitting((64, 64))
@@ -78,6 +81,91 @@ def test_the_same_files_under_another_crop_stop_the_run_before_any_cell(
     assert not list((tmp_path / "out").rglob("status.json"))
 
 
+# ---------------------------------------------------------------------- near copies
+def test_a_film_compressed_and_resized_anew_is_reported_under_any_crop(tmp_path: Path) -> None:
+    corpus = [(film(tmp_path / "films" / f"{i}.png", i), "") for i in range(8)]
+    others = [(film(tmp_path / "others" / f"{i}.png", 100 + i), "") for i in range(6)]
+    for source in (4, 7):
+        name = f"others/{source}.jpg"
+        image = PIL.Image.open(tmp_path / "films" / f"{source}.png")
+        image.resize((150, 100), PIL.Image.Resampling.BILINEAR).save(tmp_path / name, quality=60)
+        others.append((name, ""))
+    entries = (
+        {"file": table(tmp_path / "a.csv", corpus), "crop": "squash"},
+        {"file": table(tmp_path / "b.csv", others)},
+    )
+    found = overlaps(suite(*entries), tmp_path / "data", QUIET, fitting=FITTING)
+    assert [str(item) for item in found] == [
+        "test set 'tested' (zeroshot): 2 of 8 images are near copies of images in the corpus 'csv' "
+        "('others/4.jpg' of 'films/4.png', 'others/7.jpg' of 'films/7.png')"
+    ]
+    check(found, allow=False)
+    about = facts(found, "zeroshot", "tested")
+    assert (about["overlaps"][0]["near_copies"], "data_notes" in about) == (2, False)
+
+
+def test_near_copies_are_those_of_the_plain_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("_ROWS", 7), ("_COLUMNS", 16), ("_PAIRS", 3)):
+        monkeypatch.setattr(imprint, name, size)
+    generator = np.random.default_rng(0)
+    theirs = generator.normal(128, 30, (50, 32, 32))
+    noise = generator.normal(0, 1, (40, 32, 32)) * np.linspace(0, 6, 40)[:, None, None]
+    mine = theirs[generator.integers(0, 50, 40)] + noise
+    mine[3], theirs[5] = 7, 7  # blank ones are nobody's copy
+    ones, others = (np.clip(rows, 0, 255).astype(np.uint8) for rows in (mine, theirs))
+    with np.errstate(invalid="ignore"):
+        plain = np.nan_to_num(np.corrcoef(ones.reshape(40, -1), others.reshape(50, -1))[:40, 40:])
+    near = shown(ones).near(shown(others))
+    expected = plain.max(axis=1) > imprint.NEAR
+    assert 5 < expected.sum() < 35
+    np.testing.assert_array_equal(near, np.where(expected, plain.argmax(axis=1), -1))
+
+
+def shown(thumbnails: np.ndarray) -> imprint.Imprint:
+    none = np.zeros(len(thumbnails), dtype=np.uint64)
+    return imprint.Imprint([""] * len(none), [""] * len(none), none, none, thumbnails, "", "")
+
+
+@pytest.mark.parametrize("name", ["phantom", "phantom_histology"])
+def test_drawn_images_raise_no_alarm(tmp_path: Path, name: str) -> None:
+    wanted = yaml.safe_load((ROOT / "configs" / "suites" / f"{name}.yaml").read_text())
+    entries = [wanted["corpus"], wanted["validation"], *wanted["tasks"]["zeroshot"]["datasets"].values()]
+    for entry in entries:
+        entry["n"] = 100
+    wanted["tasks"] = {"zeroshot": wanted["tasks"]["zeroshot"]}
+    assert overlaps(wanted, tmp_path, QUIET) == []
+
+
+def of_real(tmp_path: Path, folder: Path, corpus: Rows, tested: Rows) -> list[Overlap]:
+    """Return what sets of real images repeat, and what they share."""
+    tables = [table(tmp_path / f"{len(rows)}.csv", rows) for rows in (corpus, tested)]
+    entries = ({"file": file, "images": str(folder)} for file in tables)
+    return overlaps(suite(*entries), tmp_path / "data", QUIET, fitting=FITTING)
+
+
+def test_near_copies_in_a_published_split_of_real_images(tmp_path: Path) -> None:
+    """BUSI, BiomedCoOp's split: 25 of 236 test images correlate by more than .995 with a training image."""
+    folder = real.folder("busi")
+    split = json.loads((folder / "split_BUSI.json").read_text())
+    there = {path.name: str(path.relative_to(folder)) for path in folder.rglob("*.png")}
+    train, test = (
+        [(there[name.rpartition("/")[2]], "") for name, *_ in split[part]] for part in ("train", "test")
+    )
+    twice, found = of_real(tmp_path, folder, train, test)
+    assert str(twice) == "the corpus 'csv': 1 of 389 images occur more than once"
+    assert (len(found.images), len(found.near), found.of) == (0, 25, 236)
+
+
+def test_real_films_raise_an_alarm_only_where_they_are_copies(tmp_path: Path) -> None:
+    """NIH: 63 of 200 test films are of 8 patients of the training films, but none is a copy of one."""
+    folder = real.folder("nih1000")
+    films = (sorted((folder / "NIH1000" / part).rglob("*.png")) for part in ("train", "test"))
+    train, test = ([(str(path.relative_to(folder)), path.name[:8]) for path in part] for part in films)
+    (found,) = of_real(tmp_path, folder, train, test)
+    assert (len(found.of_patients), found.of, found.patients) == (63, 200, 8)
+    assert (found.images, found.near, found.leak) == ((), (), False)
+
+
 # ---------------------------------------------------------------------- patients
 def of_patients(tmp_path: Path, column: str = "patient_id", names: Sequence[str] = ("", "")) -> list[Any]:
     """Return what a test set of films of its own shares with a corpus of five films of four patients."""
@@ -100,7 +188,8 @@ def test_patients_of_two_csv_files_are_reported_and_stop_nothing(tmp_path: Path)
     ]
     assert not found[0].leak
     assert facts(found, "zeroshot", "tested") == {
-        "overlaps": [{"with": "the corpus 'csv'", "images": 0, "images_of_patients": 6, "patients": 2, "leak": False}]
+        "overlaps": [{"with": "the corpus 'csv'", "images": 0, "near_copies": 0, "images_of_patients": 6,
+                      "patients": 2, "seen": True, "leak": False}]
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.console import Reporter
-from benchmark.data.fitting import Fitting
+from benchmark.data.fitting import THUMBNAIL, Fitting
 from benchmark.data.images import Image, ImageError, read_image
 from benchmark.errors import DataError
 from benchmark.registry import load_plugins
@@ -45,12 +45,13 @@ class Target:
     """Where decoded images go.
 
     Attributes:
-        pixels, masks: array files; masks None for datasets without.
+        pixels, thumbnails, masks: array files; masks None for datasets without.
         fitting: what is done to the images.
         mask: the dataset's rule, ``mask(row, (h, w))``.
     """
 
     pixels: Path
+    thumbnails: Path
     masks: Path | None
     fitting: Fitting
     mask: Callable[[Mapping[str, Any], tuple[int, int]], npt.NDArray[np.bool_]] | None
@@ -80,6 +81,7 @@ def decode_run(run: Run, target: Target) -> list[Facts] | None:
     facts: list[Facts] = []
     fitting = target.fitting
     pixels = np.zeros((len(run.items), *fitting.size, *(() if grey else (3,))), dtype=np.uint8)
+    thumbnails = np.zeros((len(run.items), *THUMBNAIL.size), dtype=np.uint8)
     masks = np.zeros((len(run.items), *fitting.size), dtype=np.bool_)
     for i, item in enumerate(run.items):
         try:
@@ -91,12 +93,14 @@ def decode_run(run: Run, target: Target) -> list[Facts] | None:
             return None
         fitted = fitting.pixels(image.pixels)
         pixels[i] = fitted[..., None] if fitted.ndim < pixels.ndim - 1 else fitted
+        thumbnails[i] = THUMBNAIL.pixels(image.pixels)
         if target.mask is not None:
             drawn = target.mask(run.rows[i], (image.height, image.width))
             masks[i] = fitting.mask(drawn)
         size = {"width": image.width, "height": image.height}
         facts.append({"sha256": image.sha256, **size, "notes": image.notes})
     write_rows(target.pixels, run.start, pixels)
+    write_rows(target.thumbnails, run.start, thumbnails)
     if target.masks is not None:
         write_rows(target.masks, run.start, masks)
     return facts

@@ -167,6 +167,10 @@ class Fitting:
         return pixels[top : top + self.size[0], left : left + self.size[1]]
 
 
+THUMBNAIL = Fitting((32, 32), "squash", None, "bilinear", "grey")
+"""The whole image in small, whatever a model's crop: what near copies are found by (benchmark/guards/imprint.py)."""
+
+
 def _resized(pixels: Pixels, shape: tuple[int, int], how: str) -> Pixels:
     if pixels.shape[:2] == shape:
         return pixels

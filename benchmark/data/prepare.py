@@ -33,7 +33,7 @@ from benchmark.data.decode import (
     decode_all,
     keep_rows,
 )
-from benchmark.data.fitting import Fitting
+from benchmark.data.fitting import THUMBNAIL, Fitting
 from benchmark.data.inside import Inside
 from benchmark.data.prepared import (
     LABEL_PREFIX,
@@ -41,6 +41,7 @@ from benchmark.data.prepared import (
     MASKS,
     PIXELS,
     REPORT,
+    THUMBNAILS,
     TRANSFORMS_VERSION,
     folder_transforms,
     read_manifest,
@@ -260,7 +261,8 @@ class _Work:
     def _target(self) -> Target:
         files = transform_files(self.transform)
         masks = self.folder / files[MASKS] if self.dataset.mask else None
-        return Target(self.folder / files[PIXELS], masks, self.fitting, self.dataset.mask)
+        pixels, thumbnails = self.folder / files[PIXELS], self.folder / files[THUMBNAILS]
+        return Target(pixels, thumbnails, masks, self.fitting, self.dataset.mask)
 
     def _decode(self, before: Mapping[str, Any] | None) -> list[Facts]:
         """Return the facts of every image of the table, decoding those that no earlier run has."""
@@ -271,9 +273,8 @@ class _Work:
         if not (journal.continues and all(path.exists() for path in _arrays(target))):
             target.journal.unlink()
             for path in _arrays(target):
-                create_array(
-                    path, (count, *self.fitting.size), np.uint8 if path == target.pixels else np.bool_
-                )
+                size = THUMBNAIL.size if path == target.thumbnails else self.fitting.size
+                create_array(path, (count, *size), np.bool_ if path == target.masks else np.uint8)
             journal = Journal(target.journal, key)
         self.reporter.start(f"decode to {self.transform}", count)
         self.reporter.advance(sum(len(facts) for facts in journal.facts.values()))
@@ -367,7 +368,7 @@ class _Work:
         self.reporter.start("checksums", len(_arrays(target)) + 1)
         files = dict((before or {}).get("files", {}))
         for path in (*_arrays(target), self.folder / MANIFEST):
-            if path.suffix == ".csv" or path.name not in files:
+            if path.suffix == ".csv" or (path.name not in files and path.exists()):
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
                 remember(path, files[path.name]["sha256"])
             self.reporter.advance()
@@ -414,7 +415,7 @@ class _Work:
 
 
 def _arrays(target: Target) -> list[Path]:
-    return [path for path in (target.pixels, target.masks) if path is not None]
+    return [path for path in (target.pixels, target.thumbnails, target.masks) if path is not None]
 
 
 def _named(bad: Iterable[Mapping[str, str]]) -> str:

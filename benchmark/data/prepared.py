@@ -6,7 +6,7 @@ made, counts, and the size and sha256 of each file. A generated folder appears w
 processes may make the same one at once.
 
 A folder prepared from downloads holds one pixel file per transform instead, ``pixels-<transform>.npy`` (and
-``masks-...``); only files that its report lists count, the report is written last.
+``masks-...``, ``thumbnails-...``); only files that its report lists count, the report is written last.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from benchmark.temporary import temporary_beside
 FORMAT_VERSION = 1
 TRANSFORMS_VERSION = 2
 """Of the report of a folder with one pixel file per transform; others keep version 1."""
-MANIFEST, PIXELS, MASKS, REPORT = "manifest.csv", "pixels.npy", "masks.npy", "prepare_report.json"
+MANIFEST, REPORT = "manifest.csv", "prepare_report.json"
+PIXELS, MASKS, THUMBNAILS = "pixels.npy", "masks.npy", "thumbnails.npy"
 LABEL_PREFIX = "label_"
 FILES = "sha256"
 """Column of the manifest: hash of the file that an image was made from, where it was one."""
@@ -97,6 +98,7 @@ class Prepared:
             ``patients`` says whose patient ids these are, where another dataset may have the same patients.
         digests: ``pixels.npy``, ``manifest.csv`` and ``masks.npy`` -> sha256 of the file in their role.
         selection: which rows of the folder these are, when not all.
+        thumbnails: [N, 32, 32] uint8 of the originals (:data:`THUMBNAIL`), memory mapped, or None.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Prepared:
     info: dict[str, Any]
     digests: dict[str, str]
     selection: str = ""
+    thumbnails: Array | None = None
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -128,6 +131,7 @@ class Prepared:
             pixels=take(self.pixels, rows),
             manifest=self.manifest.iloc[rows].reset_index(drop=True),
             masks=None if self.masks is None else take(self.masks, rows),
+            thumbnails=None if self.thumbnails is None else take(self.thumbnails, rows),
             selection=f"{self.selection}{selection};",
         )
 
@@ -242,7 +246,10 @@ def _move_into_place(beside: Path, folder: Path) -> None:
 
 def transform_files(transform: str) -> dict[str, str]:
     """Return role -> file name of a transform; the empty one is that of generated folders."""
-    return {name: name.replace(".", f"-{transform}." if transform else ".") for name in (PIXELS, MASKS)}
+    return {
+        name: name.replace(".", f"-{transform}." if transform else ".")
+        for name in (PIXELS, MASKS, THUMBNAILS)
+    }
 
 
 def folder_transforms(folder: Path) -> list[str]:
@@ -271,17 +278,19 @@ def load_prepared(folder: Path, *, transform: str = "", verify: bool = False) ->
     """
     report = read_report(folder)
     names = {MANIFEST: MANIFEST, **transform_files(transform)}
-    roles = {role: name for role, name in names.items() if role != MASKS or name in report["files"]}
+    roles = {
+        role: name for role, name in names.items() if role in (MANIFEST, PIXELS) or name in report["files"]
+    }
     for name in roles.values():
         _check_file(folder / name, report["files"].get(name, {}), verify)
-    pixels = _open_array(folder / roles[PIXELS])
-    masks = _open_array(folder / roles[MASKS]) if MASKS in roles else None
+    arrays = {role: _open_array(folder / name) for role, name in roles.items() if role != MANIFEST}
+    pixels, masks, thumbnails = arrays[PIXELS], arrays.get(MASKS), arrays.pop(THUMBNAILS, None)
     # a copy that shares its columns: a run opens a folder many times
     manifest = _manifest(folder / MANIFEST, str(report["files"][MANIFEST]["sha256"])).copy(deep=False)
     _check_fit(str(folder), pixels, manifest, masks)
-    digests = {role: str(report["files"][name].get("sha256")) for role, name in roles.items()}
+    digests = {role: str(report["files"][roles[role]].get("sha256")) for role in (MANIFEST, *arrays)}
     info = dict(report["info"]) | ({"transform": transform} if transform else {})
-    return Prepared(str(report["name"]), folder, pixels, manifest, masks, info, digests)
+    return Prepared(str(report["name"]), folder, pixels, manifest, masks, info, digests, "", thumbnails)
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A test image that is also in the corpus, in the validation set, or in what its own head is trained on makes the number
 a measure of memory: such a run stops before anything is trained, unless ``allow_overlap`` says that it is meant. What
-test sets share among themselves, and patients that datasets share, are no error: they are reported.
+test sets share among themselves, near copies, and patients that datasets share, are no error: they are reported.
 """
 
 from __future__ import annotations
@@ -62,26 +62,36 @@ class Overlap:
     Attributes:
         use: the dataset. other: the one it is compared with.
         of: number of images of ``use``.
-        images: ids of those that are also in ``other``.
+        images: ids of those that are also in ``other``. near: ids of their near copies there, pair by pair.
         of_patients: ids of those that are of patients of ``other``. patients: number of these patients.
-        leak: the images make a number wrong.
+        seen: what ``use`` measures has seen ``other``.
     """
 
     use: Use
     other: Use
     of: int
     images: tuple[str, ...]
+    near: tuple[tuple[str, str], ...] = ()
     of_patients: tuple[str, ...] = ()
     patients: int = 0
-    leak: bool = False
+    seen: bool = False
+
+    @property
+    def leak(self) -> bool:
+        """Whether the images make a number wrong."""
+        return self.seen and bool(self.images)
 
     def __str__(self) -> str:
         if self.use is self.other:
             return f"{self.use}: {len(self.images):,} of {self.of:,} images occur more than once"
-        found = [(self.images, f"also in {self.other}"),
-                 (self.of_patients, f"of {self.patients:,} patients of {self.other}")]  # fmt: skip
+        quoted = [[f"'{name}'" for name in ids] for ids in (self.images, self.of_patients)]
+        found = [(quoted[0], f"also in {self.other}"),
+                 ([f"'{mine}' of '{theirs}'" for mine, theirs in self.near], f"near copies of images in {self.other}"),
+                 (quoted[1], f"of {self.patients:,} patients of {self.other}")]  # fmt: skip
         parts = (
-            f"{len(ids):,} of {self.of:,} images are {what} ({_named(ids)})" for ids, what in found if ids
+            f"{len(ids):,} of {self.of:,} images are {what} ({', '.join(ids[:_NAMED])}{', ...' * (len(ids) > _NAMED)})"
+            for ids, what in found
+            if ids
         )
         return f"{self.use}: {'; '.join(parts)}"
 
@@ -158,7 +168,8 @@ def facts(found: Iterable[Overlap], task: str, dataset: str) -> dict[str, Any]:
         return {}
     shared = [
         {"with": "itself" if item.use is item.other else str(item.other), "images": len(item.images),
-         "images_of_patients": len(item.of_patients), "patients": item.patients, "leak": item.leak}
+         "near_copies": len(item.near), "images_of_patients": len(item.of_patients), "patients": item.patients,
+         "seen": item.seen, "leak": item.leak}
         for item in mine
     ]  # fmt: skip
     notes = [
@@ -194,6 +205,7 @@ def _used(use: Use, data: Prepared, limit: int | None) -> Prepared:
 
 
 def _compared(found: Sequence[tuple[Use, Imprint]]) -> Iterator[Overlap]:
+    near: dict[tuple[str, str], Any] = {}
     for at, (use, mine) in enumerate(found):
         if use.role == "head":
             continue
@@ -201,17 +213,24 @@ def _compared(found: Sequence[tuple[Use, Imprint]]) -> Iterator[Overlap]:
         if again.any():
             yield Overlap(use, use, len(mine), mine.named(again))
         for place, (other, theirs) in enumerate(found):
-            leak = _leaks(use, other)
-            if place == at or not (leak or _worth_telling(use, mine, other, theirs)):
+            seen = _has_seen(use, other)
+            if place == at or not (seen or _worth_telling(use, mine, other, theirs)):
                 continue
             shared, people = mine.within(theirs), mine.of_patients_of(theirs)
-            if shared.any() or people.any():
-                patients = len({mine.patients[row] for row in np.flatnonzero(people)})
-                leak = leak and bool(shared.any())
-                yield Overlap(use, other, len(mine), mine.named(shared), mine.named(people), patients, leak)
+            if (mine.key, theirs.key) not in near:  # sets stand in several tasks
+                near[mine.key, theirs.key] = mine.near(theirs)
+            alike = np.where(shared, -1, near[mine.key, theirs.key])
+            item = Overlap(
+                use, other, len(mine), mine.named(shared),
+                tuple((mine.ids[row], theirs.ids[alike[row]]) for row in np.flatnonzero(alike >= 0)),
+                mine.named(people), len({mine.patients[row] for row in np.flatnonzero(people)}),
+                seen,
+            )  # fmt: skip
+            if item.images or item.near or item.of_patients:
+                yield item
 
 
-def _leaks(use: Use, other: Use) -> bool:
+def _has_seen(use: Use, other: Use) -> bool:
     """Return whether what ``use`` measures has seen the images of ``other``."""
     if use.role != "test" or other.role == "test":
         return False
@@ -223,7 +242,3 @@ def _worth_telling(use: Use, mine: Imprint, other: Use, theirs: Imprint) -> bool
     if (use.role, other.role) == ("validation", "corpus"):
         return True
     return use.role == other.role == "test" and mine.key != theirs.key and use.dataset != other.dataset
-
-
-def _named(ids: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in ids[:_NAMED]) + ", ..." * (len(ids) > _NAMED)

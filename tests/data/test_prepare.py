@@ -18,7 +18,7 @@ import toy as toy_module
 from toy import make_raw, toy
 
 from benchmark.data import decode
-from benchmark.data.fitting import Fitting
+from benchmark.data.fitting import THUMBNAIL, Fitting
 from benchmark.data.images import read_image
 from benchmark.data.prepare import prepare
 from benchmark.data.prepared import load_prepared
@@ -59,13 +59,14 @@ def test_the_folder_holds_what_was_asked_for(tmp_path):
     done = made(raw, tmp_path / "root")
     assert done.made
     assert sorted(files(done.folder)) == [
-        "manifest.csv", f"masks-{NAME}.npy", f"pixels-{NAME}.npy", "prepare_report.json",
+        "manifest.csv", f"masks-{NAME}.npy", f"pixels-{NAME}.npy", "prepare_report.json", f"thumbnails-{NAME}.npy",
     ]  # fmt: skip
     data = load_prepared(done.folder, transform=NAME, verify=True)
     assert data.pixels.shape == (40, *SIZE)
     for i in (0, 39):
         image = read_image(raw / f"{i:03d}.png")
         np.testing.assert_array_equal(data.pixels[i], SHORTEST.pixels(image.pixels))
+        np.testing.assert_array_equal(data.thumbnails[i], THUMBNAIL.pixels(image.pixels))
         assert data.manifest["sha256"][i] == image.sha256
     # 12 x 20 to 8 x 8: resized to 8 x 13, 2 columns cut off at the left; column c shows the original's column
     # (c + 2.5) * 20 / 13, which is 3 for the first, left of the mask of image 4
@@ -151,7 +152,9 @@ def test_a_torn_journal_line_is_decoded_again(tmp_path, counted):
     raw = make_raw(tmp_path / "raw", 70)
     whole = files(made(raw, tmp_path / "whole").folder)
     folder = made(raw, tmp_path / "root").folder
-    target = decode.Target(folder / f"pixels-{NAME}.npy", folder / f"masks-{NAME}.npy", SHORTEST, None)
+    target = decode.Target(
+        *(folder / f"{kind}-{NAME}.npy" for kind in ("pixels", "thumbnails", "masks")), SHORTEST, None
+    )
     # as if the process had died before the report: two whole runs, half a line, an unfinished file
     work_key = _key_of_a_run_that_stops(raw, tmp_path / "other")
     (folder / "prepare_report.json").unlink()
@@ -184,7 +187,7 @@ def test_another_size_is_added_and_the_first_kept(tmp_path):
     first = files(made(raw, tmp_path / "root").folder)
     done = made(raw, tmp_path / "root", fitting=Fitting((6, 10), "squash"))
     now = files(done.folder)
-    assert {name for name in now if name not in first} == {"pixels-squash-6x10.npy", "masks-squash-6x10.npy"}
+    assert {name.partition("-")[0] for name in now if name not in first} == {"pixels", "masks", "thumbnails"}
     assert all(now[name] == first[name] for name in first if name != "prepare_report.json")
     assert sorted(done.report["transforms"]) == [NAME, "squash-6x10"]
     assert toy(tmp_path / "root", crop="squash", fitting=Fitting((6, 10))).pixels.shape == (40, 6, 10)
@@ -198,7 +201,11 @@ def test_pixels_of_earlier_preparations_stay_as_they_were(tmp_path):
     raw = make_raw(tmp_path / "raw", 40)
     made(raw, tmp_path / "root")
     report = made(raw, tmp_path / "root", fitting=Fitting((6, 10), "squash")).report
-    sums = {name: facts["sha256"][:16] for name, facts in report["files"].items() if name != "manifest.csv"}
+    sums = {
+        name: facts["sha256"][:16]
+        for name, facts in report["files"].items()
+        if name[0] in "pm" and "-" in name
+    }
     assert sums == {
         "pixels-shortest_crop-8x8.npy": "6fd18a7c015f1d9c", "masks-shortest_crop-8x8.npy": "72b03f69fcff9b70",
         "pixels-squash-6x10.npy": "f9b7678209e2e7b1", "masks-squash-6x10.npy": "190ba63930287903",
@@ -240,7 +247,9 @@ def test_any_preparation_serves_where_no_model_asks(tmp_path):
 
 def test_a_changed_table_alone_decodes_nothing(tmp_path, counted):
     raw = make_raw(tmp_path / "raw", 40)
-    first = files(made(raw, tmp_path / "root").folder)
+    folder = made(raw, tmp_path / "root").folder
+    without_thumbnails(folder)  # as a folder of an earlier version
+    first = files(folder)
     counted.clear()
     done = made(raw, tmp_path / "root", options={"texts": "long"})
     assert done.made
@@ -251,6 +260,13 @@ def test_a_changed_table_alone_decodes_nothing(tmp_path, counted):
     assert data.manifest["text"][0] == "long text 0"
     assert data.manifest["sha256"][3] == read_image(raw / "003.png").sha256
     load_prepared(done.folder, transform=NAME, verify=True)
+
+
+def without_thumbnails(folder: Path) -> None:
+    report = json.loads((folder / "prepare_report.json").read_text())
+    del report["files"][f"thumbnails-{NAME}.npy"], report["transforms"][NAME]["thumbnails.npy"]
+    (folder / "prepare_report.json").write_text(json.dumps(report))
+    (folder / f"thumbnails-{NAME}.npy").unlink()
 
 
 def test_changed_images_are_noticed_and_touched_ones_are_not_decoded(tmp_path, counted):
