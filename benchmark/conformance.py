@@ -384,6 +384,30 @@ def _makes_a_step_in_bf16(build: Build, family: str) -> None:
 
 
 @_check
+def _similarities_and_loss_are_not_rounded(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    method.eval()
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            images, classes = Batch(images=batch.images), method.prepare_classes(batch.token_ids[:, None])
+            found = {
+                "classify": method.classify(images, classes),
+                "classify_patches": method.classify_patches(batch.images, classes),
+                "similarity": method.similarity(batch.images, batch.token_ids),
+            }
+            loss, embeddings = method.loss(batch), method.embed(batch)
+        for what, values in found.items():
+            # few fp32 values are bf16 values too; a product that was rounded and widened again always is one
+            rounded = values.dtype != torch.float32 or bool(
+                (values.bfloat16() == values).float().mean() > 0.5
+            )
+            _hold(not rounded, f"{what} is rounded to bf16 under autocast: multiply by precision.similarity")
+        _hold(loss.dtype == torch.float32, f"the loss is {loss.dtype} under bf16 autocast, expected fp32")
+        if method.splits:
+            _close(loss, method.loss_of(embeddings, batch.labels), "loss under bf16 autocast", 1e-5)
+
+
+@_check
 def _every_tensor_moves_with_the_method(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     registered = {id(tensor) for tensor in (*method.parameters(), *method.buffers())}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from benchmark.data.fitting import Fitting
     from benchmark.plan import CellSpec
 
-NUMBERS = 1
+NUMBERS = 2
 """Version of the numbers. Raise it when the same settings, data and weights now give another number anywhere."""
 KEY = "identity"
 Identity = Mapping[str, Any]

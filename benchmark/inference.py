@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmark.data.samples import Batch
 from benchmark.efficiency import flops
+from benchmark.precision import similarity
 
 if TYPE_CHECKING:
     from benchmark.backbones import Backbone
@@ -45,7 +46,7 @@ def frozen_flops(backbone: Backbone, prompts: Sequence[str]) -> InferenceFlops:
     texts = backbone.text.features(ids)
 
     def score() -> Tensor:
-        return backbone.image.features(images) @ texts.T
+        return similarity(backbone.image.features(images), texts)
 
     return InferenceFlops(flops(score) / len(images), flops(lambda: backbone.text.features(ids)) / len(ids))
 

@@ -98,7 +98,9 @@ def _row(stage: _Stage, times: Times) -> Row:
 def _stages(bench: Workbench, folder: Path) -> list[_Stage]:
     generator = np.random.default_rng(0)
     rows = np.sort(generator.permutation(SAMPLES).reshape(-1, BATCH), axis=1)
-    frozen = FrozenFeatures(shared_copy(bench.backbone), folder, batch_size=BATCH, reporter=NullReporter())
+    frozen = FrozenFeatures(
+        shared_copy(bench.backbone), folder, precision="fp32", batch_size=BATCH, reporter=NullReporter()
+    )
     texts = bench.reports(SAMPLES, _WORDS)
     frozen.token_ids(texts)  # by now they are kept
     words = f"reports tokenised ({type(bench.backbone.tokenizer).__name__})"

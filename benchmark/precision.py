@@ -1,10 +1,13 @@
-"""Arithmetic of the towers: fp32, or autocast to a coarser type with frozen weights cast once instead of every step."""
+"""Arithmetic: towers in fp32, or autocast to a coarser type with frozen weights cast once instead of every step.
+
+What follows the towers (heads, unit norm, graph, similarities, loss) is computed in fp32 whatever the towers do: a bf16
+number has 8 bits, so that a few hundred cosines would be left of thousands, and images would tie for the first place.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,10 +23,29 @@ def resolve(precision: str, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return the context of the towers' arithmetic, as :func:`resolve` names it."""
     kind = resolve(precision, device)
-    return nullcontext() if kind == "fp32" else torch.autocast(device.type, dtype=_TYPES[kind])
+    return full_precision(device) if kind == "fp32" else torch.autocast(device.type, dtype=_TYPES[kind])
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Return a context in which nothing is cast, inside autocast too: what follows the towers is computed there."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def at_least_fp32(values: Tensor) -> Tensor:
+    """Return values in fp32 where they are coarser, unchanged otherwise."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def similarity(left: Tensor, right: Tensor) -> Tensor:
+    """Return the products ``[..., N, M]`` of features ``[..., N, E]`` and ``[..., M, E]``, in fp32 or finer.
+
+    The one place where features meet: cosines if both have length 1, logits if one side is scaled.
+    """
+    with full_precision(left.device):
+        return at_least_fp32(left) @ at_least_fp32(right).mT
 
 
 class TrainingArithmetic:

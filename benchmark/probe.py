@@ -70,7 +70,7 @@ def prober(config: RunConfig, device: str, steps: int) -> Iterator[Callable[[str
     corpus = pairs(str(entry["dataset"]), load_dataset(entry, config.data_root, NullReporter()))
     with tempfile.TemporaryDirectory() as folder:
         shown = copy.deepcopy(backbone).to(device)
-        frozen = FrozenFeatures(shown, Path(folder), batch_size=64, reporter=NullReporter())
+        frozen = FrozenFeatures(shown, Path(folder), precision="auto", batch_size=64, reporter=NullReporter())
 
         def time(method: str) -> Timing:
             return _timed(

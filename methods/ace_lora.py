@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Backbone, TokenSequence, Tower, at_least_fp32, tokens_at
+from benchmark.backbones import Backbone, TokenSequence, Tower, tokens_at
 from benchmark.errors import ConfigError, StoreError
+from benchmark.precision import at_least_fp32, full_precision
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, PeftAdapter, choice, positive
 from methods.layers.hypergraph import (
@@ -169,7 +170,7 @@ class AceLoRA(Method):
             return super().patch_features(images)
         graph = self.graph_of(self.backbone.image, images)
         network: Any = self.graphs["image"]
-        with _full_precision(graph.tokens):
+        with full_precision(graph.tokens.device):
             output = refine_all(network, graph.tokens, graph.row, topk=self.options.neighbours)
         return functional.normalize(output[:, 1:], dim=-1)
 
@@ -188,7 +189,7 @@ class AceLoRA(Method):
 
         def choose(sequence: TokenSequence, row: Tensor) -> Tensor:
             graph = self._graph(tower, sequence, row)
-            with _full_precision(graph.tokens):
+            with full_precision(graph.tokens.device):
                 found.append(
                     neighbours(graph.tokens, graph.row, topk=self.options.neighbours, keep=self._kept(graph))
                 )
@@ -221,7 +222,7 @@ class AceLoRA(Method):
     def refined(self, kind: str, graph: Graph) -> Tensor:
         """Return the refined unit-norm global feature ``[B, E]``."""
         network: Any = self.graphs[kind]
-        with _full_precision(graph.tokens):
+        with full_precision(graph.tokens.device):
             if graph.near is None:
                 topk, keep = self.options.neighbours, self._kept(graph)
                 output = refine(network, graph.tokens, graph.row, topk=topk, keep=keep)
@@ -262,11 +263,6 @@ class AceLoRA(Method):
     ) -> dict[str, Any]:
         """Return the LoRA options of a plain LoRA adapter."""
         return lora_from_peft(config, tensors, backbone)
-
-
-def _full_precision(tokens: Tensor) -> torch.autocast:
-    """Return a context without autocast: a rounded cosine picks another neighbour."""
-    return torch.autocast(tokens.device.type, enabled=False)
 
 
 def _unit(tower: Tower, tokens: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Backbone, Intervention, at_least_fp32
+from benchmark.backbones import Backbone, Intervention
 from benchmark.errors import ConfigError, StoreError, suggest
 from benchmark.losses import Objective
 from benchmark.parallel import World
+from benchmark.precision import at_least_fp32, full_precision, similarity
 
 MAX_LOG_SCALE = math.log(100.0)
 Embeddings = dict[str, Tensor]
@@ -160,6 +161,7 @@ class Method(nn.Module):
         """Return what acts on the text tower in this pass."""
         return ()
 
+    # Heads are called outside autocast: they get and give fp32 whatever the towers compute in.
     def image_head(self, features: Tensor) -> Tensor:
         """Map the image tower's features ``[B, E]``, not normalised, to adapted ones."""
         return features
@@ -195,11 +197,13 @@ class Method(nn.Module):
 
     def from_image_features(self, features: Tensor) -> Tensor:
         """Return what :meth:`encode_image` gives, from the frozen tower's features ``[B, E]``."""
-        return functional.normalize(self.image_head(at_least_fp32(features)), dim=-1)
+        with full_precision(features.device):
+            return functional.normalize(self.image_head(at_least_fp32(features)), dim=-1)
 
     def from_text_features(self, features: Tensor) -> Tensor:
         """Return what :meth:`encode_text` gives, from the frozen tower's features ``[B, E]``."""
-        return functional.normalize(self.text_head(at_least_fp32(features)), dim=-1)
+        with full_precision(features.device):
+            return functional.normalize(self.text_head(at_least_fp32(features)), dim=-1)
 
     def patch_features(self, images: Tensor) -> Tensor:
         """Return unit-norm features ``[B, N, E]`` of the patches of images, row by row of the tower's grid.
@@ -209,9 +213,13 @@ class Method(nn.Module):
         features = self.backbone.image.patch_features(images, interventions=self.image_interventions())
         return self.from_image_features(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
+    def logits(self, image: Tensor, text: Tensor) -> Tensor:
+        """Return scaled cosines ``[B_i, B_t]`` of unit-norm features ``[B_i, E]`` and ``[B_t, E]``."""
+        return similarity(self.logit_scale() * at_least_fp32(image), text)
+
     def similarity(self, images: Tensor, token_ids: Tensor) -> Tensor:
         """Return logits ``[B_images, B_texts]``."""
-        return self.logit_scale() * self.encode_image(images) @ self.encode_text(token_ids).T
+        return self.logits(self.encode_image(images), self.encode_text(token_ids))
 
     # ------------------------------------------------------------------ training
     def embed(self, batch: Any) -> Embeddings:
@@ -233,8 +241,7 @@ class Method(nn.Module):
 
     def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
         """Return the scalar loss of embedded pairs."""
-        logits = self.logit_scale() * embeddings["image"] @ embeddings["text"].T
-        return self.objective(logits, labels)
+        return self.objective(self.logits(embeddings["image"], embeddings["text"]), labels)
 
     def loss(self, batch: Any) -> Tensor:
         """Return the scalar loss of a batch with ``images``, ``token_ids`` and ``labels`` (or None)."""
@@ -283,11 +290,11 @@ class Method(nn.Module):
         """Return cosines ``[B, C]`` of images with classes as :meth:`prepare_classes` returned them."""
         features = getattr(batch, "image_features", None)
         image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
-        return image @ classes.T
+        return similarity(image, classes)
 
     def classify_patches(self, images: Tensor, classes: Tensor) -> Tensor:
         """Return cosines ``[B, N, C]`` of all patches with classes as :meth:`prepare_classes` returned them."""
-        return self.patch_features(images) @ classes.T
+        return similarity(self.patch_features(images), classes)
 
     # ------------------------------------------------------------------ trained state
     def train(self, mode: bool = True) -> Method:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from benchmark.backbones import Intervention
 from benchmark.errors import ConfigError
 from benchmark.parallel import ALONE, World
+from benchmark.precision import similarity
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, positive
 from methods.coop import ContextOptions
@@ -152,12 +153,12 @@ class CoCoOp(Method):
         """Return cosines ``[B, C]``: for every image its own class features (normalise, mean, normalise)."""
         features = getattr(batch, "image_features", None)
         image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
-        return torch.einsum("be,bce->bc", image, self._classes_for(image, classes))
+        return similarity(image[:, None], self._classes_for(image, classes))[:, 0]
 
     def classify_patches(self, images: Tensor, classes: Tensor) -> Tensor:
         """Return cosines ``[B, N, C]``: the patches of an image with the class features of the whole image."""
         own = self._classes_for(self.encode_image(images), classes)
-        return torch.einsum("bne,bce->bnc", self.patch_features(images), own)
+        return similarity(self.patch_features(images), own)
 
     def _classes_for(self, image: Tensor, classes: Tensor) -> Tensor:
         """Return class features ``[B, C, E]`` for each of unit-norm images ``[B, E]``, a few images at a time."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Intervention, Tower, at_least_fp32
+from benchmark.backbones import Intervention, Tower
 from benchmark.errors import ConfigError
+from benchmark.precision import at_least_fp32, full_precision
 from benchmark.registry import register_method
 from methods.base import Embeddings, Method, MethodCard, positive
 from methods.layers.official import copy_into, flatten
@@ -107,8 +108,9 @@ class MMRL(Method):
         """Return unit-norm class features f_c and representation features f_r, ``[B, E]`` each."""
         tower = self.backbone.image
         sequence = tower.forward(images, interventions=self.image_interventions()).sequence
-        mean = sequence.tokens[:, 1 : 1 + self.options.n_rep_tokens].mean(dim=1)
-        representation = at_least_fp32(mean) @ self.projections["image"]
+        mean = at_least_fp32(sequence.tokens[:, 1 : 1 + self.options.n_rep_tokens]).mean(dim=1)
+        with full_precision(mean.device):
+            representation = mean @ self.projections["image"]
         plain = self.from_image_features(tower.project(tower.head_norm(tower.pool(sequence))))
         return plain, functional.normalize(representation, dim=-1)
 
@@ -136,11 +138,9 @@ class MMRL(Method):
     def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
         """Return the card's loss."""
         alpha, weight, text = self.options.alpha, self.options.reg_weight, embeddings["text"]
-        scale = self.logit_scale()
-        contrastive = alpha * self.objective(scale * embeddings["image"] @ text.T, labels)
-        contrastive = contrastive + (1 - alpha) * self.objective(
-            scale * embeddings["representation"] @ text.T, labels
-        )
+        contrastive = alpha * self.objective(self.logits(embeddings["image"], text), labels)
+        representation = self.logits(embeddings["representation"], text)
+        contrastive = contrastive + (1 - alpha) * self.objective(representation, labels)
         moved = (1 - (embeddings["image"] * embeddings["frozen_image"]).sum(dim=-1)).mean()
         moved = moved + (1 - (text * embeddings["frozen_text"]).sum(dim=-1)).mean()
         return contrastive + weight * moved

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmark.backbones import Backbone
 from benchmark.errors import ConfigError, PluginError, StoreError, unknown
+from benchmark.precision import similarity
 from benchmark.registry import register_method
 from methods.base import Embeddings, Method, MethodCard, PeftAdapter
 from methods.layers.peft_layout import pattern, placement, places
@@ -155,7 +156,8 @@ class BudgetTuner(PeftTuner):
         norms = []
         for name, value in self.trainable_parameters().items():
             if ".lora_A." in name or ".lora_B." in name:
-                gram = value @ value.T if ".lora_A." in name else value.T @ value
+                rows = value if ".lora_A." in name else value.T
+                gram = similarity(rows, rows)
                 norms.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram)).to(gram)))
         return torch.stack(norms).mean()
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.backbones import Backbone, at_least_fp32
+from benchmark.backbones import Backbone
 from benchmark.data.samples import Batch
 from benchmark.errors import ConfigError, suggest, unknown
+from benchmark.precision import at_least_fp32, full_precision, similarity
 from methods.base import Method
 
 GLOBAL = "global"
@@ -93,7 +94,7 @@ class MeanThenNormalise(ScoreRule):
 
     def scores(self, model: Backbone, batch: Batch, classes: Tensor) -> Tensor:
         """Return cosines."""
-        return functional.normalize(_image_features(model, batch), dim=-1) @ classes.T
+        return similarity(functional.normalize(_image_features(model, batch), dim=-1), classes)
 
 
 class Dot(ScoreRule):
@@ -107,7 +108,7 @@ class Dot(ScoreRule):
 
     def scores(self, model: Backbone, batch: Batch, classes: Tensor) -> Tensor:
         """Return dot products."""
-        return _image_features(model, batch) @ classes.T
+        return similarity(_image_features(model, batch), classes)
 
 
 class QueryNetwork(ScoreRule):
@@ -127,8 +128,9 @@ class QueryNetwork(ScoreRule):
 
     def scores(self, model: Backbone, batch: Batch, classes: Tensor) -> Tensor:
         """Return log probabilities."""
-        logits = model.extras["tqn"](model.extras["image_tokens"](batch.images), classes)
-        return at_least_fp32(logits).log_softmax(dim=-1)[..., 1]
+        cells = at_least_fp32(model.extras["image_tokens"](batch.images))
+        with full_precision(cells.device):
+            return model.extras["tqn"](cells, classes).log_softmax(dim=-1)[..., 1]
 
     def facts(self, model: Backbone, prompts: Prompts) -> dict[str, Any]:
         """Return the list of queries."""
@@ -170,9 +172,7 @@ class Gloria(ScoreRule):
     def scores(self, model: Backbone, batch: Batch, classes: tuple[Tensor, list[list[Tensor]]]) -> Tensor:
         """Return the similarity of each image with the best prompt of each class."""
         pooled, words = classes
-        whole = torch.einsum(
-            "be,cte->bct", functional.normalize(_image_features(model, batch), dim=-1), pooled
-        )
+        whole = _cosines(model, batch, pooled)
         if self.options["similarity"] == "global":
             return whole.amax(dim=-1)
         cells = at_least_fp32(model.extras["image_tokens"](batch.images))
@@ -214,8 +214,8 @@ def best_word(cells: Tensor, words: Tensor, *, sharpness: float = 4.0, temperatu
         sharpness: of the attention over cells.
         temperature: of the words.
     """
-    attention = (sharpness * (cells @ words.T).softmax(dim=2)).softmax(dim=1)
-    seen = attention.transpose(1, 2) @ cells
+    attention = (sharpness * similarity(cells, words).softmax(dim=2)).softmax(dim=1)
+    seen = similarity(attention.mT, cells.mT)
     norms = (words.norm(dim=-1) * seen.norm(dim=-1)).clamp_min(_EPS)
     return temperature * ((seen * words).sum(dim=-1) / norms).amax(dim=-1)
 
@@ -243,10 +243,7 @@ class Prior(ScoreRule):
     def scores(self, model: Backbone, batch: Batch, classes: tuple[Tensor, list[list[Tensor]]]) -> Tensor:
         """Return log scores; the scale that is stored multiplies cosines as it is."""
         pooled, sentences = classes
-        whole = torch.einsum(
-            "be,cte->bct", functional.normalize(_image_features(model, batch), dim=-1), pooled
-        )
-        whole = (model.logit_scale * whole).amax(dim=-1)
+        whole = (model.logit_scale * _cosines(model, batch, pooled)).amax(dim=-1)
         cells = at_least_fp32(model.extras["image_tokens"](batch.images))
         local = torch.stack([self._attention(model, cells, texts) for texts in sentences], dim=1)
         return (whole.softmax(dim=1) + 0.5 * local.softmax(dim=1)).log()
@@ -260,9 +257,16 @@ class Prior(ScoreRule):
         """Return mean attention ``[B]`` in both directions, over the prompts of a class."""
         means = []
         for sentences in texts:
-            by_image, by_text = map(at_least_fp32, model.extras["local_attention"](cells, sentences))
+            with full_precision(cells.device):
+                by_image, by_text = model.extras["local_attention"](cells, sentences)
             means.append((by_image.mean(dim=(1, 2)) + by_text.mean(dim=(1, 2))) / 2)
         return torch.stack(means).mean(dim=0)
+
+
+def _cosines(model: Backbone, batch: Batch, prompts: Tensor) -> Tensor:
+    """Return the cosines ``[B, C, T]`` of images with unit features ``[C, T, E]`` of prompts."""
+    image = functional.normalize(_image_features(model, batch), dim=-1)
+    return similarity(image, prompts.flatten(0, 1)).unflatten(1, prompts.shape[:2])
 
 
 def _image_features(model: Backbone, batch: Batch) -> Tensor:

@@ -251,7 +251,7 @@ def image_batches(
     """Return all images of a dataset in order, in batches.
 
     Where the method leaves the image tower alone they bring cached features, and images themselves only if ``pixels``
-    are asked for. Features are looked up at once, so call this outside of autocast.
+    are asked for.
     """
     constant = "image" not in method.adapts
     features = context.frozen.of_images(data.pixels, data.digest) if constant else None

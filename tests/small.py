@@ -61,9 +61,9 @@ def images(kind: str = "multiclass", count: int = 24) -> LabelledImages:
     )
 
 
-def frozen(backbone: Backbone, folder: Path | None = None) -> FrozenFeatures:
+def frozen(backbone: Backbone, folder: Path | None = None, precision: str = "fp32") -> FrozenFeatures:
     """Return a feature cache."""
-    return FrozenFeatures(backbone, folder, batch_size=16, reporter=NullReporter())
+    return FrozenFeatures(backbone, folder, precision=precision, batch_size=16, reporter=NullReporter())
 
 
 def context(

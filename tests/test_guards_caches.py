@@ -55,7 +55,11 @@ class World:
 
     def frozen(self) -> features.FrozenFeatures:
         return features.FrozenFeatures(
-            self.backbone, self.root / "features", batch_size=4, reporter=NullReporter()
+            self.backbone,
+            self.root / "features",
+            precision=self.precision,
+            batch_size=4,
+            reporter=NullReporter(),
         )
 
     def context(self) -> Any:
@@ -170,8 +174,8 @@ def other_tokenizer(world: World, patch: Patch) -> None:
 
 
 CACHES: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {
-    image_features: (other_weights, other_normalisation, other_data, other_code),
-    text_features: (other_weights, other_data, other_code),
+    image_features: (other_weights, other_normalisation, other_data, other_precision, other_code),
+    text_features: (other_weights, other_data, other_precision, other_code),
     token_ids: (other_tokenizer, other_data, other_code),
     maps: (other_weights, other_normalisation, other_data, other_taps, other_norm, other_precision, other_code),
     shared_result: (

@@ -1,4 +1,4 @@
-"""Frozen weights that are cast once: the bits of autocast, from fewer bytes."""
+"""Towers under autocast: frozen weights are cast once with the same bits, and what follows the towers is fp32."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import methods
-from benchmark.precision import TrainingArithmetic, autocast, resolve
+from benchmark.data.samples import Batch
+from benchmark.precision import TrainingArithmetic, autocast, resolve, similarity
 from benchmark.registry import METHODS
 from benchmark.small_models import FAMILIES, move, small_backbone, small_batch
 from benchmark.timing import saved_bytes
@@ -94,3 +97,70 @@ def test_auto_is_resolved_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None
     for has_it, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
         assert resolve("auto", torch.device("cuda")) == expected
+
+
+# ---------------------------------------------------------------------- what follows the towers
+def is_rounded(values: Tensor) -> bool:
+    """Return whether values are bf16 numbers, whatever their type: few fp32 numbers are."""
+    values = values[values.isfinite()]
+    return values.dtype != torch.float32 or bool((values.bfloat16() == values).float().mean() > 0.5)
+
+
+class WhatIsCompared(TorchFunctionMode):
+    """Keeps what losses take the softmax of."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("cross_entropy", "log_softmax"):
+            self.logits.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["zero_shot", *NAMES])
+def test_no_method_rounds_cosines_or_logits_under_autocast(name: str) -> None:
+    method, _ = built(name, FAMILIES[0])
+    batch = small_batch(method.backbone, 64)
+    with TrainingArithmetic("bf16", CPU, method.backbone.model)(), WhatIsCompared() as seen:
+        loss = method.loss(Batch(batch.images[:8], batch.token_ids[:8], batch.labels[:8]))
+    assert seen.logits
+    assert not any(map(is_rounded, (loss[None], *seen.logits)))
+    method.eval()
+    with torch.no_grad(), autocast("bf16", CPU):
+        assert not is_rounded(method.similarity(batch.images[:8], batch.token_ids[:8]))
+        cosines = method.classify(Batch(batch.images), method.prepare_classes(batch.token_ids[:6, None]))
+    first, second = cosines.topk(2, dim=1).values.unbind(1)
+    assert (first > second).all()
+    assert len(cosines.unique()) > 0.99 * cosines.numel()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_the_attention_row_of_the_graph_is_the_same_under_autocast(family: str, kind: str) -> None:
+    backbone = small_backbone(family)
+    tower, batch = getattr(backbone, kind), small_batch(backbone)
+    sequence = tower.enter(tower.embed(batch.images if kind == "image" else batch.token_ids))
+    shape = (len(sequence.tokens), tower.num_heads, sequence.tokens.shape[1], 8)
+    queries, keys = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    with autocast("bf16", CPU):
+        row = tower._row(queries, keys, sequence)
+    assert torch.equal(row, tower._row(queries, keys, sequence))
+
+
+def test_heads_compute_in_fp32() -> None:
+    method, _ = built("clip_adapter", FAMILIES[0])
+    features = torch.randn(3, method.backbone.embed_dim, generator=torch.Generator().manual_seed(0))
+    with autocast("bf16", CPU):
+        adapted = method.from_image_features(features)
+    assert torch.equal(adapted, method.from_image_features(features))
+
+
+def test_products_of_features_are_fp32_at_least() -> None:
+    left, right = (torch.randn(4, 7, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    expected, coarse = left @ right.T, left.bfloat16().float() @ right.T
+    with autocast("bf16", CPU):
+        assert torch.equal(similarity(left, right), expected)
+        assert torch.equal(similarity(left.bfloat16(), right), coarse)
+        double = [value.double().requires_grad_() for value in (left, right)]
+        assert torch.autograd.gradcheck(similarity, double)

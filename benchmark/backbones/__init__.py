@@ -12,7 +12,6 @@ from benchmark.backbones.sequences import (
     Intervention,
     TokenSequence,
     TowerOutput,
-    at_least_fp32,
     tokens_at,
 )
 from benchmark.backbones.towers import Tower
@@ -27,7 +26,6 @@ __all__ = [
     "TokenSequence",
     "Tower",
     "TowerOutput",
-    "at_least_fp32",
     "check_backbone",
     "fitting_of",
     "from_open_clip",

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from benchmark.backbones.towers import Tower
 
 
-def at_least_fp32(values: Tensor) -> Tensor:
-    """Return values in fp32 where they are coarser, unchanged otherwise: what losses and graphs compute in."""
-    return values if values.dtype == torch.float64 else values.float()
-
-
 def tokens_at(tokens: Tensor, positions: Tensor) -> Tensor:
     """Return ``tokens[b, positions[b, ...]]``: tokens ``[B, N, ...]``, positions ``[B, ...]``."""
     rows = torch.arange(len(tokens), device=tokens.device)

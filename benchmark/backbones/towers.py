@@ -29,9 +29,9 @@ from benchmark.backbones.sequences import (
     Intervention,
     TokenSequence,
     TowerOutput,
-    at_least_fp32,
     tokens_at,
 )
+from benchmark.precision import at_least_fp32, full_precision
 
 __all__ = [
     "SITES",
@@ -42,7 +42,6 @@ __all__ = [
     "TokenSequence",
     "Tower",
     "TowerOutput",
-    "at_least_fp32",
 ]
 
 
@@ -288,10 +287,10 @@ class Tower(DeltaSites):
     def _row(self, queries: Tensor, keys: Tensor, sequence: TokenSequence) -> Tensor:
         """Return the row of :class:`TowerOutput` from queries and keys ``[B, H, N, D/H]``."""
         query = tokens_at(queries.transpose(1, 2), sequence.global_at())
-        # fp32: a rounded score can pick another neighbour (specification of the hypergraph module)
-        query, keys = at_least_fp32(query), at_least_fp32(keys)
-        scores = torch.einsum("bhd,bhnd->bhn", query, keys) / query.shape[-1] ** 0.5
-        return self.row_of_scores(scores, sequence)
+        with full_precision(query.device):  # a rounded score can pick another neighbour
+            query, keys = at_least_fp32(query), at_least_fp32(keys)
+            scores = torch.einsum("bhd,bhnd->bhn", query, keys) / query.shape[-1] ** 0.5
+            return self.row_of_scores(scores, sequence)
 
 
 def _run_block(tower: Tower, index: int, tokens: Tensor, mask: Any) -> Tensor:

@@ -1,8 +1,9 @@
 """What a frozen backbone gives for data, computed once and kept on disk: features of its towers, and token ids.
 
-Every method that leaves a tower alone, and every seed, reads the same file. Exact because nothing is random: no
-augmentation, towers in eval mode, fp32. The key holds all that the features depend on: weights, input normalisation,
-data, and the version of this file's arithmetic.
+Every method that leaves a tower alone, and every seed, reads the same file. Nothing is random: no augmentation, towers
+in eval mode. The towers compute as those of the run that are adapted, so that all rows of a table have one arithmetic;
+what they give is kept in fp32. The key holds all that the features depend on: weights, input normalisation, data,
+arithmetic, kind of device, and the version of this file.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from benchmark.console import Reporter
 from benchmark.data.kept import kept
 from benchmark.data.prepared import Array
 from benchmark.data.tokens import TokenIds, token_ids
+from benchmark.precision import autocast, resolve
 
-_VERSION = 2
+_VERSION = 3
 _CHUNK = 4096
 
 
@@ -33,15 +35,16 @@ class FrozenFeatures:
     Args:
         backbone: the frozen model. Its fingerprint is taken here, before any method can change it.
         folder: where features are kept; None keeps nothing.
+        precision: of the towers, as the run's recipe has it.
         batch_size: inputs per forward pass.
         reporter: told about passes over a dataset.
     """
 
     def __init__(
-        self, backbone: Backbone, folder: Path | None, *, batch_size: int, reporter: Reporter
+        self, backbone: Backbone, folder: Path | None, *, precision: str, batch_size: int, reporter: Reporter
     ) -> None:
         self._backbone, self._folder = backbone, folder
-        self._batch_size, self._reporter = batch_size, reporter
+        self._precision, self._batch_size, self._reporter = precision, batch_size, reporter
         self._fingerprint = f"{_VERSION}|{backbone.fingerprint()}|{backbone.input_spec}"
 
     def token_ids(self, texts: Sequence[str]) -> TokenIds:
@@ -94,7 +97,8 @@ class FrozenFeatures:
 
     def _cached(self, what: str, count: int, encode: Callable[[int, int], Tensor]) -> Tensor:
         kind = f"frozen {what.partition('|')[0]} features"
-        key = f"{self._fingerprint}|{what}"
+        how = f"{resolve(self._precision, self._device)}|{self._device.type}"
+        key = f"{self._fingerprint}|{how}|{what}"
         return self.keep(kind, key, lambda: {"features": self._compute(kind, count, encode)})["features"]
 
     @torch.no_grad()
@@ -103,6 +107,7 @@ class FrozenFeatures:
         parts = []
         for start in range(0, count, self._batch_size):
             stop = min(count, start + self._batch_size)
-            parts.append(encode(start, stop).float().cpu())
+            with autocast(self._precision, self._device):
+                parts.append(encode(start, stop).float().cpu())
             self._reporter.advance(stop - start)
         return torch.cat(parts)

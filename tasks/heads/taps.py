@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.backbones.preprocess import preprocess_of
 from benchmark.data.augment import AS_IT_IS, Augment, View
-from benchmark.precision import autocast
+from benchmark.precision import autocast, resolve
 from benchmark.shared import tower_digest
 from methods.base import Method
 
@@ -73,7 +73,8 @@ class Taps:
         """
         if "image" in self._method.adapts:
             return None
-        how = (_VERSION, self._indices, self._normed, self._context.precision, self._context.device.type)
+        device = self._context.device
+        how = (_VERSION, self._indices, self._normed, resolve(self._context.precision, device), device.type)
         return f"taps|{how}|{tower_digest(self._method.backbone)}"
 
     @torch.no_grad()

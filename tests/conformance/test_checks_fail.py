@@ -139,11 +139,10 @@ class OnlySingle(Sound):
 class Overflows(Sound):
     """Its gradient does not survive bf16."""
 
-    def text_head(self, features):
-        update = self.text(features)
-        if update.requires_grad and update.dtype == torch.bfloat16:
-            update.register_hook(lambda gradient: gradient * float("inf"))
-        return features + update
+    def loss_of(self, embeddings, labels):
+        if torch.is_autocast_enabled("cpu"):
+            embeddings["text"].register_hook(lambda gradient: gradient * float("inf"))
+        return super().loss_of(embeddings, labels)
 
 
 class TrainsWhatWasReplaced(Sound):
@@ -153,6 +152,16 @@ class TrainsWhatWasReplaced(Sound):
         super().setup()
         self.ranks = nn.ParameterDict({"text": nn.Parameter(torch.ones(1), requires_grad=False)})
         self.ranks["text"] = self.ranks["text"].to(self.backbone.logit_scale.dtype)
+
+
+class RoundsCosines(Sound):
+    def classify(self, batch, classes):
+        return (self.encode_image(batch.images) @ classes.T).float()
+
+
+class RoundsLogits(Sound):
+    def loss_of(self, embeddings, labels):
+        return self.objective(self.logit_scale() * embeddings["image"] @ embeddings["text"].T, labels)
 
 
 class StaysBehind(Sound):
@@ -215,6 +224,10 @@ BROKEN = {
     "parts of a batch give its gradients": [(LossOfParts, "gradient of ")],
     "runs in bf16 and float64": [(OnlySingle, "RuntimeError")],
     "makes a step in bf16": [(Overflows, "no finite gradient for text.")],
+    "similarities and loss are not rounded": [
+        (RoundsCosines, "classify is rounded to bf16"),
+        (RoundsLogits, "loss under bf16 autocast: differs"),
+    ],
     "every tensor moves with the method": [
         (StaysBehind, "method.tables['shift'][0]: neither parameter nor buffer"),
         (StaysInClosure, "method.shifted()"),

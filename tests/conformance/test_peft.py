@@ -22,6 +22,7 @@ SHORT = (
     "identity at initialisation",
     "frozen tensors stay bit identical",
     "trained state survives the store",
+    "similarities and loss are not rounded",
 )
 EVERY = ("makes a step in bf16", "trains the same tensors once moved")
 SIZES = {"c3a": {"block_size": 32}, "road": {"group_size": 32}, "vblora": {"vector_length": 32}}

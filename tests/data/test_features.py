@@ -306,8 +306,33 @@ def test_other_rows_precisions_and_towers_have_other_maps(tmp_path: Path) -> Non
 
 def test_features_of_any_width_of_integers_have_one_key(tmp_path: Path) -> None:
     backbone, told = load_backbone("tiny"), Told()
-    source = FrozenFeatures(backbone, tmp_path, batch_size=16, reporter=told)
+    source = FrozenFeatures(backbone, tmp_path, precision="fp32", batch_size=16, reporter=told)
     ids = backbone.tokenize(corpus(8).texts)
     wide, narrow = source.of_texts(ids), source.of_texts(ids.numpy().astype(np.int16))
     assert torch.equal(wide, narrow)
     assert told.stages == ["frozen text features"]
+
+
+def test_features_have_the_bits_of_the_towers_in_the_arithmetic_of_the_run(tmp_path: Path) -> None:
+    backbone, pixels = load_backbone("tiny"), corpus(8).pixels
+    ids = backbone.trim(backbone.tokenize(corpus(8).texts).long())
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        image = backbone.image.features(backbone.input_spec.to_input(pixels, CPU)).float()
+        text = backbone.text.features(ids).float()
+    source = frozen(backbone, tmp_path, "bf16")
+    assert torch.equal(source.of_images(pixels, "pixels"), image)
+    assert torch.equal(source.of_texts(ids), text)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # what a caller has switched on changes nothing
+        exact = frozen(backbone, tmp_path, "fp32").of_images(pixels, "pixels")
+    assert 0 < (exact - image).abs().max() < 0.1 * image.abs().max()
+
+
+def test_features_of_one_kind_of_device_serve_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_backbone("tiny")
+    source, ids = frozen(backbone, tmp_path), backbone.tokenize(corpus(2).texts)
+    here = source.of_texts(ids)
+    monkeypatch.setattr(FrozenFeatures, "_device", torch.device("cuda"))
+    monkeypatch.setattr(FrozenFeatures, "_compute", lambda *_: torch.zeros(1))
+    assert not torch.equal(source.of_texts(ids), here)

@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 
 import methods
+from benchmark.backbones import load_backbone
 from benchmark.errors import ConfigError
 from benchmark.losses import clip_loss
 from benchmark.small_models import FAMILIES, small_backbone
@@ -95,6 +96,18 @@ def test_the_masked_graph_ignores_padding_and_short_texts_are_finite(family: str
         short[0, : words + 2] = torch.tensor([2, *range(30, 30 + words), END])
         for graph in ("official", "masked"):
             assert build("ace_lora", family, text_graph=graph).encode_text(short).isfinite().all()
+
+
+@torch.no_grad()
+def test_a_text_shorter_than_its_neighbours_is_the_same_at_any_padding() -> None:
+    method = move(methods.build("ace_lora", load_backbone("tiny"), text_graph="masked").eval())
+    assert method.options.topk == 5
+    for text in ([2, 30, 31, 3], [2, 30, 3], [2, 30, 31, 32, 33, 3]):  # min(5, real tokens - 2) neighbours
+        ids = torch.zeros(1, 40, dtype=torch.long)
+        ids[0, : len(text)] = torch.tensor(text)
+        alone, *padded = (method.encode_text(ids[:, :length]) for length in (len(text), 8, 40))
+        for features in padded:
+            torch.testing.assert_close(features, alone, atol=1e-6, rtol=0)
 
 
 @both_families

@@ -315,6 +315,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_of(
+        "benchmark/precision.py",
+        "tests/test_precision.py",
+        (
+            "precision: similarities rounded",
+            "    with full_precision(left.device):\n        return at_least_fp32(left) @",
+            "    if True:\n        return at_least_fp32(left) @",
+        ),
+    ),
+    *_of(
+        "benchmark/data/features.py",
+        "tests/data/test_features.py",
+        ("features: always fp32", "with autocast(self._precision, self._device):", "if True:"),
+    ),
+    *_of(
         "methods/base.py",
         "tests/methods/test_invariants_prompt.py tests/parity/test_authors.py tests/tasks/test_zeroshot.py",
         (
@@ -324,8 +338,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "logits: without the scale",
-            'logits = self.logit_scale() * embeddings["image"] @',
-            'logits = embeddings["image"] @',
+            "similarity(self.logit_scale() * at_least_fp32(image), text)",
+            "similarity(at_least_fp32(image), text)",
         ),
         (
             "features: image not normalised",

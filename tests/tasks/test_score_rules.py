@@ -335,13 +335,18 @@ def test_a_result_says_its_rule_and_scale(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("name", "text"), [("gloria", "gloria:zscore=off"), ("prior", "prior"), ("kad", "tqn"), ("biovil", "dot")]
 )
-def test_rules_run_on_the_parts_that_models_bring(tmp_path: Path, name: str, text: str) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rules_run_on_the_parts_that_models_bring(
+    tmp_path: Path, name: str, text: str, precision: str
+) -> None:
     backbone = medical(name)
     wrapped, side = methods.build("zero_shot", backbone), backbone.input_spec.size
     pixels = np.random.default_rng(0).integers(0, 256, (2, *side), dtype=np.uint8)
     data = replace(small.images(count=2), pixels=pixels, digest=name)
-    around = small.context(backbone, tmp_path)
+    around = replace(small.context(backbone, tmp_path), precision=precision)
     found = rule_scores(rule(text), wrapped, data, prompts_of(wrapped, data.classes, around), around, "t")
+    rounded = torch.from_numpy(found).bfloat16().double().numpy()
+    assert np.mean(found == rounded) < 0.5, "scores were rounded to bf16"
     assert found.shape == (2, 3)
     assert np.isfinite(found).all()
     assert np.ptp(found, axis=0).min() > 0
