@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,32 @@ def test_an_edited_label_is_seen_and_no_image_is_decoded_again(tmp_path: Path, m
     after = labelled_images("own", load(tmp_path, **spec), spec)
     assert (before.targets[0, 0], after.targets[0, 0]) == (0, 1)
     assert before.digest != after.digest
+
+
+def test_files_of_one_name_in_two_folders_have_their_own_pixels(tmp_path: Path) -> None:
+    """Also when the images have the same names, sizes and times, and when one folder takes the place of the other."""
+    one, other, root = tmp_path / "a" / "set", tmp_path / "b" / "set", tmp_path / "data"
+    films(one, 2)
+    shutil.copytree(one, other)
+    for i, name in enumerate(
+        ("films/00.png", "films/01.png")
+    ):  # in the other folder each shows the other's film
+        times = (one / name).stat()
+        shutil.copyfile(one / f"films/0{1 - i}.png", other / name)
+        os.utime(other / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def pixels(folder: Path) -> np.ndarray:
+        entry = {"dataset": "csv", "file": str(folder / "films.csv"), "split_column": "part"}
+        return np.asarray(load_dataset(entry, root, NullReporter(), Fitting((8, 8))).pixels)
+
+    before = pixels(one)
+    assert not np.array_equal(before[0], before[1])
+    np.testing.assert_array_equal(pixels(other), before[::-1])
+    np.testing.assert_array_equal(pixels(one), before)
+    assert len(list((root / "csv").iterdir())) == 2
+    one.rename(tmp_path / "gone")
+    other.rename(one)
+    np.testing.assert_array_equal(pixels(one), before[::-1])
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])

@@ -108,7 +108,12 @@ def decode_run(run: Run, target: Target) -> list[Facts] | None:
 
 def _of_array(values: npt.NDArray[np.uint8]) -> Image:
     height, width = values.shape[:2]
-    return Image(values, width, height, hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest())
+    return Image(values, width, height, array_sha256(values))
+
+
+def array_sha256(values: npt.NDArray[np.uint8]) -> str:
+    """Return what stands for the hash of a file where images come in an array."""
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 # ---------------------------------------------------------------------- array files

@@ -29,6 +29,7 @@ from benchmark.data.decode import (
     Journal,
     Run,
     Target,
+    array_sha256,
     create_array,
     decode_all,
     keep_rows,
@@ -162,7 +163,7 @@ class _Work:
     source: RawTable = field(init=False)
     table: pd.DataFrame = field(init=False)
     verdict: splits.Verdict = field(init=False)
-    sources: list[tuple[str, int, int]] = field(init=False)
+    sources: dict[str, tuple[int, ...]] = field(init=False)
 
     def run(self) -> Preparation:
         self.reporter.start("read tables", 1)
@@ -171,7 +172,7 @@ class _Work:
         self.verdict = splits.check(
             self.dataset.name.partition("/")[0], self.source.ids, folder=self.folder, accept=self.accept
         )
-        self.sources = list(self._stat())
+        self.sources = dict(self._stat())
         self._check_missing()
         before = self._what_is_there()
         there = before is not None and self.transform in before["transforms"]
@@ -185,8 +186,11 @@ class _Work:
         return self.fitting.name
 
     # ------------------------------------------------------------------ what the result depends on
-    def _stat(self) -> Iterator[tuple[str, int, int]]:
-        """Yield (file, bytes, time of change) of every raw file that is decoded; 0 and 0 when it is missing."""
+    def _stat(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the bytes and both times of change of every raw file that is decoded; zeros when it is missing.
+
+        A copy may keep the time that a file carries (mtime), but not the time when it was put there (ctime).
+        """
         names = self.table["file"] if self.source.pixels is None else self.source.sources
         inside = Inside(self.raw, allow_outside=self.allow_outside)
         for name in names:
@@ -196,13 +200,13 @@ class _Work:
                 )
             try:
                 found = os.stat(self.raw / name)
-                yield str(name), found.st_size, found.st_mtime_ns
+                yield str(name), (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             except OSError:
-                yield str(name), 0, 0
+                yield str(name), (0, 0, 0)
 
     def _check_missing(self) -> None:
         """Stop at once, before anything is made or replaced, when files are not there at all."""
-        missing = [name for name, size, _ in self.sources if size == 0]
+        missing = [name for name, state in self.sources.items() if state[0] == 0]
         if missing and not self.skip:
             named = ", ".join(f"'{name}'" for name in missing[:_NAMED]) + (
                 ", ..." if missing[_NAMED:] else ""
@@ -239,23 +243,30 @@ class _Work:
         return None
 
     def _changed_files(self) -> bool:
-        """Return whether a raw file holds something else than when it was decoded; times alone do not matter."""
+        """Return whether a raw file holds something else than when it was decoded; times alone do not matter.
+
+        Files that were touched are read, once.
+        """
         try:
             with (self.folder / SOURCES).open(encoding="utf-8", newline="") as file:
-                before = {name: (int(size), int(time)) for name, size, time in csv.reader(file)}
+                before = {name: tuple(map(int, state)) for name, *state in csv.reader(file)}
         except (OSError, ValueError):
             return True
-        if before.keys() != {name for name, _, _ in self.sources}:
+        touched = {name for name, _ in before.items() ^ self.sources.items()}
+        if not touched:
+            return False
+        if before.keys() != self.sources.keys() or any(before[n][0] != self.sources[n][0] for n in touched):
             return True
-        touched = [name for name, size, time in self.sources if before[name] != (size, time)]
-        sizes = {name: size for name, size, _ in self.sources}
-        if any(before[name][0] != sizes[name] for name in touched):
-            return True
-        hashes: dict[str, str] = {}
-        if touched and self.source.pixels is None:
-            manifest = read_manifest(self.folder / MANIFEST)
+        manifest, images = read_manifest(self.folder / MANIFEST), self.source.pixels
+        if images is None:
             hashes = dict(zip(manifest["image"], manifest["sha256"], strict=True))
-        return any(hashes.get(name) != file_sha256(self.raw / name) for name in touched)
+            changed = any(hashes.get(name) != file_sha256(self.raw / name) for name in sorted(touched))
+        else:
+            blocks = (images[start : start + RUN] for start in range(0, len(images), RUN))
+            changed = [array_sha256(image) for block in blocks for image in block] != list(manifest["sha256"])
+        if not changed:
+            write_whole(self.folder / SOURCES, self._write_sources)
+        return changed
 
     # ------------------------------------------------------------------ pixels
     def _target(self) -> Target:
@@ -411,7 +422,9 @@ class _Work:
 
     def _write_sources(self, path: Path) -> None:
         with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(self.sources)
+            csv.writer(file, lineterminator="\n").writerows(
+                (name, *state) for name, state in self.sources.items()
+            )
 
 
 def _arrays(target: Target) -> list[Path]:

@@ -12,16 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import toy as toy_module
 from toy import make_raw, toy
 
-from benchmark.data import decode
+from benchmark.data import decode, verified
 from benchmark.data.fitting import THUMBNAIL, Fitting
 from benchmark.data.images import read_image
 from benchmark.data.prepare import prepare
 from benchmark.data.prepared import load_prepared
+from benchmark.data.raw import RawTable
 from benchmark.errors import ConfigError, DataError
 from benchmark.paths import ROOT
 
@@ -290,6 +292,54 @@ def test_changed_images_are_noticed_and_touched_ones_are_not_decoded(tmp_path, c
     counted.clear()
     assert made(raw, tmp_path / "root").made
     assert len(counted) == 40
+
+
+def swap_with_times(path: Path, content: bytes) -> None:
+    """Replace a file by another of equal size and time of change, as unpacking or a copy that keeps times does."""
+    before = path.stat()
+    assert len(content) == before.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_files_replaced_by_others_of_equal_size_and_time_are_noticed(tmp_path, counted, monkeypatch):
+    raw, read = make_raw(tmp_path / "raw", 4), []
+    original = verified.file_sha256
+    monkeypatch.setattr(
+        "benchmark.data.prepare.file_sha256", lambda path: read.append(path.name) or original(path)
+    )
+    for i in (1, 2):  # not compressed, so that all have one size
+        PIL.Image.open(raw / f"00{i}.png").save(raw / f"00{i}.png", format="bmp")
+    made(raw, tmp_path / "root")
+    read.clear()
+    (raw / "003.png").chmod(0o600)  # another time, the same content: compared once
+    assert [made(raw, tmp_path / "root").made for _ in range(2)] == [False, False]
+    assert read == ["003.png"]
+    swap_with_times(raw / "001.png", (raw / "002.png").read_bytes())
+    done = made(raw, tmp_path / "root")
+    assert done.made
+    pixels = load_prepared(done.folder, transform=NAME).pixels
+    np.testing.assert_array_equal(pixels[1], pixels[2])
+
+
+def test_an_array_file_replaced_by_another_of_equal_size_and_time_is_noticed(tmp_path):
+    def reader(raw: Path) -> RawTable:
+        table = pd.DataFrame({"image_id": [str(i) for i in range(3)]})
+        return RawTable(table, pixels=np.load(raw / "all.npy"), sources=("all.npy",))
+
+    arrays = replace(toy, read=reader, mask=None)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    (tmp_path / "raw").mkdir()
+    file = tmp_path / "raw" / "all.npy"
+    np.save(file, pixels)
+    prepare(arrays, tmp_path / "raw", tmp_path / "root", fitting=FITTING, workers=1)
+    file.touch()
+    assert not prepare(arrays, tmp_path / "raw", tmp_path / "root", fitting=FITTING, workers=1).made
+    np.save(tmp_path / "other.npy", 255 - pixels)
+    swap_with_times(file, (tmp_path / "other.npy").read_bytes())
+    done = prepare(arrays, tmp_path / "raw", tmp_path / "root", fitting=FITTING, workers=1)
+    np.testing.assert_array_equal(load_prepared(done.folder, transform=NAME).pixels, 255 - pixels)
 
 
 def test_bad_images_are_all_found_then_named(tmp_path, counted):
