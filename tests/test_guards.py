@@ -139,7 +139,7 @@ def test_an_overlap_that_is_allowed_stands_in_the_results(data: Path) -> None:
     plant(data, "tested", "others", 3)
     cell.prepare_suite(suite(), data, QUIET, allow_overlap=True)
     found = run(data, allow_overlap=True, seed=1).read_json("zeroshot.json")["datasets"]
-    assert found["tested"]["info"]["data_notes"] == ["2 of 12 test images are also in the corpus 'films'"]
+    assert found["tested"]["info"]["data_notes"] == ["2 of 12 images are also in the corpus 'films'"]
     assert found["others"]["info"]["overlaps"] == [
         {
             "with": "test set 'tested' (zeroshot)",
@@ -149,6 +149,7 @@ def test_an_overlap_that_is_allowed_stands_in_the_results(data: Path) -> None:
             "patients": 0,
             "seen": False,
             "leak": False,
+            "text": "3 of 8 images are also in test set 'tested' (zeroshot)",
         }
     ]
     assert "data_notes" not in found["others"]["info"]  # test sets may share images
@@ -183,7 +184,7 @@ def test_repeated_images_and_shared_patients_are_reported(data: Path) -> None:
     write(data, "others", pixels_of(data, "others"), patient_id=[f"p{i}" for i in range(4, 12)])
     found = overlaps(suite(), data, QUIET)
     assert [str(item) for item in found] == [
-        "test set 'tested' (zeroshot): 2 of 12 images occur more than once"
+        "test set 'tested' (zeroshot): 2 of 12 images occur more than once ('tested-3', 'tested-7')"
     ]  # patients of two folders may have the same ids
     check(found, allow=False)
     assert facts(found, "zeroshot", "tested")["overlaps"][0]["with"] == "itself"

@@ -152,7 +152,7 @@ def test_near_copies_in_a_published_split_of_real_images(tmp_path: Path) -> None
         [(there[name.rpartition("/")[2]], "") for name, *_ in split[part]] for part in ("train", "test")
     )
     twice, found = of_real(tmp_path, folder, train, test)
-    assert str(twice) == "the corpus 'csv': 1 of 389 images occur more than once"
+    assert str(twice).startswith("the corpus 'csv': 1 of 389 images occur more than once (")
     assert (len(found.images), len(found.near), found.of) == (0, 25, 236)
 
 
@@ -189,7 +189,8 @@ def test_patients_of_two_csv_files_are_reported_and_stop_nothing(tmp_path: Path)
     assert not found[0].leak
     assert facts(found, "zeroshot", "tested") == {
         "overlaps": [{"with": "the corpus 'csv'", "images": 0, "near_copies": 0, "images_of_patients": 6,
-                      "patients": 2, "seen": True, "leak": False}]
+                      "patients": 2, "seen": True, "leak": False,
+                      "text": "6 of 8 images are of 2 patients of the corpus 'csv'"}]
     }  # fmt: skip
 
 

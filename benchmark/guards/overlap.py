@@ -82,18 +82,19 @@ class Overlap:
         return self.seen and bool(self.images)
 
     def __str__(self) -> str:
-        if self.use is self.other:
-            return f"{self.use}: {len(self.images):,} of {self.of:,} images occur more than once"
-        quoted = [[f"'{name}'" for name in ids] for ids in (self.images, self.of_patients)]
-        found = [(quoted[0], f"also in {self.other}"),
-                 ([f"'{mine}' of '{theirs}'" for mine, theirs in self.near], f"near copies of images in {self.other}"),
-                 (quoted[1], f"of {self.patients:,} patients of {self.other}")]  # fmt: skip
-        parts = (
-            f"{len(ids):,} of {self.of:,} images are {what} ({', '.join(ids[:_NAMED])}{', ...' * (len(ids) > _NAMED)})"
-            for ids, what in found
-            if ids
-        )
-        return f"{self.use}: {'; '.join(parts)}"
+        return f"{self.use}: " + "; ".join(f"{text} ({names})" for text, names in self.parts())
+
+    def parts(self) -> Iterator[tuple[str, str]]:
+        """Yield what is shared, in words, each with the first ids."""
+        also = f"are also in {self.other}" if self.use is not self.other else "occur more than once"
+        near = f"are near copies of images in {self.other}"
+        people = f"are of {self.patients:,} patients of {self.other}"
+        pairs = [f"'{mine}' of '{theirs}'" for mine, theirs in self.near]
+        images, of_patients = ([f"'{name}'" for name in ids] for ids in (self.images, self.of_patients))
+        for names, what in ((images, also), (pairs, near), (of_patients, people)):
+            if names:
+                more = ", ..." * (len(names) > _NAMED)
+                yield f"{len(names):,} of {self.of:,} images {what}", ", ".join(names[:_NAMED]) + more
 
 
 def uses(suite: Mapping[str, Any]) -> Iterator[Use]:
@@ -169,14 +170,10 @@ def facts(found: Iterable[Overlap], task: str, dataset: str) -> dict[str, Any]:
     shared = [
         {"with": "itself" if item.use is item.other else str(item.other), "images": len(item.images),
          "near_copies": len(item.near), "images_of_patients": len(item.of_patients), "patients": item.patients,
-         "seen": item.seen, "leak": item.leak}
+         "seen": item.seen, "leak": item.leak, "text": "; ".join(text for text, _ in item.parts())}
         for item in mine
     ]  # fmt: skip
-    notes = [
-        f"{len(item.images):,} of {item.of:,} test images are also in {item.other}"
-        for item in mine
-        if item.leak
-    ]
+    notes = [next(item.parts())[0] for item in mine if item.leak]
     return {"overlaps": shared, **({"data_notes": notes} if notes else {})}
 
 
