@@ -223,7 +223,7 @@ def _print(compared: Compared, console: Console, smallest: float, *, several: bo
         for pair, test in family:
             table.add_row(*((pair.first.title,) * several), *_texts(pair, test))
         console.table(table)
-        for line in dict.fromkeys(note for pair in pairs for note in _notes(pair)):
+        for line in dict.fromkeys(line for pair in pairs for line in (*_seeds(pair), *_doubts(pair))):
             console.line(line)
     console.line(
         f"In percent and points; less than {100 * smallest:g} points is no difference that matters. Holm's adjustment "
@@ -259,13 +259,26 @@ def verdict(one: Comparison) -> str:
     return words.get(one.verdict, one.verdict) + unknown_seeds
 
 
-def _notes(pair: Pair) -> Iterator[str]:
-    for head, row in zip(pair.heads, (pair.first, pair.second), strict=True):
-        seeds = ", ".join(run.seed for run in row.runs)
-        name = head if head == row.cell else f"{head} {row.title}"
-        yield f"{name}: seed{'s' * (len(row.runs) > 1)} {seeds}" + "".join(
-            f"; {note.text}" for note in row.notes
-        )
+def _seeds(pair: Pair) -> Iterator[str]:
+    for name, row in zip(_names(pair), (pair.first, pair.second), strict=True):
+        yield f"{name}: seed{'s' * (len(row.runs) > 1)} {', '.join(run.seed for run in row.runs)}"
+
+
+def _doubts(pair: Pair) -> Iterator[str]:
+    from benchmark.report.doubts import doubts
+
+    rows = (pair.first, pair.second)
+    named = tuple(replace(row, title=name) for name, row in zip(_names(pair), rows, strict=True))
+    yield from map(str, doubts(replace(pair.block, rows=named, experiment=None)))
+
+
+def _names(pair: Pair) -> list[str]:
+    """What the two rows are called: as they were named, with the row's title where folders were."""
+    rows = (pair.first, pair.second)
+    return [
+        head if head == row.cell else f"{head} {row.title}"
+        for head, row in zip(pair.heads, rows, strict=True)
+    ]
 
 
 def _write(path: Path, compared: Compared) -> None:

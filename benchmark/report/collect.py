@@ -430,7 +430,7 @@ def _rows(method: str, variant: str, runs: Sequence[Run]) -> Iterator[Row]:
             text = (
                 f"seed{'s' * (len(row.runs) > 1)} {seeds} with {label}; other seeds ran with other settings"
             )
-            note = Doubt("settings", text)
+            note = Doubt("settings differ", text)
             row = replace(row, settings=label if number else "", notes=(*row.notes, note))
         yield row
 
@@ -452,11 +452,11 @@ def make_row(method: str, runs: Sequence[Run], variant: str = "", label: str = "
     if files:
         outcome = "not ranked" if trained is usable else "left out"
         text = f"imported from {', '.join(files)}, not trained by this recipe: {outcome}"
-        notes.append(Doubt("imported", text))
+        notes.append(Doubt("imported" if trained is usable else "left out", text))
     whole = [run for run in trained if run.limit is None]
     limits = sorted({int(run.limit) for run in trained if run.limit is not None})
     if limits and whole:
-        notes.append(Doubt("limited", f"runs limited to {_listed(limits)} samples are left out"))
+        notes.append(Doubt("left out", f"runs limited to {_listed(limits)} samples are left out"))
     elif limits:
         notes.append(Doubt("limited", f"limited to {_listed(limits)} samples: not comparable, not ranked"))
     used = whole or trained or runs

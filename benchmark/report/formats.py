@@ -32,6 +32,7 @@ _TERMINAL_METRICS = ("acc", "auroc", "dice", "map", "pointing")
 _TERMINAL_COSTS = ("trainable_parameters", "step_time_p50_s")
 DIFFERENCES = "Which differences matter"
 """Heading of the words on differences."""
+DOUBTS = "Doubts"
 
 
 def markdown(rendered: Sequence[Rendered]) -> str:
@@ -45,8 +46,16 @@ def latex(rendered: Sequence[Rendered]) -> str:
 
 
 def terminal(rendered: Sequence[Rendered]) -> RenderableType:
-    """The tables for the final screen: accuracy and AUC with their intervals below, parameters, step time."""
-    return Group(*(part for item in rendered if item.block.rows for part in _terminal_block(item)))
+    """The tables for the final screen: accuracy and AUC with their intervals below, parameters, step time; doubts last.
+
+    A doubt that several tables share is told once.
+    """
+    tables = [item for item in rendered if item.block.rows]
+    told: dict[tuple[str, str], str] = {}
+    for doubt in (doubt for item in tables for doubt in item.doubts):
+        told.setdefault((doubt.kind, doubt.text), f"{NOTE_MARK} {doubt}")
+    ending = [Text(f"\n{DOUBTS}\n", style="bold yellow").append("\n".join(told.values()), style="not bold")]
+    return Group(*(part for item in tables for part in _terminal_block(item)), *(ending if told else []))
 
 
 # --- Markdown -----------------------------------------------------------------------------------------------
@@ -55,6 +64,13 @@ def terminal(rendered: Sequence[Rendered]) -> RenderableType:
 def _markdown_block(item: Rendered) -> str:
     lines = [f"### {_md(item.heading)}", "", *_md_table(item.columns, (*item.rows, *item.references))]
     lines += ["", _md(item.caption), "", *(f"- {_md(NOTE_MARK + ' ' + note)}" for note in item.notes)]
+    if item.doubts:
+        lines += [
+            "",
+            f"#### {DOUBTS}",
+            "",
+            *(f"- {_md(NOTE_MARK + ' ' + str(doubt))}" for doubt in item.doubts),
+        ]
     if item.costs.columns:
         lines += ["", *_md_table(item.costs.columns, item.costs.rows), "", _md(item.costs.caption)]
     if item.words:
@@ -94,7 +110,8 @@ def tex_escape(text: str) -> str:
 
 
 def _latex_block(item: Rendered) -> str:
-    caption = [f"{item.heading}.", item.caption, *(f"{NOTE_MARK} {note}" for note in item.notes)]
+    told = (*item.notes, *item.doubts)
+    caption = [f"{item.heading}.", item.caption, *(f"{NOTE_MARK} {line}" for line in told)]
     scores = _latex_table(item.columns, item.rows, item.references, caption)
     if not item.costs.columns:
         return scores

@@ -18,7 +18,8 @@ from benchmark.report.columns import (
     switches,
 )
 from benchmark.report.costs import COSTS
-from benchmark.report.marks import NOT_RUN, row_marks
+from benchmark.report.doubts import row_marks
+from benchmark.report.marks import NOT_RUN
 from benchmark.report.paper import METRICS, PaperTables
 from benchmark.report.render import references
 from benchmark.report.significance import BlockTests, block_tests

@@ -1,4 +1,4 @@
-"""What a reader must know before comparing rows: notes below a table, marks of a row, and the caption."""
+"""What a reader must know to read a table: notes below it, and the caption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.config import Recipe
 from benchmark.report.collect import Block, Row, Run
 from benchmark.report.columns import difference_reason, paper_table, shown_tasks
 from benchmark.report.paper import PaperTables
-from benchmark.report.tables import SHARED_MARK, TIED_MARK, Column
+from benchmark.report.tables import APART_MARK, SHARED_MARK, TIED_MARK, Column
 from benchmark.report.wording import least_text
 
 NOT_RUN = "not run"
@@ -23,34 +23,15 @@ _USUAL_RULE = "global"
 _SOURCE = "the ACE-LoRA paper (arXiv 2603.17079)"
 
 
-def row_marks(row: Row) -> list[str]:
-    """Short marks of a row: why it cannot be taken as it is."""
-    runs = (*row.runs, *row.left_out)
-    marks = {
-        row.missing: bool(row.missing),
-        "limited": any(run.limit is not None for run in row.runs),
-        "imported": any(run.imported for run in row.runs),
-        "failed": any(run.status in ("failed", "unreadable") for run in runs),
-        "unfinished": any(run.status in ("running", "partial") for run in runs),
-        "one seed": _has_one_seed(row),
-        "uncommitted changes": any(map(_is_changed, runs)),
-    }
-    return [name for name, holds in marks.items() if holds]
-
-
 def table_notes(block: Block) -> list[str]:
-    """One line per thing to know; rows with notes of their own come first."""
+    """One line per thing to know that is no doubt (benchmark/report/doubts.py)."""
     return [
-        *(f"{row.title}: {'; '.join(note.text for note in row.notes)}." for row in block.rows if row.notes),
         *_missing(block),
         *_shared(block),
         *_origins(block),
         *_rules(block),
         *_fittings(block),
-        *_data_notes(block),
-        *_one_seed(block),
         *_mixed_recipes(block),
-        *_changed(block),
     ]
 
 
@@ -168,28 +149,6 @@ def _infos(row: Row, block: Block) -> Iterator[Mapping[str, Any]]:
                 yield result.get("info") or {}
 
 
-def _data_notes(block: Block) -> list[str]:
-    """One note per dataset whose data are not as published: there the paper's number is left blank."""
-    found = [
-        (block.dataset_title(dataset, task), block.data_notes(dataset, task))
-        for task in shown_tasks(block)
-        for dataset in block.datasets(task)
-    ]
-    unique = dict.fromkeys((title, tuple(notes)) for title, notes in found)
-    return [f"{title}: {'; '.join(notes)}." for title, notes in unique if notes]
-
-
-def _one_seed(block: Block) -> list[str]:
-    titles = [row.title for row in block.rows if _has_one_seed(row)]
-    return [f"One seed only, so nothing is known of the spread over seeds: {', '.join(titles)}."] * bool(
-        titles
-    )
-
-
-def _has_one_seed(row: Row) -> bool:
-    return bool(row.scores) and len(row.runs) == 1 and trains(row)
-
-
 def _mixed_recipes(block: Block) -> list[str]:
     """Settings of training in which rows differ, except for the learning rate; one that is not told is the default."""
     trained = [(row.title, run) for row in block.rows if trains(row) for run in row.runs if run.scores()]
@@ -212,19 +171,6 @@ def _recipe(run: Run) -> dict[str, object]:
 def _setting(run: Run, name: str) -> str:
     value = _recipe(run).get(name, _DEFAULTS[name])
     return "none" if value is None else str(list(value) if isinstance(value, tuple) else value)
-
-
-def _changed(block: Block) -> list[str]:
-    """A note on runs whose program differed from its commit."""
-    runs = [run for row in block.rows for run in (*row.runs, *row.left_out)]
-    changed = sum(map(_is_changed, runs))
-    return [f"{changed} of {len(runs)} runs were made with uncommitted changes to the program."] * bool(
-        changed
-    )
-
-
-def _is_changed(run: Run) -> bool:
-    return bool((run.provenance.get("git") or {}).get("dirty"))
 
 
 # --- caption ------------------------------------------------------------------------------------------------
@@ -251,7 +197,11 @@ def _ranking(block: Block, tied: bool) -> list[str]:
         "Holm-adjusted over the rows of the column), or the spread over seeds, does not tell them apart, or the "
         f"difference is less than {least_text(block)}."
     )
-    return lines + [rule] * tied
+    apart = any(score.apart for row in block.rows for score in row.scores.values())
+    other = (
+        f"'{APART_MARK}': not compared, for it was made with other data, weights or numbers (doubts below)."
+    )
+    return lines + [rule] * tied + [other] * apart
 
 
 def _papers(block: Block, columns: Sequence[Column], paper: PaperTables) -> list[str]:
@@ -275,7 +225,7 @@ def _papers(block: Block, columns: Sequence[Column], paper: PaperTables) -> list
     ]
     if noted:
         lines.append(
-            f"Blank for {', '.join(dict.fromkeys(noted))}: the data were prepared differently (notes below)."
+            f"Blank for {', '.join(dict.fromkeys(noted))}: the data were prepared differently (doubts below)."
         )
     return lines
 

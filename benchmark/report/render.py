@@ -8,6 +8,7 @@ from benchmark.experiments import Experiment
 from benchmark.report.collect import Block, Row, Score
 from benchmark.report.columns import REFERENCES, UNITLESS, reported, score_columns, switches
 from benchmark.report.costs import cost_part
+from benchmark.report.doubts import doubts
 from benchmark.report.marks import NOT_RUN, is_shared, lacks, table_caption, table_notes
 from benchmark.report.paper import PaperTables
 from benchmark.report.significance import BlockTests, block_tests
@@ -39,6 +40,7 @@ def render_block(block: Block, paper: PaperTables) -> Rendered:
         references=tuple(references),
         caption=table_caption(block, columns, paper, tied=any(writer.ties.values())),
         notes=tuple(table_notes(block)),
+        doubts=doubts(block),
         table=block.table,
         costs=cost_part(block),
         words=tuple(tests.words()),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmark.report.collect import Block
+from benchmark.report.collect import Block, Doubt
 
 TASK = "zeroshot"
 Role = Literal["method", "switch", "paper", "measured", "difference", "cost"]
@@ -97,7 +97,7 @@ class Rendered:
     Attributes:
         table: id of the table in the paper, or the experiment's own.
         references: rows of what a score must beat, and ceilings.
-        notes: what a reader must know before comparing rows.
+        notes: what a reader must know of the rows. doubts: why numbers may not be what they seem.
         costs: the same rows with what they cost; empty where nothing was run.
         words: in words, which differences matter.
         short: the same for the terminal.
@@ -110,6 +110,7 @@ class Rendered:
     references: tuple[tuple[Cell, ...], ...]
     caption: str
     notes: tuple[str, ...]
+    doubts: tuple[Doubt, ...] = ()
     table: str = "1"
     costs: Part = Part()
     words: tuple[str, ...] = ()

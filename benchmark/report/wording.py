@@ -51,7 +51,7 @@ def summary(tests: BlockTests) -> list[str]:
             most = f", most {_named(tests, differ[0])}" if differ else ""
             better = sum(one.verdict == "better" for one in differ)
             lines.append(
-                f"{_column(tests.block, key)}: of {len(tested)} tested, {better} better and "
+                f"{column_text(tests.block, key)}: of {len(tested)} tested, {better} better and "
                 f"{len(differ) - better} worse than {base.title}{most}."
             )
     return lines
@@ -101,7 +101,7 @@ def _against_baseline(tests: BlockTests, key: Key) -> str:
         parts.append(_undistinguished(tests, same, base, others=bool(parts)))
     sentence = "; ".join(parts)
     untested = _untested(found)
-    return f"{_column(tests.block, key)}: " + " ".join(
+    return f"{column_text(tests.block, key)}: " + " ".join(
         text for text in (f"{sentence}." if sentence else "", untested) if text
     )
 
@@ -128,7 +128,7 @@ def _ties(tests: BlockTests, key: Key) -> str:
     if best is None or not tied:
         return ""
     others = [row for row in tests.rows if row.cell in tied and row is not best]
-    head = f"{_column(tests.block, key)}: {best.title} is best"
+    head = f"{column_text(tests.block, key)}: {best.title} is best"
     if not others:
         return f"{head}, and better than every other row that could be tested."
     return f"{head}; {listed(row.title for row in others)} {_is(others)} tied with it."
@@ -147,7 +147,7 @@ def _named(tests: BlockTests, one: Comparison) -> str:
     return f"{title} ({percent_points(one.difference)}, {p_text(one.p_adjusted)})"
 
 
-def _column(block: Block, key: Key) -> str:
+def column_text(block: Block, key: Key) -> str:
     """``CheXpert 5x200 ACC``; with the task where it is not the first to have this dataset and metric."""
     task, dataset, metric = key
     found = dict.fromkeys(other[0] for row in block.rows for other in row.scores if other[1:] == key[1:])

@@ -186,9 +186,9 @@ def test_marks_stand_beside_the_method_in_the_table(store: Path) -> None:
 def test_the_summary_counts_what_must_be_known(store: Path) -> None:
     text = parse(store).one(id="summary").text
     assert "7 runs: 5 success, 2 failed." in text
-    assert "1 of them limited by --limit" in text
-    assert "1 of them made with uncommitted changes" in text
-    assert "One seed only, Toy suite, backbone tiny: CLIP-LoRA" in text
+    assert "limited to 64 samples: not comparable, not ranked." in text
+    assert "CLIP-LoRA: made with uncommitted changes to the program." in text
+    assert "one seed only, so nothing is known of the spread" in text
 
 
 def test_numbers_carry_their_value_for_sorting(store: Path) -> None:

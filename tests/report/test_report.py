@@ -143,7 +143,7 @@ def test_data_that_are_not_as_published_are_named_and_not_compared(
     assert frame["chexpert_5x200_acc_paper"].isna().all()
     assert frame.loc[0, "rsna_acc_paper"] == pytest.approx(0.7954)
     text = (tmp_path / "report" / "table_1.md").read_text()
-    assert "Blank for CheXpert 5x200: the data were prepared differently (notes below)." in text
+    assert "Blank for CheXpert 5x200: the data were prepared differently (doubts below)." in text
     assert "CheXpert 5x200: not the published split (test: 10 ids)." in text
 
 

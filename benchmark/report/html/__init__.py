@@ -55,7 +55,7 @@ def page(blocks: Sequence[Block], rendered: Sequence[Rendered], pictures: Sequen
             script=Markup(script),
             subject=subject(blocks),
             facts=facts(runs),
-            summary=summary(blocks, runs),
+            summary=summary(runs),
             tables=tables,
             pictures=images,
             cells=cells,

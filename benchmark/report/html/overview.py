@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.collect import Block, Row, Run
+from benchmark.report.doubts import row_marks
 from benchmark.report.html.cells import anchor, commit, section
-from benchmark.report.marks import row_marks
 from benchmark.report.tables import NOTE_MARK, Cell, Column, Rendered, column_groups
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class TableView:
     scores: PartView
     costs: PartView
     notes: tuple[str, ...]
+    doubts: tuple[str, ...]
     words: tuple[str, ...]
 
 
@@ -108,6 +109,7 @@ def table_view(item: Rendered, name: str, anchors: Collection[str]) -> TableView
             caption=item.costs.caption,
         ),
         notes=tuple(f"{NOTE_MARK} {note}" for note in item.notes),
+        doubts=tuple(f"{NOTE_MARK} {doubt}" for doubt in item.doubts),
         words=item.words,
     )
 
@@ -160,18 +162,10 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in lines.items() if text]
 
 
-def summary(blocks: Sequence[Block], runs: Sequence[Run]) -> list[str]:
-    """How many runs there are and what must be known before the numbers are used."""
+def summary(runs: Sequence[Run]) -> str:
+    """How many runs there are and how they ended."""
     status = Counter(run.status for run in runs)
-    limited = sum(run.limit is not None for run in runs)
-    dirty = sum(bool(section(run.provenance, "git").get("dirty")) for run in runs)
-    lines = [f"{len(runs)} runs: " + ", ".join(f"{count} {name}" for name, count in status.items()) + "."]
-    lines += [f"{limited} of them limited by --limit: not comparable, not ranked."] * bool(limited)
-    lines += [f"{dirty} of them made with uncommitted changes to the program."] * bool(dirty)
-    for block in blocks:
-        single = [row.title for row in (*block.rows, *block.variants) if "one seed" in row_marks(row)]
-        lines += [f"One seed only, {block.heading}: {_listed(single)}."] * bool(single)
-    return lines
+    return f"{len(runs)} runs: " + ", ".join(f"{count} {name}" for name, count in status.items()) + "."
 
 
 def _row(

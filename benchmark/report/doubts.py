@@ -1,0 +1,133 @@
+"""What makes one doubt the numbers of a table: one list, shown when a run ends, below the table and on the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from benchmark.report.collect import Block, Doubt, Key, Row
+from benchmark.report.columns import REFERENCES, UNITLESS, shown_tasks
+from benchmark.report.significance import main_keys
+from benchmark.report.tables import percent
+from benchmark.report.wording import column_text
+
+_GUESSED = 0.5
+"""Area under the ROC curve of scores that know nothing."""
+_USUAL = ("one seed", "uncommitted changes")
+"""Kinds that many rows share; told last."""
+_UNTRAINED = "Untrained image tower"
+"""The reference that is no answer without looking at the image."""
+
+
+def doubts(block: Block) -> tuple[Doubt, ...]:
+    """Return the doubts of a table, each with its subject: on its data, on what was measured, on its rows."""
+    rows = [row for row in block.rows if row.difference is None]
+    of_rows = _joined((row, doubt) for row in rows for doubt in row_doubts(row))
+    return (
+        *dict.fromkeys(_of_corpus(rows)),
+        *dict.fromkeys(_of_data(block)),
+        *_chance(block, rows),
+        *sorted([*of_rows, *_joined(_arithmetic(rows))], key=lambda doubt: doubt.kind in _USUAL),
+    )
+
+
+def row_doubts(row: Row) -> Iterator[Doubt]:
+    """Yield what its runs alone make one doubt; the subject is the row."""
+    yield from row.notes
+    if row.scores and len(row.runs) == 1 and row.runs[0].trains:
+        yield Doubt("one seed", "one seed only, so nothing is known of the spread over seeds")
+    if any((run.provenance.get("git") or {}).get("dirty") for run in (*row.runs, *row.left_out)):
+        yield Doubt("uncommitted changes", "made with uncommitted changes to the program")
+
+
+def row_marks(row: Row) -> list[str]:
+    """Short marks of a row: why it cannot be taken as it is."""
+    kinds = dict.fromkeys(doubt.kind for doubt in row_doubts(row))
+    return [row.missing] * bool(row.missing) + list(kinds)
+
+
+def _joined(found: Iterable[tuple[Row, Doubt]]) -> list[Doubt]:
+    """One doubt for all rows that it is told of."""
+    rows: dict[Doubt, list[str]] = {}
+    for row, doubt in found:
+        rows.setdefault(doubt, []).append(row.title)
+    return [replace(doubt, subject=", ".join(titles)) for doubt, titles in rows.items()]
+
+
+def _of_corpus(rows: Iterable[Row]) -> Iterator[Doubt]:
+    """What adaptation found: images left out, a frozen model that does not prefer the pairs as they are."""
+    for run in (run for row in rows for run in row.runs if run.trains):
+        for note in map(str, run.adapted.get("data_notes") or ()):
+            yield Doubt("corpus", note, "" if note.startswith("corpus") else "Corpus")
+
+
+def _of_data(block: Block) -> Iterator[Doubt]:
+    """What the preparation and the results say of test sets: another split, images left out, classes not scored."""
+    for task in shown_tasks(block):
+        for dataset in block.datasets(task):
+            for note in block.data_notes(dataset, task):
+                yield Doubt("data", note, block.dataset_title(dataset, task))
+
+
+def _arithmetic(rows: Iterable[Row]) -> Iterator[tuple[Row, Doubt]]:
+    """Rows that were computed in another arithmetic than most."""
+    used = [(row, _arithmetics(row)) for row in rows]
+    counts = Counter(name for _, names in used for name in sorted(names))
+    usual = max(counts, key=lambda name: counts[name], default="")
+    for row, names in used:
+        if others := " and ".join(sorted(names - {usual})):
+            yield row, Doubt("arithmetic", f"computed in {others}, the others in {usual}")
+
+
+def _arithmetics(row: Row) -> set[str]:
+    identities = (task.get("identity") or {} for run in row.runs for task in run.tasks.values())
+    return {str(one["arithmetic"]) for one in identities if one.get("arithmetic")}
+
+
+# --- chance -------------------------------------------------------------------------------------------------
+
+
+def _chance(block: Block, rows: Iterable[Row]) -> list[Doubt]:
+    """Rows no better, or worse, than an answer that does not look at the image, with the columns where that is so."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for key in main_keys(block):
+        for row in rows:
+            for kind, words, chance in _beaten(block, row, key):
+                number = f"{chance:.2f}" if key[2] in UNITLESS else percent(chance)
+                column = f"{column_text(block, key)} ({number})"
+                found.setdefault((kind, words), {}).setdefault(column, []).append(row.title)
+    told: dict[Doubt, list[str]] = {}
+    for (kind, words), columns in found.items():
+        for column, titles in columns.items():
+            told.setdefault(Doubt(kind, words, ", ".join(titles)), []).append(column)
+    return [replace(doubt, text=f"{doubt.text} on {', '.join(columns)}") for doubt, columns in told.items()]
+
+
+def _beaten(block: Block, row: Row, key: Key) -> Iterator[tuple[str, str, float]]:
+    """Yield the kind of a doubt, its words, and what the score should beat (docs/statistics.md)."""
+    score = row.scores.get(key)
+    if score is None:
+        return
+    low = score.value if score.ci_low is None else score.ci_low
+    high = score.value if score.ci_high is None else score.ci_high
+    guess = _guess(block, key)
+    if guess is not None and high < guess:
+        yield "worse than chance", "worse than chance", guess
+        return
+    if guess is not None and low <= guess:
+        yield "at chance", "no better than chance", guess
+        return
+    for title, name in REFERENCES.items():
+        reference = row.scores.get((*key[:2], name.format(key[2])))
+        if reference is not None and title != _UNTRAINED and low <= reference.value:
+            yield "at chance", f"no better than '{title}'", reference.value
+
+
+def _guess(block: Block, key: Key) -> float | None:
+    """What guessing gets, where that is known: half of the area under a curve, one of the classes."""
+    task, dataset, metric = key
+    if metric.startswith("auroc"):
+        return _GUESSED
+    classes = next((info["classes"] for info in block.facts(dataset, task) if info.get("classes")), ())
+    return 1 / len(classes) if metric == "acc" and classes else None
