@@ -27,7 +27,7 @@ from benchmark.data.load import check_dataset, entries_by_use, load_dataset, nee
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import PairData, blank_pairs, pairs
 from benchmark.efficiency import measure_method, peak_memory, step_times
-from benchmark.errors import BenchmarkError, ConfigError, DataError
+from benchmark.errors import BenchmarkError, ConfigError, DataError, StoreError
 from benchmark.guards import overlap
 from benchmark.guards.frozen import check_frozen, check_mode, frozen_digests
 from benchmark.guards.pairs import pairs_match, warning
@@ -39,7 +39,7 @@ from benchmark.precision import resolve
 from benchmark.pseudonyms import Pseudonyms, id_key
 from benchmark.registry import METHODS, TASKS
 from benchmark.shared import FROZEN, TowerResults, is_shared
-from benchmark.store import CellFolder
+from benchmark.store import CellFolder, digest
 from benchmark.temporary import LEFTOVERS, remove_dead
 from benchmark.trainer import Adaptation, Trainer
 from tasks.base import DatasetResult, Task, TaskContext
@@ -129,13 +129,13 @@ class _Cell:
         self.sources = identity.Sources(
             spec.data_root,
             reporter,
-            weights=backbone.fingerprint()[:16],
+            weights=identity.model_of(spec.backbone, spec.pretrained, backbone)[0],
             arithmetic=resolve(spec.recipe.precision, self.device),
-            fitting=self.context.fitting,
+            fitting=preprocess_of(backbone).fitting,
         )
         output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
         hide = Pseudonyms(id_key(spec.data_root)).hide if spec.hash_ids else dict
-        self.towers = TowerResults(output_dir / "shared", spec, self.context, hide)
+        self.towers = TowerResults(output_dir / "shared", spec, self.context, hide, self.sources.weights)
         self.pairs: PairData | None = None
         self.doubts = self.doubts_of_pairs()  # before the method changes a tower
         _seed(spec.seed)
@@ -152,6 +152,10 @@ class _Cell:
     def run(self) -> None:
         for name in self.spec.tasks:
             self.task(name).check(self.method)
+        if lines := self.world.from_first(
+            lambda: identity.differing(self.spec, self.folder, lambda _: self.sources)
+        ):
+            raise StoreError(f"finished with {'; '.join(lines)}. {identity.CURE}")
         self.overlaps = self.world.from_first(self.shared_images)
         if self.world.from_first(self.adapted):
             self.method.load_trainable_state(self.folder.read_tensors("adapter.safetensors"))
@@ -218,7 +222,8 @@ class _Cell:
             rank=self.world.rank if shared else 0,
             size=self.world.size if shared else 1,
         )
-        checkpoint = Checkpoint(self.folder.inside("checkpoint") / "state.pt", spec.adapt_hash)
+        key = f"{spec.adapt_hash} {digest(self.identity)}"
+        checkpoint = Checkpoint(self.folder.inside("checkpoint") / "state.pt", key)
         outcome = None
         if self.method.trainable_parameters():
             frozen = frozen_digests(self.method)

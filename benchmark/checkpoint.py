@@ -46,7 +46,7 @@ class Checkpoint:
         if isinstance(state, dict) and state.get("key") == self._key:
             return state
         say(
-            f"{self._path.name}: checkpoint of other settings or another version, not used: training starts anew"
+            f"{self._path.name}: checkpoint of other settings, data or another version, not used: training starts anew"
         )
         return None
 

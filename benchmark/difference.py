@@ -89,7 +89,9 @@ def differing_origin(stored: CellFolder, again: CellFolder) -> list[str]:
 def _origin(folder: CellFolder) -> dict[str, Leaf]:
     origin = {key: value for key, value in _json(folder, "provenance.json").items() if key not in _NOT_ORIGIN}
     run = {key: value for key, value in _json(folder, "efficiency.json").items() if key in _OF_RUN}
-    return dict(_flat(origin | run))
+    names = [ADAPTED, *(f"{task}.json" for task in folder.results())]
+    made_of = {f"made of ({name})": _json(folder, name).get("identity") or {} for name in names}
+    return dict(_flat(origin | run | made_of))
 
 
 # --- the content of a file as one flat mapping --------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.parallel import processes
 from benchmark.provenance import scrub
 from benchmark.registry import METHODS, TASKS
-from benchmark.store import CellFolder, Store, UnreadableError, cell_name
+from benchmark.store import CellFolder, Store, UnreadableError, cell_name, digest
 
 State = Literal["todo", "partial", "done"]
 # Parts of a suite that the adapted weights do not depend on, or that are resolved elsewhere in the cell.
@@ -88,11 +87,11 @@ class CellSpec:
     @property
     def adapt_hash(self) -> str:
         """Hash of all settings that the adapted weights depend on."""
-        return _hash(adapt_settings(self.public()))
+        return digest(adapt_settings(self.public()))
 
     def task_hash(self, task: str) -> str:
         """Hash of all settings that the results of a task depend on."""
-        return _hash([self.adapt_hash, task, scrub(self.tasks[task])])
+        return digest([self.adapt_hash, task, scrub(self.tasks[task])])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cell as JSON types; `from_dict` reads it back."""
@@ -261,7 +260,7 @@ def settings_key(config: Mapping[str, Any]) -> str:
     Runs of one method may be averaged only when they have the same. ``limit`` is in it.
     """
     settings = adapt_settings(config)
-    return _hash({key: value for key, value in settings.items() if key != "seed"})
+    return digest({key: value for key, value in settings.items() if key != "seed"})
 
 
 def _specs(config: RunConfig) -> Iterator[CellSpec]:
@@ -317,12 +316,22 @@ def _distinct(specs: Iterable[CellSpec]) -> list[CellSpec]:
     for spec in specs:
         known = found.setdefault(spec.folder, spec)
         shared = known.tasks.keys() & spec.tasks.keys()
+        if known.adapt_hash == spec.adapt_hash and _places(known) != _places(spec):
+            raise StoreError(
+                f"{spec.folder} is asked for with files of two folders: run them apart, each with an --output-dir"
+            )
         if known.adapt_hash != spec.adapt_hash or any(known.tasks[x] != spec.tasks[x] for x in shared):
             differing = _differences(adapt_settings(known.public()), adapt_settings(spec.public()))
             listed = "; ".join(line.replace(" there,", " once,") for line in differing) or "tasks"
             raise StoreError(f"{spec.folder} is asked for with different settings ({listed})")
         found[spec.folder] = dataclasses.replace(known, tasks={**known.tasks, **spec.tasks})
     return list(found.values())
+
+
+def _places(spec: CellSpec) -> str:
+    """Return what a cell reads with the folders that its hashes leave out."""
+    parts = {key: value for key, value in spec.suite.items() if key not in _NOT_ADAPTATION}
+    return json.dumps([spec.backbone, spec.pretrained, spec.options, parts], sort_keys=True, default=str)
 
 
 def _read_config(folder: CellFolder) -> dict[str, Any]:
@@ -361,11 +370,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
-
-
-def _hash(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _safe(name: str) -> str:

@@ -183,7 +183,7 @@ def execute_cell(
 def _run_locked(
     spec: CellSpec, folder: CellFolder, reporter: Reporter, run_cell: RunCell | str, overwrite: bool
 ) -> Outcome:
-    if not overwrite and (found := _finished_meanwhile(spec, folder)):
+    if not overwrite and (found := _finished_meanwhile(spec, folder, real=run_cell == RUN_CELL)):
         return found
     try:
         _begin(spec, folder, overwrite)
@@ -201,19 +201,25 @@ def _run_locked(
     return Outcome("done")
 
 
-def _finished_meanwhile(spec: CellSpec, folder: CellFolder) -> Outcome | None:
-    """Return the outcome of a cell that another process has finished since the plan was made; its files stay."""
+def _finished_meanwhile(spec: CellSpec, folder: CellFolder, *, real: bool = False) -> Outcome | None:
+    """Return the outcome of a cell that another process has finished since the plan was made; its files stay.
+
+    Args:
+        spec: the cell.
+        folder: its folder.
+        real: compare also what it was made of, which stand-ins for cells cannot tell.
+    """
     try:
-        if cell_state(spec, folder)[0] == "done":
-            return Outcome("reused")
-        differing = differing_settings(spec, folder)
-    except StoreError as error:
+        done = cell_state(spec, folder)[0] == "done"
+        differing = [] if done else differing_settings(spec, folder)
+        if done and real:
+            differing = resolve("benchmark.identity:differing")(spec, folder)
+    except BenchmarkError as error:
         return Outcome("failed", _say(error))
     if differing:
-        return Outcome(
-            "failed", f"another process finished it with other settings ({'; '.join(differing[:4])})"
-        )
-    return None
+        what = "" if done else "other settings: "
+        return Outcome("failed", f"another process finished it with {what}{'; '.join(differing[:4])}")
+    return Outcome("reused") if done else None
 
 
 def fail_cell(spec: CellSpec, store: Store, error: str, *, overwrite: bool = False) -> Outcome:

@@ -6,8 +6,6 @@ needs one which another worker is making waits for it. The same place holds the 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,19 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark import identity
 from benchmark.backbones import Backbone, load_backbone
-from benchmark.data.load import load_dataset, part_entry
-from benchmark.data.view import PARTS
+from benchmark.data.load import load_dataset, parts_of
 from benchmark.plan import CellSpec
 from benchmark.provenance import scrub
-from benchmark.store import CellFolder, UnreadableError, file_lock
+from benchmark.store import CellFolder, UnreadableError, digest, file_lock
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 
 Predictions = dict[str, np.ndarray]
 FROZEN = "frozen image tower"
 """What ``<task>.json`` says under "shared" when the result is that of the tower as it was pretrained."""
-_VERSION = 1  # raise it whenever the same settings would give another result
 _RESULT, _SAMPLES = "result.json", "predictions.npz"
 
 
@@ -40,12 +37,14 @@ class TowerResults:
     Attributes:
         folder: where shared results are kept. spec: of the cell. context: of its evaluations.
         hide: what is done to predictions before they are kept: identifiers may be replaced.
+        weights: digest of the backbone.
     """
 
     folder: Path
     spec: CellSpec
     context: TaskContext
     hide: Callable[[Predictions], Predictions]
+    weights: str = ""
 
     def evaluate(
         self, task: Task, name: str, dataset: str, entry: Mapping[str, Any], method: Method
@@ -65,9 +64,9 @@ class TowerResults:
             return replace(found, predictions=self.hide(found.predictions))
 
         def once(tower: str, make: Callable[[], Method]) -> DatasetResult:
-            options = asdict(task.options)
-            key = {"task": name, "options": options, "dataset": dataset, "entry": entry, "tower": tower}
-            return self._once(key, lambda: measure(make()), made_of(entry, self.context))
+            key = {"task": name, "options": asdict(task.options), "dataset": dataset, "tower": tower}
+            rests_on = {"entry": scrub(entry), **made_of(entry, self.context)}
+            return self._once(key | rests_on, lambda: measure(make()))
 
         result = (
             once(tower_digest(method.backbone), lambda: method)
@@ -77,7 +76,7 @@ class TowerResults:
         if not (task.image_only and getattr(task.options, "untrained", False)):
             return result
         spec, first = self.spec, task.headline[0]
-        reference = once(f"untrained {spec.backbone} {spec.pretrained}", self._untrained)
+        reference = once(f"untrained {spec.backbone} {self.weights}", self._untrained)
         return replace(result, metrics=result.metrics | {f"{first}_untrained": reference.metrics[first]})
 
     def _untrained(self) -> Method:
@@ -85,27 +84,24 @@ class TowerResults:
         forget_image_tower(backbone)
         return Method(backbone.to(self.context.device)).to(self.context.device).eval()
 
-    def _once(
-        self, key: Mapping[str, Any], measure: Callable[[], DatasetResult], sources: Mapping[str, Any]
-    ) -> DatasetResult:
+    def _once(self, key: Mapping[str, Any], measure: Callable[[], DatasetResult]) -> DatasetResult:
         spec = self.spec
         whole = {
             **key,
-            "version": _VERSION,
+            "numbers": identity.NUMBERS,
             "seed": spec.seed,
             "limit": spec.limit,
             "precision": spec.recipe.precision,
             **({"hash_ids": True} if spec.hash_ids else {}),
         }
-        digest = hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        name = f"{key['task']}-{key['dataset']}-{digest}".replace("/", "-")
+        name = f"{key['task']}-{key['dataset']}-{digest(whole)}".replace("/", "-")
         cell = CellFolder(self.folder / name)
         with file_lock(cell.path / ".lock", wait=False) as held:
             if held:
-                return _kept_or_made(cell, whole, measure, sources)
+                return _kept_or_made(cell, whole, measure)
         self.context.reporter.start(f"wait for the shared result of {key['task']}", 1)
         with file_lock(cell.path / ".lock", wait=True):
-            return _kept_or_made(cell, whole, measure, sources)
+            return _kept_or_made(cell, whole, measure)
 
 
 def is_shared(task: Task, method: Method) -> bool:
@@ -114,13 +110,8 @@ def is_shared(task: Task, method: Method) -> bool:
 
 
 def tower_digest(backbone: Backbone) -> str:
-    """Return the SHA-256 of the image tower's weights: names, shapes, values; and of how its input is scaled."""
-    digest = hashlib.sha256(repr(backbone.input_spec).encode())
-    for name, value in sorted(backbone.model.state_dict().items()):
-        if backbone.tower_of(name) == "image":
-            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """Return what tells one image tower from another: its weights, and how its input is scaled."""
+    return f"{backbone.fingerprint('image')} {backbone.input_spec}"
 
 
 @torch.no_grad()
@@ -150,31 +141,25 @@ def _redraw(value: Tensor) -> None:
 
 def made_of(entry: Mapping[str, Any], context: TaskContext) -> dict[str, Any]:
     """Return what a shared result rests on beside its settings: the data as they are now, and the kind of device."""
-    parts: list[Mapping[str, Any]] = [part_entry(entry, part) for part in PARTS if part in entry]
-    opened = (
+    opened = [
         load_dataset(part, context.data_root, context.reporter, context.fitting)
-        for part in parts or [entry]
+        for part in parts_of(entry)
         if "dataset" in part
-    )
-    data = [[*sorted(one.digests.items()), one.selection] for one in opened]
-    return {"data": json.loads(json.dumps(data)), "device": context.device.type} if data else {}
+    ]
+    return {"data": identity.data_digest(opened), "device": context.device.type} if opened else {}
 
 
 def _kept_or_made(
-    cell: CellFolder,
-    key: Mapping[str, Any],
-    measure: Callable[[], DatasetResult],
-    sources: Mapping[str, Any],
+    cell: CellFolder, key: Mapping[str, Any], measure: Callable[[], DatasetResult]
 ) -> DatasetResult:
-    """Return what the folder holds; measure and keep it when there is nothing, nothing readable, or other data's."""
+    """Return what the folder holds; measure and keep it when there is nothing, or nothing readable."""
     try:
         content, samples = cell.read_json(_RESULT), cell.read_npz(_SAMPLES)
-        if content.get("made_of", sources) == sources:  # the first results did not say
-            return DatasetResult(content["n"], content["kind"], content["metrics"], samples, content["info"])
+        return DatasetResult(content["n"], content["kind"], content["metrics"], samples, content["info"])
     except UnreadableError:
         pass
     result = measure()
     cell.write_npz(_SAMPLES, result.predictions)
     facts = {"n": result.n, "kind": result.kind, "metrics": result.metrics, "info": result.info}
-    cell.write_json(_RESULT, {"key": scrub(key), "made_of": dict(sources), **facts})
+    cell.write_json(_RESULT, {"key": scrub(key), **facts})
     return result

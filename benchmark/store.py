@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -39,7 +40,7 @@ _PROBE = 2**20  # bytes
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 RESULT_COLUMNS = (
     "suite", "backbone", "method", "seed", "task", "dataset", "metric",
-    "value", "ci_low", "ci_high", "n", "status", "config_hash",
+    "value", "ci_low", "ci_high", "n", "status", "config_hash", "identity",
 )  # fmt: skip
 
 
@@ -283,6 +284,12 @@ class Store:
             yield
 
 
+def digest(content: Any) -> str:
+    """Return 12 hex digits of the SHA-256 of JSON types."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def cell_name(method: str, variant: str = "") -> str:
     """Return how the cells of a method, or of a variant of it, are called: ``<method>[+<variant>]``."""
     return f"{method}+{variant}" if variant else method
@@ -380,10 +387,19 @@ def _cell_rows(cell: CellFolder, problems: list[str]) -> list[Sequence[Any]]:
 
 
 def _task_rows(task: str, result: Mapping[str, Any]) -> Iterator[list[Any]]:
+    made_of = digest(result["identity"]) if result.get("identity") else ""
     for dataset, scores in (result.get("datasets") or {}).items():
         for metric, score in (scores.get("metrics") or {}).items():
             numbers = [_number(score.get(key)) for key in ("value", "ci_low", "ci_high", "n")]
-            yield [task, dataset, metric, *numbers, result.get("status", ""), result.get("task_hash", "")]
+            yield [
+                task,
+                dataset,
+                metric,
+                *numbers,
+                result.get("status", ""),
+                result.get("task_hash", ""),
+                made_of,
+            ]
 
 
 def _number(value: Any) -> str:

@@ -28,6 +28,7 @@ from benchmark.data.view import VIEW_KEYS
 from benchmark.errors import BenchmarkError, ConfigError, unknown
 from benchmark.experiments import named_backbones
 from benchmark.guards.overlap import overlaps
+from benchmark.identity import check
 from benchmark.plan import make_plan
 from benchmark.provenance import available_memory, usable_cores
 from benchmark.registry import BACKBONES, DATASETS, METHODS
@@ -286,12 +287,16 @@ def _cost(
     config: RunConfig, pairs: int | None, devices: list[str], probe: int, ready: bool
 ) -> Iterator[Item]:
     try:
-        plan = make_plan(config, Store(config.output_dir))
+        store = Store(config.output_dir)
+        plan = make_plan(config, store)
+        compared = check(plan, store, elsewhere=config.engine == "ray")
     except BenchmarkError as error:
         yield Item("cost", "plan", "missing", str(error))
         return
     done = len(plan.cells) - len(plan.open)
-    yield Item("cost", "plan", "ok", f"{len(plan.open)} runs to do, {done} finished ones are reused")
+    words = "" if compared else "; a run compares them first with data that are not made yet"
+    found = f"{len(plan.open)} runs to do, {done} finished ones are reused{words}"
+    yield Item("cost", "plan", "ok" if compared else "note", found)
     steps = {name: _steps(config, name, pairs) for name in config.methods}
     few = {name: _too_few(config, name, pairs) for name in config.methods}
     times, reason = _times(config, steps, devices, probe, ready and not any(few.values()))

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import shared
+from benchmark import identity, shared
 from benchmark.backbones import load_backbone
 from benchmark.config import Recipe
 from benchmark.console import NullReporter
@@ -117,7 +117,7 @@ def shared_result(world: World, made: list[str], patch: Patch) -> None:
         suite_name="s", suite={}, backbone="tiny", pretrained=None, method="zero_shot", options={}, seed=world.seed,
         recipe=Recipe(precision=world.precision), tasks={}, data_root=world.root, limit=world.limit,
     )  # fmt: skip
-    opened = SimpleNamespace(digests={"pixels.npy": world.digest}, selection="")
+    opened = SimpleNamespace(digests={"pixels.npy": world.digest, "manifest.csv": "rows"}, selection="")
     patch.setattr(shared, "load_dataset", lambda *_: opened)
     options = dataclasses.make_dataclass("Options", [("taps", tuple, world.options["indices"])])()
     towers = TowerResults(world.root / "shared", spec, world.context(), dict)
@@ -129,6 +129,10 @@ def shared_result(world: World, made: list[str], patch: Patch) -> None:
 def other_weights(world: World, patch: Patch) -> None:
     for tower in ("visual", "text"):
         next(getattr(world.backbone.model, tower).parameters()).view(-1)[0] += 1e-3
+
+
+def other_settings(world: World, patch: Patch) -> None:
+    world.backbone.settings = "another activation"
 
 
 def other_normalisation(world: World, patch: Patch) -> None:
@@ -165,8 +169,9 @@ def other_entry(world: World, patch: Patch) -> None:
 
 
 def other_code(world: World, patch: Patch) -> None:
-    for module in (features, tokens, taps, shared):
+    for module in (features, tokens, taps):
         patch.setattr(module, "_VERSION", module._VERSION + 1)
+    patch.setattr(identity, "NUMBERS", identity.NUMBERS + 1)
 
 
 def other_tokenizer(world: World, patch: Patch) -> None:
@@ -174,13 +179,18 @@ def other_tokenizer(world: World, patch: Patch) -> None:
 
 
 CACHES: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {
-    image_features: (other_weights, other_normalisation, other_data, other_precision, other_code),
-    text_features: (other_weights, other_data, other_precision, other_code),
+    image_features: (
+        other_weights, other_settings, other_normalisation, other_data, other_precision, other_code,
+    ),
+    text_features: (other_weights, other_settings, other_data, other_precision, other_code),
     token_ids: (other_tokenizer, other_data, other_code),
-    maps: (other_weights, other_normalisation, other_data, other_taps, other_norm, other_precision, other_code),
+    maps: (
+        other_weights, other_settings, other_normalisation, other_data, other_taps, other_norm, other_precision,
+        other_code,
+    ),
     shared_result: (
-        other_weights, other_normalisation, other_data, other_taps, other_precision, other_seed, other_limit,
-        other_entry, other_code,
+        other_weights, other_settings, other_normalisation, other_data, other_taps, other_precision, other_seed,
+        other_limit, other_entry, other_code,
     ),
 }  # fmt: skip
 

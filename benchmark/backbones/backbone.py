@@ -70,6 +70,8 @@ class Backbone(nn.Module):
         image, text: towers over ``model``'s encoders.
         embed_dim: width E of the shared space.
         input_spec: what the image tower expects.
+        settings: what its description says beside its weights (activation, heads, ...), in short; empty where the code
+            alone says it.
         origin: where the weights come from (repository, file, sha256), as JSON types; empty when they were handed in.
         preprocess: how images become its input; None: open_clip's way, at the input's size.
         rules: names of the zero-shot score rules that it offers, the headline first.
@@ -95,6 +97,7 @@ class Backbone(nn.Module):
         self.image, self.text = image, text
         self.embed_dim = image.embed_dim
         self.tokenizer, self.input_spec, self.name = tokenizer, input_spec, name
+        self.settings = ""
         self.origin: dict[str, Any] = {}
         self.preprocess: Preprocess | None = None
         self.rules: tuple[str, ...] = ("global",)
@@ -160,10 +163,16 @@ class Backbone(nn.Module):
         fused = site in PARTS and linear is tower.linear_at(index, "v" if site == "q" else "q")
         return f"{name}.{site}" if fused else name
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of all weights (names, shapes, values): the key of everything computed from them."""
-        digest = hashlib.sha256()
+    def fingerprint(self, tower: str = "") -> str:
+        """Return the SHA-256 of the weights (names, shapes, values) and settings: the key of all computed from them.
+
+        Args:
+            tower: "image" or "text"; empty: the whole model.
+        """
+        digest = hashlib.sha256(self.settings.encode())
         for name, value in sorted(self.model.state_dict().items()):
+            if tower and self.tower_of(name) != tower:
+                continue
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

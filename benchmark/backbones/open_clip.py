@@ -26,7 +26,7 @@ from benchmark.backbones.backbone import (
 )
 from benchmark.backbones.checkpoints import load_weights
 from benchmark.backbones.files import Place, hub_cache
-from benchmark.data.verified import file_sha256
+from benchmark.data.verified import known_sha256
 from benchmark.errors import BenchmarkError, ConfigError, DataError, unknown
 from benchmark.paths import user_path
 from benchmark.registry import register_backbone
@@ -42,6 +42,7 @@ WEIGHTS = (  # in the order in which open_clip looks for them
     "open_clip_pytorch_model.pth",
 )
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+_WORD_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "s*piece*")
 _TOKENIZER_FETCH = "--include 'tokenizer*' --include 'vocab*' --include 'special_tokens*'"
 
 
@@ -82,6 +83,16 @@ class Found:
         with torch.device("meta"):  # shapes only
             return sum(weight.numel() for weight in build(self.config, self.bert).parameters())
 
+    @property
+    def settings(self) -> str:
+        """What the description says of the model beside its weights, as JSON."""
+        return json.dumps([self.config, self.bert, self.preprocess], sort_keys=True, default=str)
+
+    def made_of(self) -> list[str]:
+        """Return what tells this model from others: its settings, and what its files hold."""
+        words = [path for name in _WORD_FILES for path in sorted((self.tokenizer or Path("-")).glob(name))]
+        return [self.settings, *map(known_sha256, (self.weights, *words))]
+
     def lines(self) -> list[str]:
         """Return what was found, for people."""
         size = self.weights.stat().st_size / 1e6
@@ -119,12 +130,12 @@ class OpenClipBackbone:
         with torch.random.fork_rng(devices=[]):  # building draws weights that are then replaced
             backbone = _built(name, found)
         load_weights(backbone.model, found.weights, f"'{name}'")
-        backbone.tokenizer = _tokenizer(found)
+        backbone.tokenizer, backbone.settings = _tokenizer(found), found.settings
         backbone.origin = {
             "repo": found.repo,
             "revision": found.revision,
             "file": found.weights.name,
-            "sha256": file_sha256(found.weights),
+            "sha256": known_sha256(found.weights),
             "preprocess": dict(found.preprocess),
         }
         return backbone

@@ -56,7 +56,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     plain = load_config(flags, args.overrides)
     if len(plain.seeds) != 1 or len(plain.methods) != 1:
         raise ConfigError("import-adapter: one file is one cell: give one method and one of --seeds")
-    from benchmark import adapters
+    from benchmark import adapters, identity
     from benchmark.backbones import load_backbone
 
     checkpoint = adapters.read_checkpoint(user_path(args.file))
@@ -67,10 +67,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
     store = Store(config.output_dir)
     store.check_writable()
     spec = make_plan(config, store).cells[0].spec
+    weights, _ = identity.model_of(spec.backbone, spec.pretrained, backbone)
     method = _build(spec, backbone)
     missing = adapters.load_checkpoint(method, checkpoint)
     folder = store.cell(spec.folder)
-    _write(folder, spec, method, checkpoint, missing)
+    _write(folder, spec, method, checkpoint, missing, weights)
     if missing:
         console.warn(f"not in the file, so as at the start: {_few(missing)}")
     words = [
@@ -120,13 +121,19 @@ def _build(spec: CellSpec, backbone: Any) -> Method:
 
 
 def _write(
-    folder: CellFolder, spec: CellSpec, method: Method, checkpoint: Checkpoint, missing: list[str]
+    folder: CellFolder,
+    spec: CellSpec,
+    method: Method,
+    checkpoint: Checkpoint,
+    missing: list[str],
+    weights: str,
 ) -> None:
     """Write the cell; config.yaml, which makes it one, comes last.
 
     Raises:
         StoreError: there is a cell already, or another process holds it.
     """
+    from benchmark import identity
     from benchmark.adapters import FOLDER, write_adapter
     from benchmark.efficiency import parameter_counts
 
@@ -147,6 +154,7 @@ def _write(
         }
         folder.write_json("efficiency.json", cost)
         adapted = {"adapt_hash": spec.adapt_hash, "pairs": None, "best": None, "imported": origin}
+        adapted[identity.KEY] = identity.of_import(weights)
         folder.write_json("adapt.json", adapted)
         public = spec.public()
         folder.write_json("provenance.json", provenance(public, spec.adapt_hash) | {"imported": origin})

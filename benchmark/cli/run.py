@@ -9,6 +9,7 @@ Several machines: --engine ray, or --dry-run --format sh, which prints one shell
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -122,6 +123,8 @@ def _main(args: argparse.Namespace, console: Console, run_cell: str, world: Worl
     for line in dict.fromkeys(line for one in configs for line in one.notes):
         console.warn(line)
     plan = world.from_first(lambda: make_plan(configs, store, only))
+    if run_cell == RUN_CELL:  # stand-ins of tests are made of nothing
+        world.from_first(lambda: _check_identity(plan, store, config, console))
     if config.dry_run:
         _print_plan(plan, configs, args, console)
         return 2 if broken else 0
@@ -140,6 +143,32 @@ def _main(args: argparse.Namespace, console: Console, run_cell: str, world: Worl
         )
         return 130
     return max(1 if summary.failed or not written else 0, 2 if broken else 0)
+
+
+def _check_identity(plan: Plan, store: Store, config: RunConfig, console: Console) -> None:
+    """Refuse to reuse what would be made of something else now; what has to be made to tell is made by a run alone.
+
+    Raises:
+        BenchmarkError: in one line what differs, or why it cannot be told.
+    """
+    if all(
+        cell.state == "todo" and not store.cell(cell.spec.folder).exists("adapt.json") for cell in plan.cells
+    ):
+        return
+    from benchmark.identity import check
+
+    elsewhere = config.engine == "ray"
+    if check(plan, store, elsewhere=elsewhere):
+        return
+    if config.dry_run:
+        console.warn(
+            "not everything could be compared with what finished runs were made of: a run makes it first"
+        )
+        return
+    with console.board(1) as board:
+        board.preparation_started(-1, "data")
+        check(plan, store, reporter=board.reporter(-1), elsewhere=elsewhere)
+        board.preparation_finished(-1)
 
 
 def _cluster(config: RunConfig) -> Cluster | None:
@@ -207,17 +236,20 @@ def _prepare(specs: Sequence[CellSpec], reporter: Reporter, trained: Collection[
     wanted: dict[str, dict[Any, None]] = {}
     sizes: dict[str, set[int]] = {}
     for spec in specs:  # experiments ask for different tasks of one suite
-        suites.setdefault(spec.suite_name, spec)
-        tasks.setdefault(spec.suite_name, {}).update(spec.tasks)
-        methods.setdefault(spec.suite_name, set()).add(spec.method)
-        wanted.setdefault(spec.suite_name, {})[fittings[spec.backbone, spec.pretrained]] = None
+        data = json.dumps(
+            [spec.suite_name, spec.suite.get("corpus"), spec.suite.get("validation")], default=str
+        )
+        suites.setdefault(data, spec)
+        tasks.setdefault(data, {}).update(spec.tasks)
+        methods.setdefault(data, set()).add(spec.method)
+        wanted.setdefault(data, {})[fittings[spec.backbone, spec.pretrained]] = None
         if spec.folder in trained and not getattr(METHODS.get(spec.method), "deterministic", False):
-            sizes.setdefault(spec.suite_name, set()).add(spec.recipe.batch_size)
-    for name, spec in suites.items():
-        suite = needed({**spec.suite, "tasks": tasks[name]}, methods[name])
+            sizes.setdefault(data, set()).add(spec.recipe.batch_size)
+    for data, spec in suites.items():
+        suite = needed({**spec.suite, "tasks": tasks[data]}, methods[data])
         resolve(PREPARE_SUITE)(
-            suite, spec.data_root, reporter, fittings=wanted[name], limit=spec.limit,
-            allow_overlap=spec.allow_overlap, batch_sizes=sizes.get(name, ()),
+            suite, spec.data_root, reporter, fittings=wanted[data], limit=spec.limit,
+            allow_overlap=spec.allow_overlap, batch_sizes=sizes.get(data, ()),
         )  # fmt: skip
 
 

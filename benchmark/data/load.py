@@ -17,7 +17,12 @@ from benchmark.registry import DATASETS, METHODS
 
 
 def load_dataset(
-    entry: Mapping[str, Any], data_root: Path, reporter: Reporter, fitting: Fitting | None = None
+    entry: Mapping[str, Any],
+    data_root: Path,
+    reporter: Reporter,
+    fitting: Fitting | None = None,
+    *,
+    make: bool = True,
 ) -> Prepared:
     """Load the dataset that a data entry names.
 
@@ -28,15 +33,17 @@ def load_dataset(
         fitting: what the backbone wants, for loaders that fit images (those that name ``size`` get just that); data
             that are stored at one size, like drawn ones, are used as they are. None takes any, and makes nothing that
             depends on it.
+        make: draw or decode what is not there yet.
 
     Raises:
+        NotMadeError: it is not there, and is not to be made.
         ConfigError: if the plugin does not take one of the keys.
         DataError: the images have another size than is wanted, or as the plugin raises it.
         PluginError: as the plugin raises it.
     """
     loader = DATASETS.get(entry["dataset"])
     size = None if fitting is None else fitting.size
-    prepared = _called(loader, entry, data_root, reporter=reporter, size=size, fitting=fitting)
+    prepared = _called(loader, entry, data_root, reporter=reporter, size=size, fitting=fitting, make=make)
     have = prepared.pixels.shape[1 : 1 + len(size or ())]
     if size is not None and have != size:
         raise DataError(
@@ -63,11 +70,9 @@ def _called(loader: Any, entry: Mapping[str, Any], data_root: Path, **extras: An
         for key, value in entry.items()
         if key in parameters or (key not in VIEW_KEYS and key not in PARTS)
     }
-    for key in ("size", "fitting"):
+    for key in ("size", "fitting", "make"):
         if key in own:
-            raise ConfigError(
-                f"dataset '{entry['dataset']}': '{key}' follows from the backbone; leave it out"
-            )
+            raise ConfigError(f"dataset '{entry['dataset']}': '{key}' is not yours to set; leave it out")
     given = {key: value for key, value in extras.items() if key in parameters or key == "reporter"}
     name = f"dataset '{entry['dataset']}'"
     try:

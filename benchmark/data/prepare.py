@@ -44,6 +44,7 @@ from benchmark.data.prepared import (
     REPORT,
     THUMBNAILS,
     TRANSFORMS_VERSION,
+    NotMadeError,
     folder_transforms,
     read_manifest,
     read_report,
@@ -101,6 +102,7 @@ def prepare(
     wait: bool = False,
     plugins: Sequence[str] = (),
     allow_outside: bool = False,
+    make: bool = True,
 ) -> Preparation:
     """Prepare a dataset, fitted in one way; what is there already is kept.
 
@@ -117,8 +119,10 @@ def prepare(
         wait: wait for another process that prepares the same folder, instead of refusing.
         plugins: files or modules that define the dataset, when it is not the project's own.
         allow_outside: take image files that tables or links name outside the raw folder.
+        make: False: only say whether everything is there.
 
     Raises:
+        NotMadeError: something has to be made, and is not to be.
         ConfigError: unknown option.
         DataError: missing, foreign or damaged files, or an id list that is not the published one.
     """
@@ -129,6 +133,8 @@ def prepare(
             f"--raw: folder '{raw}' does not exist. Get it at {dataset.access.url}: {dataset.access.how}"
         )
     folder = user_path(data_root) / dataset.name
+    if not make and not folder_transforms(folder):
+        raise NotMadeError(f"{folder}: not prepared yet")
     try:
         with file_lock(folder / ".lock", wait=wait) as held:
             if not held:
@@ -136,7 +142,7 @@ def prepare(
             work = _Work(
                 dataset, raw, folder, (fitting or Fitting(DEFAULT_SIZE)).on(dataset.crop), options_of(dataset, rest),
                 workers or usable_cores(), on_bad_image == "skip", accept_split, reporter or NullReporter(),
-                tuple(plugins), allow_outside,
+                tuple(plugins), allow_outside, make,
             )  # fmt: skip
             return work.run()
     except OSError as error:
@@ -160,6 +166,7 @@ class _Work:
     reporter: Reporter
     plugins: tuple[str, ...]
     allow_outside: bool
+    make: bool
     source: RawTable = field(init=False)
     table: pd.DataFrame = field(init=False)
     verdict: splits.Verdict = field(init=False)
@@ -178,6 +185,8 @@ class _Work:
         there = before is not None and self.transform in before["transforms"]
         if before and there and before["keys"] == self._keys:
             return Preparation(self.folder, before, made=False)
+        if not self.make:
+            raise NotMadeError(f"{self.folder}: not prepared as {self.transform} yet")
         facts = self._known_facts(before) if before and there else self._decode(before)
         return Preparation(self.folder, self._finish(facts, before), made=True)
 
@@ -234,6 +243,8 @@ class _Work:
         changed = report["keys"]["images"] != self._keys["images"] or self._changed_files()
         if not changed:
             return report
+        if not self.make:
+            raise NotMadeError(f"{self.folder}: prepared from other files", changed=True)
         self.reporter.log(
             f"{self.dataset.name}: the raw files are not those of the last time; what was made of them is dropped"
         )

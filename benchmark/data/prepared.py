@@ -38,6 +38,14 @@ FILES = "sha256"
 _NUMBERS = ("original_width", "original_height")
 
 
+class NotMadeError(DataError):
+    """Data that have to be drawn or decoded first; ``changed``: because their files are others than were decoded."""
+
+    def __init__(self, message: str, *, changed: bool = False) -> None:
+        super().__init__(message)
+        self.changed = changed
+
+
 class Rows:
     """Some rows of an array on disk, in any order, read when they are asked for.
 

@@ -43,6 +43,16 @@ def is_as_written(path: Path, sha256: str) -> bool:
     return True
 
 
+def known_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; it is read only if it, or what is known about it, has changed."""
+    known = _seen(path.parent).get(path.name)
+    if known and known == _state(path, str(known[0])):
+        return str(known[0])
+    sha256 = file_sha256(path)
+    remember(path, sha256)
+    return sha256
+
+
 def remember(path: Path, sha256: str) -> None:
     """Keep that a file, as it is now, has this SHA-256; where nothing can be written it is compared every time."""
     state = _state(path, sha256)

@@ -25,6 +25,7 @@ from benchmark.backbones.medical.heads import MissingTensor, Shapes
 from benchmark.backbones.medical.model import build, names_of
 from benchmark.backbones.medical.reader import read_foreign
 from benchmark.backbones.medical.records import Record, Source
+from benchmark.data.verified import known_sha256
 from benchmark.errors import DataError, StoreError
 from benchmark.paths import default_data_root
 from benchmark.store import write_whole
@@ -66,7 +67,9 @@ def convert(record: Record, files: Mapping[Path, Source], folder: Path | None = 
     Raises:
         DataError: a file is damaged or not this model's. StoreError: the result cannot be written.
     """
-    made_of = [{"file": path.name, "size": path.stat().st_size, "sha256": file_hash(path)} for path in files]
+    made_of = [
+        {"file": path.name, "size": path.stat().st_size, "sha256": known_sha256(path)} for path in files
+    ]
     wanted = {"model": record.name, "recipe": record.digest(), "sources": made_of}
     for target in targets(record, list(files), folder):
         if _up_to_date(target, wanted):

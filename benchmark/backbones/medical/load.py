@@ -17,7 +17,6 @@ from benchmark.backbones.files import Place
 from benchmark.backbones.medical.convert import (
     Renamed,
     convert,
-    file_hash,
     fit,
     is_converted,
 )
@@ -30,6 +29,7 @@ from benchmark.backbones.medical.records import Record, Source, record_of
 from benchmark.backbones.medical.text import SentenceTower
 from benchmark.backbones.medical.words import BERT_FILES, ROBERTA_FILES, Words
 from benchmark.backbones.preprocess import Preprocess
+from benchmark.data.verified import known_sha256
 from benchmark.errors import ConfigError, DataError
 from benchmark.registry import BACKBONES
 
@@ -67,6 +67,18 @@ class Found:
     def values(self) -> int:
         """Return about how many weights there are, from the sizes of the files."""
         return sum(path.stat().st_size for path in self.files) // 4
+
+    @property
+    def settings(self) -> str:
+        """What the record says of the model beside its weights."""
+        return f"{self.record.name} {dict(self.record.chosen)} {self.record.digest()} {self.preprocess}"
+
+    def made_of(self) -> list[str]:
+        """Return what tells this model from others: its settings, and what its files hold."""
+        words = (
+            path for name in (*BERT_FILES, *ROBERTA_FILES) for path in (self.words or Path("-")).glob(name)
+        )
+        return [self.settings, *map(known_sha256, (*self.files, *words))]
 
     def lines(self) -> list[str]:
         """Return what was found, for people."""
@@ -118,12 +130,12 @@ class MedicalBackbone:
         found = self.find(name, pretrained=pretrained)
         path = _converted(found)
         backbone = _filled(found.record, path, name)
-        backbone.tokenizer = _tokenizer(found, backbone)
+        backbone.tokenizer, backbone.settings = _tokenizer(found, backbone), found.settings
         backbone.origin = {
             "repo": found.repo,
             "revision": found.revision,
             "file": ", ".join(file.name for file in found.files),
-            "sha256": ", ".join(file_hash(file) for file in found.files),
+            "sha256": ", ".join(known_sha256(file) for file in found.files),
             "options": dict(found.record.chosen),
             "preprocess": found.preprocess.as_json(),
             **{key: text for key, text in self.about(name).items() if key != "title"},

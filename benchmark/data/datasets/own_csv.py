@@ -20,7 +20,7 @@ import pandas as pd
 from benchmark.data.fitting import CROPS, Fitting
 from benchmark.data.inside import Inside
 from benchmark.data.labels import NO_FINDING
-from benchmark.data.prepare import BadImagesError, prepare
+from benchmark.data.prepare import VERSION, BadImagesError, prepare
 from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, Prepared
 from benchmark.data.raw import Access, RawDataset, RawTable
 from benchmark.errors import ConfigError, DataError, suggest, unknown
@@ -114,6 +114,7 @@ class OwnCsv:
         allow_outside: bool = False,
         fitting: Fitting | None = None,
         reporter: Reporter | None = None,
+        make: bool = True,
     ) -> Prepared:
         """Return the rows of a CSV file, or of one part of it.
 
@@ -139,6 +140,7 @@ class OwnCsv:
             allow_outside: take images that paths or links name outside the folder where the paths begin.
             fitting: what the backbone wants; None returns the rows alone, with empty pixels, and decodes nothing.
             reporter: told about progress.
+            make: decode images that are not prepared; else NotMadeError is raised.
 
         Raises:
             ConfigError: keys that contradict each other.
@@ -150,7 +152,7 @@ class OwnCsv:
         )  # fmt: skip
         own = _Csv(wish)
         frame = own.rows()
-        data = own.undecoded() if fitting is None else own.pixels(Path(data_root), fitting, reporter)
+        data = own.undecoded() if fitting is None else own.pixels(Path(data_root), fitting, reporter, make)
         return own.joined(data, frame)
 
 
@@ -269,7 +271,7 @@ class _Csv:
         return {LABEL_PREFIX + name: (values == name).astype(float) for name in names}
 
     # ------------------------------------------------------------------ images
-    def pixels(self, data_root: Path, fitting: Fitting, reporter: Reporter | None) -> Prepared:
+    def pixels(self, data_root: Path, fitting: Fitting, reporter: Reporter | None, make: bool) -> Prepared:
         """Return all images of the file, decoding those that are not prepared."""
         wish, paths = self.wish, sorted(self.row_of)
         key = hashlib.sha256("\n".join([str(wish.folder.resolve()), *paths]).encode()).hexdigest()[:12]
@@ -285,7 +287,7 @@ class _Csv:
             prepare(
                 dataset, wish.folder, data_root, fitting=dataset.wanted(wish.crop, fitting), reporter=reporter,
                 wait=True, on_bad_image="skip" if wish.on_bad_image == "skip" else "error",
-                allow_outside=wish.allow_outside,
+                allow_outside=wish.allow_outside, make=make,
             )  # fmt: skip
         except BadImagesError as error:
             first = min(error.bad, key=lambda item: self.row_of[item["file"]])
@@ -302,6 +304,13 @@ class _Csv:
         manifest = pd.DataFrame({"image_id": paths})
         return Prepared("", self.wish.folder, pixels, manifest, None, {}, {PIXELS: "none"})
 
+    def _of_images(self, data: Prepared, rows: np.ndarray[Any, np.dtype[np.intp]]) -> str:
+        """Return what tells the images of some rows from others: their files, and what was done to them."""
+        if FILES not in data.manifest:
+            return data.digests[PIXELS]
+        made = [str(VERSION), str(data.info.get("transform")), *data.manifest[FILES].iloc[rows]]
+        return hashlib.sha256("\n".join(made).encode()).hexdigest()
+
     def joined(self, data: Prepared, frame: pd.DataFrame) -> Prepared:
         """Return the prepared images in the order of the rows, with the rows' texts and labels."""
         place = {name: i for i, name in enumerate(data.manifest["image_id"])}
@@ -316,7 +325,7 @@ class _Csv:
             name=self.wish.path.name,
             manifest=frame.reset_index(drop=True),
             info={**data.info, "source": str(self.wish.path), "patients": patients},
-            digests={**data.digests, MANIFEST: digest},
+            digests={**data.digests, PIXELS: self._of_images(data, rows), MANIFEST: digest},
         )
 
 

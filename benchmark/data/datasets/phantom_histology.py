@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 @register_dataset("phantom_histology")
 def load(
-    data_root: Path, *, part: str, n: int | None = None, seed: int = 0, reporter: Reporter | None = None
+    data_root: Path,
+    *,
+    part: str,
+    n: int | None = None,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+    make: bool = True,
 ) -> Prepared:
     """Open a part of the histology suite, drawing it first when it is not in the cache or is damaged there.
 
@@ -31,6 +37,7 @@ def load(
         n: number of tiles; the part's own when None. A smaller part is a prefix of a larger one.
         seed: of the whole suite.
         reporter: told about progress.
+        make: draw what is not there; else NotMadeError is raised.
 
     Returns:
         The prepared part.
@@ -38,7 +45,7 @@ def load(
     Raises:
         DataError: no such part, a count below 1, or a folder that cannot be written.
     """
-    return _GENERATOR.load(data_root, part, n, seed, reporter)
+    return _GENERATOR.load(data_root, part, n, seed, reporter, make=make)
 
 
 def _draw(part: str, count: int, seed: int, advance: Callable[[int], None] | None) -> Drawn:

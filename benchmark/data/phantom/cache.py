@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmark.data.phantom.shapes import Array
 from benchmark.data.phantom.studies import BLOCK
-from benchmark.data.prepared import Prepared, check_writable, load_prepared, write_prepared
+from benchmark.data.prepared import NotMadeError, Prepared, check_writable, load_prepared, write_prepared
 from benchmark.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -55,11 +55,19 @@ class Generator:
     draw: Callable[[str, int, int, Callable[[int], None] | None], Drawn]
 
     def load(
-        self, data_root: Path, part: str, n: int | None, seed: int, reporter: Reporter | None
+        self,
+        data_root: Path,
+        part: str,
+        n: int | None,
+        seed: int,
+        reporter: Reporter | None,
+        *,
+        make: bool = True,
     ) -> Prepared:
         """Open a part, drawing it first when it is not in the cache or is damaged there.
 
         Raises:
+            NotMadeError: it has to be drawn, but ``make`` is False.
             DataError: no such part, a count below 1, or a folder that cannot be written.
         """
         if part not in self.parts:
@@ -77,9 +85,12 @@ class Generator:
                 return load_prepared(folder, verify=True)
             except DataError as error:
                 # It can be drawn again, so a damaged copy is no reason to stop.
-                if reporter is not None:
+                if make and reporter is not None:
                     reporter.log(f"{error} Drawing it again.")
-                shutil.rmtree(folder, ignore_errors=True)
+                if make:
+                    shutil.rmtree(folder, ignore_errors=True)
+        if not make:
+            raise NotMadeError(f"{folder}: not drawn yet")
         check_writable(folder)
         if reporter is not None:
             reporter.start(f"drawing {self.name}/{part}", -(-count // BLOCK) * BLOCK)
