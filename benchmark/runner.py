@@ -217,8 +217,10 @@ def _finished_meanwhile(spec: CellSpec, folder: CellFolder, *, real: bool = Fals
     except BenchmarkError as error:
         return Outcome("failed", _say(error))
     if differing:
-        what = "" if done else "other settings: "
-        return Outcome("failed", f"another process finished it with {what}{'; '.join(differing[:4])}")
+        words = "; ".join(differing[:4])
+        return Outcome(
+            "failed", f"another process finished it with {words if done else f'other settings ({words})'}"
+        )
     return Outcome("reused") if done else None
 
 

@@ -98,6 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(home / "A" / "model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_verb, "_report", lambda *_: None)
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         assert main(words(home)) == 0
     return home
 
@@ -106,6 +107,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The same; what a test does to it is undone, and no run writes a report."""
     monkeypatch.setattr(run_verb, "_report", lambda *_: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(site / "cache"))
     shutil.copytree(site, tmp_path / "kept")
     yield site
     shutil.rmtree(site)

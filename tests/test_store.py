@@ -99,6 +99,7 @@ def test_results_csv_is_tidy_and_sorted(tmp_path):
         "8",
         "success",
         "t",
+        "",
     ]
 
 

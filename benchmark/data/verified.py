@@ -12,6 +12,7 @@ import json
 import time
 from pathlib import Path
 
+from benchmark.paths import default_data_root
 from benchmark.store import write_whole
 
 SEEN = ".verified.json"
@@ -44,22 +45,34 @@ def is_as_written(path: Path, sha256: str) -> bool:
 
 
 def known_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; it is read only if it, or what is known about it, has changed."""
-    known = _seen(path.parent).get(path.name)
+    """Return the SHA-256 of a file of someone else's; it is read only if it, or what is known about it, has changed.
+
+    What is known stands in our own cache: nothing is written beside the file.
+    """
+    place = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:12]
+    folder = default_data_root() / "files" / place
+    known = _seen(folder).get(path.name)
     if known and known == _state(path, str(known[0])):
         return str(known[0])
     sha256 = file_sha256(path)
-    remember(path, sha256)
+    remember(path, sha256, folder)
     return sha256
 
 
-def remember(path: Path, sha256: str) -> None:
-    """Keep that a file, as it is now, has this SHA-256; where nothing can be written it is compared every time."""
-    state = _state(path, sha256)
+def remember(path: Path, sha256: str, folder: Path | None = None) -> None:
+    """Keep that a file, as it is now, has this SHA-256; where nothing can be written it is compared every time.
+
+    Args:
+        path: of the file.
+        sha256: of its content.
+        folder: where that is kept; None: beside the file.
+    """
+    state, folder = _state(path, sha256), folder or path.parent
     if time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) > _SETTLED:
         with contextlib.suppress(OSError):
-            text = json.dumps({**_seen(path.parent), path.name: state})
-            write_whole(path.parent / SEEN, lambda beside: beside.write_text(text, encoding="utf-8"))
+            text = json.dumps({**_seen(folder), path.name: state})
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / SEEN, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def _state(path: Path, sha256: str) -> list[str | int]:
