@@ -54,8 +54,8 @@ def recipe_table(plan: Plan, configs: Sequence[RunConfig]) -> rich.table.Table:
             "/".join(key if several else key[2:])
         )
     table = rich.table.Table(title="what they use (configs/defaults.yaml: which layer wins)", show_lines=True)
-    table.add_column("method", overflow="fold", max_width=30)
-    table.add_column("recipe", overflow="fold")
+    table.add_column("method", overflow="fold", max_width=26)
+    table.add_column("recipe", overflow="fold", max_width=66)
     for text, cells in shared.items():
         table.add_row(", ".join(dict.fromkeys(cells)), text)
     return table

@@ -53,6 +53,9 @@ class _Progress:
     step: int = 0
     epoch_steps: int = 0  # of an epoch whose row is not in the history yet
     epoch_loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # their sum
+    epoch_empty: Tensor = field(
+        default_factory=lambda: torch.zeros(())
+    )  # those in which no pair was compared
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -167,13 +170,15 @@ class Trainer:
         progress = self._progress
         if not progress.epoch_steps:
             progress.epoch += 1
-            progress.epoch_loss = torch.zeros((), device=self._device)
+            progress.epoch_loss, progress.epoch_empty = torch.zeros(2, device=self._device).unbind()
         left = min(self._batches.steps - progress.epoch_steps, self._total - progress.step)
         self._reporter.start(f"adapt, epoch {progress.epoch}", left)
         self._method.train()
         check_mode(self._method)
         self._train_epoch()
         row = self._row(train_loss=float(progress.epoch_loss) / max(1, progress.epoch_steps))
+        if empty := int(progress.epoch_empty):
+            row["empty_steps"] = empty
         progress.epoch_steps = 0
         progress.history.append(row)
         self._keep_best(row)
@@ -186,7 +191,9 @@ class Trainer:
         for batch in self._batches.epoch(progress.epoch, progress.epoch_steps):
             if progress.step >= self._total:
                 break
-            progress.epoch_loss += self._timed_step(batch)
+            loss = self._timed_step(batch)
+            progress.epoch_loss += loss
+            progress.epoch_empty += loss == 0  # all others masked out by label guidance
             progress.epoch_steps += 1
             since += 1
             if since >= self._recipe.log_every:
@@ -321,7 +328,8 @@ class Trainer:
             return False
         set_random_state(state["rng"], self._device)
         self._progress = _Progress(**state["progress"])
-        self._progress.epoch_loss = self._progress.epoch_loss.to(self._device)
+        for name in ("epoch_loss", "epoch_empty"):
+            setattr(self._progress, name, getattr(self._progress, name).to(self._device))
         self._method.load_trainable_state(state["trained"])
         self._method.load_training_state(state.get("method", {}))
         self._optimiser.load_state_dict(state["optimiser"])

@@ -148,7 +148,7 @@ def test_methods_without_an_authors_recipe_are_named_in_one_line(world, capsys):
     assert "lr 0.0005" in out
 
 
-def printed(flags, *words, width=100):
+def printed(flags, *words, width=200):
     config = load_config(flags, list(words))
     shown = rich.console.Console(file=io.StringIO(), width=width)
     shown.print(recipe_table(make_plan(config, Store(configs("nowhere"))), [config]))
@@ -165,6 +165,7 @@ def test_the_plan_says_what_each_cell_uses_and_from_where():
     text = printed(flags | {"methods": "zero_shot,coop,maple,full_ft"}, "methods.coop.n_ctx=8")
     said = words_of(text)
     assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 100
     assert "zero_shot trains nothing" in said
     lines = (
         "lr 0.001, 40 epochs, batch 64, adamw, 1 epoch of warm-up, cosine, weight decay 0.01, precision auto, loss "

@@ -85,6 +85,16 @@ def test_loss_falls_and_history_has_a_row_per_epoch(tmp_path: Path) -> None:
     assert all(s > 0 for s in outcome.step_seconds)
 
 
+def test_steps_in_which_no_pair_was_compared_are_counted(tmp_path: Path) -> None:
+    """Where all labels of a batch agree, the label-guided loss leaves out every other pair and is zero."""
+    wrapped, data = method("clip_adapter"), corpus()
+    alike = dataclasses.replace(data, labels=np.zeros_like(data.labels))
+    outcome = trainer(wrapped, tmp_path, constant, of=batches(wrapped, alike)).run()
+    assert [row.get("empty_steps") for row in outcome.history] == [None, 2, 2, 2]
+    _, outcome = adapted("clip_adapter", tmp_path / "b")
+    assert not any("empty_steps" in row for row in outcome.history)
+
+
 @pytest.mark.parametrize(("select", "kept"), [("best", 2), ("last", 3)])
 def test_the_best_epoch_by_validation_is_kept(tmp_path: Path, select: str, kept: int) -> None:
     wrapped = method("taskres")
