@@ -177,6 +177,24 @@ def test_no_finding_and_exclusive_look_at_every_label_column(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
+def test_boxes_of_a_column_are_those_of_the_original_image(tmp_path: Path) -> None:
+    file = films(tmp_path, count=3)
+    boxes = ("[[2, 3, 12.5, 19]]", "[]", "[[0, 0, 24, 20], [1, 1, 2, 2]]")
+    rows = "".join(f'films/{i:02d}.png,train,"{text}"\n' for i, text in enumerate(boxes))
+    file.write_text("path,part,lungs\n" + rows)
+    data = load(tmp_path, boxes_column="lungs", crop="squash")
+    assert data.manifest["boxes"].tolist() == list(boxes)
+    assert data.manifest[["original_width", "original_height"]].to_numpy().tolist() == [[24, 20]] * 3
+    for wrong, said in (
+        ("2, 3, 12, 19", r"expected \[\[x1, y1, x2, y2\], \.\.\.\], got '2, 3, 12, 19'"),
+        ("[[12, 3, 2, 19]]", r"expected \[\[x1, y1, x2, y2\]"),
+        ("[[2, 3, 48, 40]]", r"box \[2, 3, 48, 40\] does not lie in the image, 24 x 20 pixels"),
+    ):
+        file.write_text("path,part,lungs\n" + rows.replace(boxes[0], wrong))
+        with pytest.raises(DataError, match="row 2, column 'lungs': " + said):
+            load(tmp_path, boxes_column="lungs")
+
+
 def test_a_column_says_which_rows_have_labels(tmp_path: Path) -> None:
     file = films(tmp_path, count=2)
     file.write_text(

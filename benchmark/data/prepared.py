@@ -35,7 +35,7 @@ PIXELS, MASKS, THUMBNAILS = "pixels.npy", "masks.npy", "thumbnails.npy"
 LABEL_PREFIX = "label_"
 FILES = "sha256"
 """Column of the manifest: hash of the file that an image was made from, where it was one."""
-_NUMBERS = ("original_width", "original_height")
+SIZES = ("original_width", "original_height")
 
 
 class NotMadeError(DataError):
@@ -376,7 +376,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}); prepare the dataset again") from error
     for column in manifest.columns:
-        if column.startswith(LABEL_PREFIX) or column in _NUMBERS:
+        if column.startswith(LABEL_PREFIX) or column in SIZES:
             manifest[column] = _numbers(path, column, manifest[column])
     return manifest
 
@@ -390,5 +390,5 @@ def _numbers(path: Path, column: str, values: pd.Series[str]) -> pd.Series[Any]:
         row = int(np.flatnonzero(wrong)[0])
         expected = "1, 0, -1 or empty" if column.startswith(LABEL_PREFIX) else "a number or empty"
         raise DataError(f"{path}: row {row + 2}, {column}: expected {expected}, got '{values.iloc[row]}'")
-    whole = column in _NUMBERS and not numbers.isna().any()
+    whole = column in SIZES and not numbers.isna().any()
     return numbers.astype(int) if whole else numbers

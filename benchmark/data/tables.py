@@ -97,13 +97,16 @@ def _labels(name: str, column: str, values: pd.Series[Any]) -> pd.Series[Any]:
 
 def _check_boxes(name: str, ids: pd.Series[Any], boxes: pd.Series[Any]) -> None:
     for image, text in zip(ids, boxes, strict=True):
-        try:
-            right = not text or all(
-                len(box) == 4 and box[0] < box[2] and box[1] < box[3] for box in json.loads(text)
-            )
-        except (ValueError, TypeError):
-            right = False
-        if not right:
-            raise DataError(
-                f"dataset '{name}': boxes of image '{image}': expected [[x1, y1, x2, y2], ...], got '{text}'"
-            )
+        if problem := box_problem(text):
+            raise DataError(f"dataset '{name}': boxes of image '{image}': {problem}")
+
+
+def box_problem(text: str) -> str:
+    """Return what is wrong with the boxes of an image as a manifest holds them; nothing when they are right."""
+    try:
+        right = not text or all(
+            len(box) == 4 and box[0] < box[2] and box[1] < box[3] for box in json.loads(text)
+        )
+    except (ValueError, TypeError):
+        right = False
+    return "" if right else f"expected [[x1, y1, x2, y2], ...], got '{text}'"

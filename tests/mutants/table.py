@@ -189,13 +189,9 @@ MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "benchmark/data/datasets/siim.py",
         "tests/data/test_readers_radiology.py",
-        ("rle: offsets count from the start", "position += offset", "position = offset"),
-        (
-            "rle: one pixel too long",
-            "flat[position : position + length] = True",
-            "flat[position : position + length + 1] = True",
-        ),
-        ("rle: rows first", "flat.reshape(width, height).T", "flat.reshape(height, width)"),
+        ("rle: runs and gaps swapped", "% 2 == 1", "% 2 == 0"),
+        ("rle: one pixel too long", "[*numbers, rest]", "[*numbers[:-1], numbers[-1] + 1, rest - 1]"),
+        ("rle: rows first", ".reshape(width, height).T", ".reshape(height, width)"),
     ),
     *_of(
         "methods/layers/hypergraph.py",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from benchmark.data.fitting import CROPS, Fitting
 from benchmark.data.inside import Inside
 from benchmark.data.labels import NO_FINDING
 from benchmark.data.prepare import VERSION, BadImagesError, prepare
-from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, Prepared
+from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, SIZES, Prepared
 from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.tables import box_problem
 from benchmark.errors import ConfigError, DataError, suggest, unknown
 from benchmark.paths import user_path
 from benchmark.registry import register_dataset
@@ -49,6 +51,7 @@ class Wish:
     text_column: str | None = None
     label_columns: Sequence[str] | str | None = None
     class_column: str | None = None
+    boxes_column: str | None = None
     split_column: str | None = None
     patient_column: str | None = None
     study_column: str | None = None
@@ -82,8 +85,8 @@ class Wish:
     def named(self) -> dict[str, str]:
         """Return manifest column -> column of the file, of those that the entry names."""
         columns = {
-            "text": self.text_column, "split": self.split_column, "patient_id": self.patient_column,
-            "study_id": self.study_column,
+            "text": self.text_column, "boxes": self.boxes_column, "split": self.split_column,
+            "patient_id": self.patient_column, "study_id": self.study_column,
         }  # fmt: skip
         return {name: column for name, column in columns.items() if column is not None}
 
@@ -101,6 +104,7 @@ class OwnCsv:
         text_column: str | None = None,
         label_columns: Sequence[str] | str | None = None,
         class_column: str | None = None,
+        boxes_column: str | None = None,
         split_column: str | None = None,
         patient_column: str | None = None,
         study_column: str | None = None,
@@ -126,6 +130,7 @@ class OwnCsv:
             text_column: column of reports; by default ``text`` where it is there.
             label_columns: columns of 1, 0, -1 and blanks; default: the ``classes``, and all that begin with ``label_``.
             class_column: column of one class name per row.
+            boxes_column: column of ``[[x1, y1, x2, y2], ...]`` in pixels of the image file, for detection.
             split_column: by default ``split``.
             patient_column: by default ``patient_id``.
             study_column: by default ``study_id``.
@@ -147,8 +152,8 @@ class OwnCsv:
             DataError: a problem of the file, with its row and column, or of an image.
         """
         wish = Wish(
-            file, images, path_column, text_column, label_columns, class_column, split_column, patient_column,
-            study_column, patients, part, crop, on_bad_image, classes, kind, exclusive, allow_outside,
+            file, images, path_column, text_column, label_columns, class_column, boxes_column, split_column,
+            patient_column, study_column, patients, part, crop, on_bad_image, classes, kind, exclusive, allow_outside,
         )  # fmt: skip
         own = _Csv(wish)
         frame = own.rows()
@@ -222,6 +227,9 @@ class _Csv:
             frame = frame[frame["split"] == wish.part]
         if wish.text_column is not None:
             self._check(frame["text"], wish.text_column, lambda text: "" if text.strip() else "empty text")
+        if wish.boxes_column is not None:
+            frame["boxes"] = self.table.loc[frame.index, wish.boxes_column]
+            self._check(frame["boxes"], wish.boxes_column, box_problem)
         return frame.assign(**self._labels(self.table.loc[frame.index]))
 
     def _check(self, values: pd.Series[Any], column: str, problem: Callable[[str], str]) -> None:
@@ -317,8 +325,11 @@ class _Csv:
         frame = frame[frame["image_id"].isin(list(place))]
         rows = np.array([place[name] for name in frame["image_id"]], dtype=np.intp)
         digest = hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
-        if FILES in data.manifest:  # of what stands in the images' own files, not in this one
-            frame = frame.assign(**{FILES: data.manifest[FILES].to_numpy()[rows]})
+        # what stands in the images' own files, not in this one
+        own = data.manifest.columns.intersection([FILES, *SIZES])
+        frame = frame.assign(**{name: data.manifest[name].to_numpy()[rows] for name in own})
+        if self.wish.boxes_column is not None and len(own) > 1:
+            self._check_inside(frame, self.wish.boxes_column)
         patients = self.wish.patients or f"csv {self.wish.patient_column or 'patient_id'}"
         return replace(
             data.select(rows, "rows of a CSV file"),
@@ -327,6 +338,14 @@ class _Csv:
             info={**data.info, "source": str(self.wish.path), "patients": patients},
             digests={**data.digests, PIXELS: self._of_images(data, rows), MANIFEST: digest},
         )
+
+    def _check_inside(self, frame: pd.DataFrame, column: str) -> None:
+        """Refuse boxes that are those of another size of the image."""
+        for row, text, *size in frame[["boxes", *SIZES]].itertuples():
+            for box in json.loads(text or "[]"):
+                if min(box) < -1 or (np.array(box[2:]) > np.array(size) + 1).any():
+                    where = f"box {box} does not lie in the image, {size[0]} x {size[1]} pixels"
+                    raise self._problem(row, column, where)
 
 
 def _cells(values: pd.Series[Any]) -> Iterator[tuple[int, str]]:
