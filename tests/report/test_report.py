@@ -327,6 +327,9 @@ def test_the_command_writes_the_tables_that_are_asked_for(
     assert (store / "report" / "table_1.md").is_file()
     assert not (store / "report" / "table_1.csv").exists()
     assert str(store / "report" / "table_1.md") in capsys.readouterr().out.replace("\n", "")
+    asked = ["--formats", "csv", "--smallest-difference", "2"]
+    assert main(["report", "--output-dir", str(store), *asked]) == 0
+    assert set(pd.read_csv(store / "report" / "table_1.csv")["smallest_difference"].dropna()) == {0.02}
     assert main(["report", "--output-dir", str(store), "--baseline", "nothing"]) == 2
     assert "error: --baseline: unknown method 'nothing'" in capsys.readouterr().err
 
