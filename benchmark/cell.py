@@ -336,6 +336,7 @@ class _Cell:
                 "status": "success",
                 "task_hash": self.spec.task_hash(name),
                 identity.KEY: made_of,
+                "metrics": {metric.name: metric.stored() for metric in task.metrics},
                 "datasets": {
                     dataset: _public(result, overlap.facts(self.overlaps, name, dataset))
                     for dataset, result in results.items()
@@ -392,9 +393,9 @@ def _headline(task: Task, results: Mapping[str, DatasetResult]) -> str:
     words = []
     for dataset, result in results.items():
         numbers = [
-            f"{name} {100 * float(value):.1f}"
-            for name in task.headline
-            if (value := result.metrics.get(name, {}).get("value")) is not None
+            f"{metric.name} {metric.text(value)}"
+            for metric in task.metrics
+            if metric.headline and (value := result.metrics.get(metric.name, {}).get("value")) is not None
         ]
         words.append(" ".join([dataset, *numbers]))
     return ", ".join(words)

@@ -13,7 +13,7 @@ Shapes: N samples, C classes, R resamples, M (sample, class) pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,6 +26,68 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 WeightedMetric = Callable[[Floats], Floats]
 Kind = Literal["multiclass", "binary", "multilabel"]
+UNTRAINED = "_untrained"
+"""Ends the name of a metric that was measured on an untrained image tower."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task says of one of its metrics, once, in ``Task.metrics``; the report reads it from stored results.
+
+    Attributes:
+        name: in results. head: of its column; a metric without one has no column unless an experiment asks for it.
+        unit: "%" for a fraction that is shown in percent, else what its values are in, or nothing.
+        higher: whether more is better. headline: shown when a cell ends, and tested unless other metrics are asked for.
+        chance: what guessing gets, where that is known; "classes": one of the number of classes.
+        references: what it is held against: name of another metric -> title of the row where that stands.
+    """
+
+    name: str
+    head: str = ""
+    unit: str = "%"
+    higher: bool = True
+    headline: bool = False
+    chance: float | Literal["classes"] | None = None
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Its head, or its name."""
+        return self.head or self.name
+
+    @property
+    def scale(self) -> float:
+        """What turns a stored value into the shown unit."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def difference_unit(self) -> str:
+        """What differences are in: percentages differ by points."""
+        return "points" if self.unit == "%" else self.unit
+
+    def text(self, value: float | None) -> str:
+        """A value in the shown unit, without it: 0.4123 -> "41.2", and "0.41" of another unit; a dash for None."""
+        return "-" if value is None else f"{self.scale * value:.{self._digits}f}"
+
+    def signed(self, value: float | None) -> str:
+        """A difference of two values in the same way: 0.0123 -> "+1.2"; nothing for None."""
+        return "" if value is None else f"{self.scale * value:+.{self._digits}f}"
+
+    @property
+    def _digits(self) -> int:
+        return 1 if self.unit == "%" else 2
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON, under its name: what differs from a metric of which nothing is said."""
+        plain = Metric(self.name)
+        said = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {key: value for key, value in said.items() if value != getattr(plain, key)}
+
+    @classmethod
+    def of_stored(cls, name: str, content: Mapping[str, Any]) -> Metric:
+        """Return the metric of :meth:`stored`; what a newer version says beside is left out."""
+        known = {item.name for item in fields(cls)} - {"name"}
+        return cls(name, **{key: value for key, value in content.items() if key in known})
 
 
 # --- building blocks: data -> WeightedMetric ---------------------------------------------------------------

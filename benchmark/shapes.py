@@ -23,7 +23,9 @@ class Each:
 
 IDENTITY = {"numbers": WHOLE, "weights": TEXT, "arithmetic": TEXT, "data": Each(TEXT), "adapter": TEXT}
 _SCORE = {"value": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER, "n": WHOLE}
+_METRIC = {"head": TEXT, "unit": TEXT, "references": Each(TEXT)}
 RESULT = {
+    "metrics": Each(_METRIC),
     "status": TEXT,
     "identity": IDENTITY,
     "datasets": Each({"metrics": Each(_SCORE), "info": MAPPING, "kind": TEXT}),

@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmark import identity
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.data.load import load_dataset, parts_of
+from benchmark.metrics import UNTRAINED
 from benchmark.plan import CellSpec
 from benchmark.provenance import scrub
 from benchmark.store import CellFolder, UnreadableError, digest, file_lock
@@ -75,9 +76,9 @@ class TowerResults:
         )
         if not (task.image_only and getattr(task.options, "untrained", False)):
             return result
-        spec, first = self.spec, task.headline[0]
+        spec, first = self.spec, task.metrics[0].name
         reference = once(f"untrained {spec.backbone} {self.weights}", self._untrained)
-        return replace(result, metrics=result.metrics | {f"{first}_untrained": reference.metrics[first]})
+        return replace(result, metrics=result.metrics | {first + UNTRAINED: reference.metrics[first]})
 
     def _untrained(self) -> Method:
         backbone = load_backbone(self.spec.backbone, pretrained=self.spec.pretrained)

@@ -6,10 +6,10 @@ A task never touches an optimiser of the method, and it sees test data only afte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from benchmark.data.features import FrozenFeatures
 from benchmark.data.fitting import Fitting
 from benchmark.data.prepared import Prepared
 from benchmark.errors import unknown
+from benchmark.metrics import Metric, WeightedMetric
+from benchmark.statistics import metrics_report
 from methods.base import Method
 
 
@@ -58,6 +60,18 @@ class TaskContext:
         return None if self.preprocess is None else self.preprocess.fitting
 
 
+class Samples(Protocol):
+    """What a task has measured on: ids of N images, and of their patients where they are known."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """N image ids."""
+
+    @property
+    def clusters(self) -> Sequence[str] | None:
+        """N patient ids."""
+
+
 @dataclass(frozen=True)
 class DatasetResult:
     """Numbers of one dataset.
@@ -75,15 +89,48 @@ class DatasetResult:
     predictions: dict[str, np.ndarray]
     info: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        formulas: Mapping[str, WeightedMetric],
+        data: Samples,
+        predictions: Mapping[str, np.ndarray],
+        info: Mapping[str, Any],
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> DatasetResult:
+        """Measure on samples: values with intervals, as ``benchmark.statistics.metrics_report`` makes them, and ids.
+
+        Args:
+            kind: as above.
+            formulas: name -> metric of the samples.
+            data: the samples.
+            predictions: what else is stored of each.
+            info: as above.
+            resamples: behind every interval.
+            seed: of the resamples.
+        """
+        patients = data.ids if data.clusters is None else data.clusters
+        return cls(
+            n=len(data.ids),
+            kind=kind,
+            metrics=metrics_report(formulas, len(data.ids), data.clusters, resamples=resamples, seed=seed),
+            predictions={"image_id": np.array(data.ids), "patient_id": np.array(patients), **predictions},
+            info=dict(info),
+        )
+
 
 class Task(ABC):
     """Base of all tasks.
 
     Class attributes:
-        title: name in tables. Options: frozen dataclass of the task's own keys. headline: metrics shown on the screen.
+        title: name in tables. Options: frozen dataclass of the task's own keys.
+        metrics: what tables and tests must know of its metrics, in the order of their columns.
         image_only: the result depends on nothing but the adapted image tower and the seed, so that all methods which
             leave that tower alone share one result; with an option ``untrained`` that is on, the same is measured on
-            an untrained tower and stands beside the first headline metric.
+            an untrained tower: the first metric there is stored as ``<metric>_untrained``.
         draws: whether the task itself draws with the run's seed, for example the start of a head. A method that trains
             nothing then runs with every seed, else with the first one alone.
         needs: keys that every data entry of the task must have.
@@ -92,7 +139,7 @@ class Task(ABC):
 
     title: ClassVar[str]
     Options: ClassVar[type] = NoOptions
-    headline: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[Metric, ...]] = ()
     image_only: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()

@@ -24,14 +24,15 @@ from benchmark.data.load import load_dataset, part_entry
 from benchmark.data.prepared import MANIFEST, PIXELS, Prepared
 from benchmark.data.view import PARTS
 from benchmark.errors import ConfigError, DataError
-from benchmark.metrics import WeightedMetric
+from benchmark.metrics import UNTRAINED, WeightedMetric
 from benchmark.settings import setting
-from benchmark.statistics import metrics_report
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 from tasks.heads.taps import PUBLISHED_DEPTH, DenseBatch, Normed, TapBatches, Taps
 from tasks.heads.training import HeadFit, fit_head, seeded
 
+CONSTANT_ANSWER = "One answer for every image"
+"""Title of the row with what needs no image at all."""
 Found = TypeVar("Found")  # what a head finds in a part: masks, boxes
 
 
@@ -208,6 +209,11 @@ def _boxes(data: Prepared) -> list[np.ndarray]:
     return found
 
 
+def references(metric: str) -> dict[str, str]:
+    """Return what a dense task's first metric is held against; see :class:`benchmark.metrics.Metric`."""
+    return {f"{metric}_trivial": CONSTANT_ANSWER, f"{metric}{UNTRAINED}": "Untrained image tower"}
+
+
 # --- the task -------------------------------------------------------------------------------------------------
 
 
@@ -257,7 +263,7 @@ class DenseTask(Task, Generic[Found]):
         """Return the best answer that is given for every image, whatever it shows."""
 
     @abstractmethod
-    def metrics(self, found: Found, constant: np.ndarray, test: DenseImages) -> dict[str, WeightedMetric]:
+    def formulas(self, found: Found, constant: np.ndarray, test: DenseImages) -> dict[str, WeightedMetric]:
         """Return all metrics, that of the constant answer among them."""
 
     @abstractmethod
@@ -291,12 +297,14 @@ class DenseTask(Task, Generic[Found]):
         constant = self.constant(parts["train"], parts["val"])
         parts["test"] = test = self.part(entry, "test", taps, context)
         found = reader.read(TapBatches(taps, test, context), context.batch_size)
-        return DatasetResult(
-            n=len(test),
-            kind=self.kind,
-            metrics=self.report(found, constant, test),
+        return DatasetResult.of(
+            self.kind,
+            self.formulas(found, constant, test),
+            test,
             predictions=self.predictions(found, test),
             info=self.facts(parts, taps, reader.head, fit) | self.notes(reader, constant),
+            resamples=options.bootstrap,
+            seed=options.bootstrap_seed,
         )
 
     def part(self, entry: Mapping[str, Any], part: str, taps: Taps, context: TaskContext) -> DenseImages:
@@ -310,22 +318,10 @@ class DenseTask(Task, Generic[Found]):
             positives_only=self.options.positives_only,
         )
 
-    def report(self, found: Found, constant: np.ndarray, test: DenseImages) -> dict[str, dict[str, Any]]:
-        """Return all metrics with intervals clustered by patient."""
-        return metrics_report(
-            self.metrics(found, constant, test),
-            len(test),
-            test.clusters,
-            resamples=self.options.bootstrap,
-            seed=self.options.bootstrap_seed,
-        )
-
     def predictions(self, found: Found, test: DenseImages) -> dict[str, np.ndarray]:
-        """Return what is stored of the test part: ids, results per image, and the images that are shown."""
+        """Return what is stored of the test part: results per image, and the images that are shown."""
         shown = panel_rows(test.ids, self.options.panels)
         return {
-            "image_id": np.array(test.ids),
-            "patient_id": np.array(test.clusters),
             "panel_id": np.array(test.ids)[shown],
             "panel_pixels": np.stack([test.pixels(row) for row in shown]) if len(shown) else np.empty(0),
             **self.samples(found, test, shown),

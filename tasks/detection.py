@@ -29,10 +29,10 @@ from benchmark.detection_metrics import (
     precision_at_recalls,
 )
 from benchmark.errors import ConfigError
-from benchmark.metrics import WeightedMetric, plain_value
+from benchmark.metrics import Metric, WeightedMetric, plain_value
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader
+from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader, references
 from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.yolov3 import (
     Rule,
@@ -122,7 +122,10 @@ class DetectionTask(DenseTask[Boxes]):
 
     title, kind = "Detection", "detection"
     Options = DetectionOptions
-    headline = ("map", "map_low_conf", "ap50")
+    metrics = (
+        Metric("map", "mAP", headline=True, references=references("map")),
+        Metric("map_mgca_skip", "mAP (skip)"),
+    )
     truth = "boxes"
     options: DetectionOptions
 
@@ -156,7 +159,7 @@ class DetectionTask(DenseTask[Boxes]):
         """Return the box ``[4]`` that finds most when it is given for every image."""
         return best_fixed_box([*_boxes(train), *_boxes(val)])
 
-    def metrics(self, found: Boxes, constant: np.ndarray, test: DenseImages) -> dict[str, WeightedMetric]:
+    def formulas(self, found: Boxes, constant: np.ndarray, test: DenseImages) -> dict[str, WeightedMetric]:
         """Return all metrics; ``map_trivial`` is that of the constant answer."""
         everywhere = Boxes.of([constant[None]] * len(test), [np.ones(1)] * len(test))
         truth = Boxes.of(_boxes(test))

@@ -18,14 +18,13 @@ from torch.nn import functional
 from benchmark.backbones.preprocess import preprocess_of
 from benchmark.errors import ConfigError
 from benchmark.grounding_metrics import boxed, central_map, scores_of
-from benchmark.metrics import Array, SampleMean, WeightedMetric, stored_form
+from benchmark.metrics import Array, Metric, SampleMean, WeightedMetric, stored_form
 from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from benchmark.statistics import metrics_report
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
-from tasks.dense import DenseImages, panel_rows, read_part
+from tasks.dense import CONSTANT_ANSWER, DenseImages, panel_rows, read_part
 from tasks.zeroshot import class_tokens
 
 
@@ -44,7 +43,16 @@ class GroundingTask(Task):
 
     title = "Grounding"
     Options = GroundingOptions
-    headline = ("map_auroc", "pointing")
+    metrics = (
+        Metric(
+            "pointing",
+            "pointing game",
+            references={"pointing_trivial": CONSTANT_ANSWER, "pointing_random": "A random place"},
+        ),
+        Metric("map_auroc", "map AUC", headline=True, references={"map_auroc_trivial": CONSTANT_ANSWER}),
+        Metric("cnr", "CNR", unit="", references={"cnr_trivial": CONSTANT_ANSWER}),
+        Metric("cnr_signed", "signed CNR", unit="", references={"cnr_signed_trivial": CONSTANT_ANSWER}),
+    )
     needs = ("positive",)
     validates = ()
 
@@ -66,16 +74,11 @@ class GroundingTask(Task):
         insides = [boxed(boxes, data.size) for boxes in data.boxes or ()]
         maps = (upsample(grid, data.size) for grid in grids)
         found = {metric: SampleMean(values) for metric, values in scores_of(maps, insides).items()}
-        return DatasetResult(
-            n=len(data),
-            kind="grounding",
-            metrics=self.report(found, insides, data),
-            predictions={
-                "image_id": np.array(data.ids),
-                "patient_id": np.array(data.clusters),
-                **stored_form(found),
-                **_panels(data, grids, panel_rows(data.ids, self.options.panels)),
-            },
+        return DatasetResult.of(
+            "grounding",
+            self.formulas(found, insides, data),
+            data,
+            predictions=stored_form(found) | _panels(data, grids, panel_rows(data.ids, self.options.panels)),
             info={
                 "title": data.title,
                 "finding": texts[column],
@@ -83,29 +86,25 @@ class GroundingTask(Task):
                 "grid": list(grids.shape[1:]),
                 "data": data.digest,
             },
+            resamples=self.options.bootstrap,
+            seed=self.options.bootstrap_seed,
         )
 
-    def report(
-        self, found: Mapping[str, WeightedMetric], insides: list[Array], data: DenseImages
-    ) -> dict[str, Any]:
-        """Return all metrics with intervals.
+    @staticmethod
+    def formulas(
+        found: Mapping[str, WeightedMetric], insides: list[Array], data: DenseImages
+    ) -> dict[str, WeightedMetric]:
+        """Return all metrics.
 
         ``..._trivial`` is the map that is highest in the middle of every image; ``pointing_random`` a random pixel's
         hit rate, which is the share of the image inside boxes.
         """
         trivial = scores_of([central_map(data.size)] * len(insides), insides)
-        metrics: dict[str, WeightedMetric] = {
+        return {
             **found,
             **{f"{metric}_trivial": SampleMean(values) for metric, values in trivial.items()},
             "pointing_random": SampleMean(np.array([inside.mean() for inside in insides])),
         }
-        return metrics_report(
-            metrics,
-            len(data),
-            data.clusters,
-            resamples=self.options.bootstrap,
-            seed=self.options.bootstrap_seed,
-        )
 
 
 @torch.no_grad()

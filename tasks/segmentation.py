@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from benchmark.dense_metrics import Overlaps, best_fixed_mask, dice_per_image, segmentation_metrics
 from benchmark.errors import ConfigError
-from benchmark.metrics import SampleMean, WeightedMetric
+from benchmark.metrics import Metric, SampleMean, WeightedMetric
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader
+from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader, references
 from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.upernet import SCALES, UPerNet
 
@@ -107,7 +107,11 @@ class SegmentationTask(DenseTask[np.ndarray]):
 
     title, kind = "Segmentation", "segmentation"
     Options = SegmentationOptions
-    headline = ("dice", "dice_pooled", "iou")
+    metrics = (
+        Metric("dice", "Dice", headline=True, references=references("dice")),
+        Metric("dice_pooled", "pooled Dice"),
+        Metric("iou", "IoU"),
+    )
     truth = "masks"
     options: SegmentationOptions
 
@@ -127,7 +131,7 @@ class SegmentationTask(DenseTask[np.ndarray]):
         """Return the mask ``[H, W]`` that fits best when it is given for every image."""
         return best_fixed_mask(_masks(train), _masks(val))
 
-    def metrics(
+    def formulas(
         self, found: np.ndarray, constant: np.ndarray, test: DenseImages
     ) -> dict[str, WeightedMetric]:
         """Return all metrics; ``dice_trivial`` is that of the constant answer."""

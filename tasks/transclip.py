@@ -34,7 +34,7 @@ from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
-from tasks.zeroshot import image_batches, read_images, scored, similarities
+from tasks.zeroshot import CLASSIFICATION, image_batches, read_images, scored, similarities
 
 NEIGHBOURS = 3
 PROTOTYPES = 8
@@ -67,7 +67,7 @@ class TransClipTask(Task):
 
     title = "Zero-shot classification with TransCLIP (transductive)"
     Options = TransClipOptions
-    headline = ("acc", "auroc")
+    metrics = CLASSIFICATION
     needs = ("kind", "classes")
     validates = ()
     options: TransClipOptions

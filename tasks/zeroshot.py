@@ -21,6 +21,7 @@ from benchmark.errors import ConfigError
 from benchmark.guards.results import cut_texts
 from benchmark.metrics import (
     MeanArea,
+    Metric,
     log_odds,
     plain_value,
     scored_classes,
@@ -30,7 +31,6 @@ from benchmark.metrics import (
 from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from benchmark.statistics import metrics_report
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
 from tasks.prompts import fill
@@ -63,13 +63,27 @@ class ZeroShotOptions:
         object.__setattr__(self, "rule", GLOBAL if rule is None else rule.text)
 
 
+CLASSIFICATION = (
+    Metric(
+        "acc",
+        "ACC",
+        headline=True,
+        chance="classes",
+        references={"majority_acc": "Always the most frequent class"},
+    ),
+    Metric("balanced_acc", "bal. ACC"),
+    Metric("auroc", "AUC", headline=True, chance=0.5),
+)
+"""Metrics of :func:`scored` that have a column."""
+
+
 @register_task("zeroshot")
 class ZeroShotTask(Task):
     """Accuracy, balanced and majority accuracy, AUROC, each with a bootstrap interval clustered by patient."""
 
     title = "Zero-shot classification"
     Options = ZeroShotOptions
-    headline = ("acc", "auroc")
+    metrics = CLASSIFICATION
     needs = ("kind", "classes")
     validates = ("auroc",)
 
@@ -169,19 +183,11 @@ def scored(
         final: whether AUROC ranks the scores of a class as they are, without softmax over classes.
         **facts: what else identifies the protocol.
     """
-    metrics = zero_shot_metrics(data.kind, similarity, scale, data.targets, final=final)
-    return DatasetResult(
-        n=len(data),
-        kind=data.kind,
-        metrics=metrics_report(
-            metrics, len(data), data.clusters, resamples=options.bootstrap, seed=options.bootstrap_seed
-        ),
-        predictions={
-            "image_id": np.array(data.ids),
-            "patient_id": np.array(data.clusters if data.clusters is not None else data.ids),
-            "similarity": similarity.astype(np.float32),
-            "target": data.targets,
-        },
+    return DatasetResult.of(
+        data.kind,
+        zero_shot_metrics(data.kind, similarity, scale, data.targets, final=final),
+        data,
+        predictions={"similarity": similarity.astype(np.float32), "target": data.targets},
         info={
             "title": data.title,
             "classes": list(data.classes),
@@ -194,6 +200,8 @@ def scored(
             **data.facts,
             **_left_out(data),
         },
+        resamples=options.bootstrap,
+        seed=options.bootstrap_seed,
     )
 
 

@@ -39,3 +39,7 @@ def test_the_example_task_runs_with_the_command_of_the_page(
         score = json.loads(result.read_text())["datasets"]["chexpert_5x200"]["metrics"]["acc"]
         assert score["n"] == 200
         assert 0.3 < score["ci_low"] < score["value"] < score["ci_high"]  # one class of five: chance is 0.2
+    table = Path("results/report/table_1.md").read_text()
+    assert "CheXpert 5x200 ACC [%], n = 200 | CheXpert 5x200 log loss [nats], n = 200 |" in table
+    assert "- CheXpert 5x200 log loss: CLIP-LoRA (" in table
+    assert " nats, p " in table

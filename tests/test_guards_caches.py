@@ -102,7 +102,7 @@ def maps(world: World, made: list[str], patch: Patch) -> None:
 class Measures:
     """A task of the image tower that measures nothing."""
 
-    image_only, headline = True, ()
+    image_only = True
 
     def __init__(self, made: list[str], options: Any) -> None:
         self.made, self.options = made, options

@@ -222,7 +222,7 @@ def test_failures_are_told_and_their_words_stored_only_where_ids_are(tmp_path, h
 class Finds:
     """A task with one sample."""
 
-    image_only, options, headline = False, Recipe(), ()
+    image_only, options = False, Recipe()
 
     def evaluate(self, *_: Any) -> DatasetResult:
         return DatasetResult(1, "binary", {}, {"image_id": np.array(["film007"])})

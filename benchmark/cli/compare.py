@@ -189,9 +189,9 @@ def _compared(pair: Pair, metrics: Sequence[str], smallest: float) -> list[Compa
         f"--metric: {unknown('metric', name, present)}" for name in metrics if name not in present
     ]:
         raise ConfigError(problems)
-    both = replace(pair.block, rows=(pair.first, pair.second), experiment=None)
+    both = replace(pair.block, rows=(pair.first, pair.second), experiment=None, smallest=smallest)
     keys = [key for key in shared if key[2] in metrics] or [key for key in main_keys(both) if key in shared]
-    return compare_rows(pair.first, pair.second, keys, smallest)
+    return compare_rows(pair.first, pair.second, keys, both)
 
 
 # --- what is shown ------------------------------------------------------------------------------------------
@@ -232,13 +232,14 @@ def _print(compared: Compared, console: Console, smallest: float, *, several: bo
 
 
 def _texts(pair: Pair, one: Comparison) -> tuple[str, ...]:
-    from benchmark.report.columns import HEADS, UNITLESS
-
-    task, dataset, metric = one.key
-    unit = 1 if metric in UNITLESS else 100
+    task, dataset, _ = one.key
+    metric = pair.block.metric(one.key)
+    unit = metric.scale
     first, second = (row.scores[one.key].value for row in (pair.first, pair.second))
     numbers = (f"{unit * first:.2f}", f"{unit * second:.2f}", f"{unit * (first - second):+.2f}")
-    title, head = pair.block.dataset_title(dataset, task), HEADS.get(metric, metric)
+    title, head = pair.block.dataset_title(dataset, task), metric.title
+    if metric.unit not in ("", "%"):
+        head += f" [{metric.unit}]"
     if one.test is None or one.p_adjusted is None:
         return task, title, head, *numbers, "", "", "", verdict(one)
     interval = f"[{unit * one.test.ci_low:+.2f}, {unit * one.test.ci_high:+.2f}]"

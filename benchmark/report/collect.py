@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from benchmark import shapes
 from benchmark.errors import BenchmarkError, StoreError
+from benchmark.metrics import Metric
 from benchmark.provenance import scrub
-from benchmark.registry import METHODS
+from benchmark.registry import METHODS, TASKS
 from benchmark.report.agreement import Made, Place, by_settings, differences, made_of, usual
 from benchmark.report.paper import PaperTables
 from benchmark.store import CellFolder, Store, cell_name
@@ -265,28 +267,55 @@ class Block:
         """Title of the suite, and the backbone."""
         return f"{self.spec.get('title') or self.suite}, backbone {self.backbone}"
 
-    def datasets(self, task: str = "zeroshot") -> list[str]:
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks of the suite in the order of its file, then others that some row has scores of."""
+        scored = sorted({key[0] for row in self.rows for key in row.scores})
+        return list(dict.fromkeys([*(self.spec.get("tasks") or {}), *scored]))
+
+    @property
+    def first_task(self) -> str:
+        """What the suite is first of all about: columns of this task need not be told apart from others."""
+        return next(iter(self.tasks), "")
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Mapping[str, Metric]]:
+        """Task -> name -> metric that the task has said something of, in the order of their columns."""
+        runs = [run for row in (*self.rows, *self.beside) for run in row.runs]
+        asked = self.experiment.tasks if self.experiment else ()
+        return {task: declared_metrics(task, runs) for task in dict.fromkeys([*self.tasks, *asked])}
+
+    def metric(self, key: Key) -> Metric:
+        """The metric of a column."""
+        return self.metrics.get(key[0], {}).get(key[2]) or Metric(key[2])
+
+    def headline(self, task: str) -> list[str]:
+        """Metrics of a task that stand for it unless others are asked for: its headline, else its first one."""
+        declared = self.metrics.get(task, {})
+        return [name for name, metric in declared.items() if metric.headline] or list(declared)[:1]
+
+    def datasets(self, task: str) -> list[str]:
         """Datasets of a task that some row has a score for, in the order of the suite file."""
         measured = list(dict.fromkeys(key[1] for row in self.rows for key in row.scores if key[0] == task))
         listed = [name for name in self.dataset_specs(task) if name in measured]
         return listed + [name for name in measured if name not in listed]
 
-    def keys(self, metric: str, task: str = "zeroshot") -> list[Key]:
+    def keys(self, metric: str, task: str) -> list[Key]:
         """Keys of one metric on every dataset that some row has it for."""
         return sorted({key for row in self.rows for key in row.scores if (key[0], key[2]) == (task, metric)})
 
-    def data_notes(self, dataset: str, task: str = "zeroshot") -> list[str]:
+    def data_notes(self, dataset: str, task: str) -> list[str]:
         """What the preparation says of a dataset's data: another split than the published one, images left out."""
         facts = self.facts(dataset, task)
         return list(dict.fromkeys(str(note) for info in facts for note in info.get("data_notes") or ()))
 
-    def facts(self, dataset: str, task: str = "zeroshot") -> list[Mapping[str, Any]]:
+    def facts(self, dataset: str, task: str) -> list[Mapping[str, Any]]:
         """``info`` of each result of a dataset, of rows of this table first."""
         runs = [run for row in (*self.rows, *self.beside) for run in row.runs]
         results = [((run.tasks.get(task) or {}).get("datasets") or {}).get(dataset) for run in runs]
         return [result.get("info") or {} for result in results if result]
 
-    def dataset_title(self, dataset: str, task: str = "zeroshot") -> str:
+    def dataset_title(self, dataset: str, task: str) -> str:
         """Title of a dataset in the suite file, of another task if need be; else its name."""
         tasks = (task, *(self.spec.get("tasks") or {}))
         entries = (self.dataset_specs(name).get(dataset) or {} for name in tasks)
@@ -333,7 +362,8 @@ def collect_blocks(
         rows.sort(key=lambda row: (order.get(row.paper_row, len(order)), row.title.lower(), row.cell))
         whole = tuple(row for row in rows if not row.variant)
         variants = tuple(row for row in rows if row.variant)
-        ceiling, spec = ceilings.get(f"{name}/{backbone}"), _spec(rows)
+        spec, entry = _spec(rows), ceilings.get(f"{name}/{backbone}")
+        ceiling = _ceiling(entry, next(iter(spec["tasks"]), "")) if entry else None
         unlike = other_backbone(spec, backbone)
         blocks.append(
             Block(
@@ -487,6 +517,24 @@ def method_titles(method: str) -> tuple[str, str]:
         return method, method
 
 
+def declared_metrics(task: str, runs: Iterable[Run]) -> dict[str, Metric]:
+    """What a task says of its metrics, by name: as its results have it, else its plugin.
+
+    Of a task that says nothing all metrics with a score have their names for heads.
+    """
+    results = [result for run in runs if (result := run.tasks.get(task))]
+    stored = (item for result in results for item in (result.get("metrics") or {}).items())
+    if found := {name: Metric.of_stored(name, content or {}) for name, content in stored}:
+        return found
+    try:
+        declared = TASKS.get(task).metrics
+    except (BenchmarkError, AttributeError, ImportError):
+        declared = ()
+    datasets = (one for result in results for one in (result.get("datasets") or {}).values())
+    scored = dict.fromkeys(name for one in datasets for name in one.get("metrics") or {})
+    return {metric.name: metric for metric in declared or (Metric(name, name) for name in scored)}
+
+
 def flat_numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Numbers of a nested dict, keys joined by "_"."""
     flat: dict[str, float] = {}
@@ -521,7 +569,7 @@ def _read(cell: CellFolder, name: str) -> dict[str, Any]:
     return cell.read_json(name) if cell.exists(name) else {}
 
 
-def _read_ceilings(output_dir: Path) -> dict[str, Row]:
+def _read_ceilings(output_dir: Path) -> dict[str, dict[str, Any]]:
     """Reference rows: "<suite>/<backbone>" -> {"title", "datasets": {name: {metric: value}}}."""
     path = output_dir / "ceilings.json"
     if not path.is_file():
@@ -533,15 +581,16 @@ def _read_ceilings(output_dir: Path) -> dict[str, Row]:
         problem = "not valid JSON"
     if problem:
         raise StoreError(f"{path}: expected suite/backbone -> title, datasets -> metrics ({problem})")
-    rows = {}
-    for key, entry in content.items():
-        scores = {
-            ("zeroshot", dataset, metric): Score(float(value), None, None, None)
-            for dataset, metrics in (entry.get("datasets") or {}).items()
-            for metric, value in metrics.items()
-        }
-        rows[key] = Row("ceiling", str(entry.get("title") or key), scores=scores, ranked=False)
-    return rows
+    return {key: {"title": key, **entry} for key, entry in content.items()}
+
+
+def _ceiling(entry: Mapping[str, Any], task: str) -> Row:
+    scores = {
+        (task, dataset, metric): Score(float(value), None, None, None)
+        for dataset, metrics in (entry.get("datasets") or {}).items()
+        for metric, value in metrics.items()
+    }
+    return Row("ceiling", str(entry["title"]), scores=scores, ranked=False)
 
 
 def _note(run: Run) -> Doubt | None:

@@ -6,24 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from benchmark.report.collect import Block, Key, Row
-from benchmark.report.paper import METRICS, PaperTables
-from benchmark.report.tables import TASK, Column
+from benchmark.report.paper import PaperTables
+from benchmark.report.tables import Column
 
-HEADS = {
-    "acc": "ACC", "balanced_acc": "bal. ACC", "auroc": "AUC", "dice": "Dice",
-    "dice_pooled": "pooled Dice", "iou": "IoU", "map": "mAP", "map_mgca_skip": "mAP (skip)",
-    "pointing": "pointing game", "map_auroc": "map AUC", "cnr": "CNR", "cnr_signed": "signed CNR",
-}  # fmt: skip
-"""Metrics with a column: name -> head."""
-UNITLESS = frozenset({"cnr", "cnr_signed"})
-"""Metrics that are no share of one; their columns are not in percent."""
-REFERENCES = {
-    "Always the most frequent class": "majority_{}",
-    "One answer for every image": "{}_trivial",
-    "Untrained image tower": "{}_untrained",
-    "A random place": "{}_random",
-}
-"""Reference rows: title -> name of the metric that stands below another one."""
 _SWITCHES = re.compile(r"(?:[^;=]+=[01])(?:;[^;=]+=[01])*")
 
 
@@ -45,16 +30,18 @@ def score_columns(block: Block, paper: PaperTables) -> list[Column]:
 
 
 def shown_tasks(block: Block) -> list[str]:
-    """Tasks with columns: those of the experiment, else all with a score, zero-shot first, then by name."""
+    """Tasks with columns: those of the experiment, else all with a score, the suite's first one first, then by name."""
     if block.experiment is not None:
         return [task for task, metrics in block.experiment.tasks.items() if metrics]
-    found = {key[0] for row in block.rows for key in row.scores if key[2] in HEADS}
-    return sorted(found, key=lambda task: (task != TASK, task))
+    found = {key[0] for row in block.rows for key in row.scores if block.metric(key).head}
+    return sorted(found, key=lambda task: (task != block.first_task, task))
 
 
 def shown_metrics(block: Block, task: str) -> list[str]:
     """Metrics of a task that may have columns."""
-    return list(HEADS) if block.experiment is None else list(block.experiment.tasks.get(task) or ())
+    if block.experiment is not None:
+        return list(block.experiment.tasks.get(task) or ())
+    return [name for name, metric in block.metrics.get(task, {}).items() if metric.head]
 
 
 def shown_datasets(block: Block, task: str, paper: PaperTables) -> list[str]:
@@ -62,7 +49,7 @@ def shown_datasets(block: Block, task: str, paper: PaperTables) -> list[str]:
     listed = block.datasets(task)
     if block.experiment is None or listed:
         return listed
-    heads = {METRICS.get(metric) for metric in shown_metrics(block, task)}
+    heads = {block.metric((task, "", metric)).head for metric in shown_metrics(block, task)}
     table = paper.table(block.table)
     named = dict.fromkeys(table.loc[table["metric"].isin(heads), "dataset"])
     ours = [name for name, theirs in paper_names(block).items() if theirs in named]
@@ -108,12 +95,15 @@ def paper_names(block: Block) -> dict[str, str]:
 def paper_table(block: Block, key: Key, paper: PaperTables) -> str:
     """Id of the paper's table that reports this number; empty when there is none."""
     task, dataset, metric = key
-    if metric not in METRICS:
-        return ""
+    head = block.metric(key).head
     if block.experiment is not None:
         theirs = paper_names(block).get(dataset, dataset)
-        return block.table if paper.reports(block.table, theirs, metric) else ""
-    if metric in ("acc", "auroc") and task != TASK:
+        return block.table if paper.reports(block.table, theirs, head) else ""
+    # of several tasks with this metric of the dataset, the suite's first one is what the paper's tables are about
+    having = (
+        name for name in block.tasks if dataset in block.dataset_specs(name) and metric in block.metrics[name]
+    )
+    if next(having, task) != task:
         return ""
     named = (
         (table, theirs)
@@ -121,7 +111,7 @@ def paper_table(block: Block, key: Key, paper: PaperTables) -> str:
         for theirs, ours in names.items()
         if ours == dataset
     )
-    return next((table for table, theirs in named if paper.reports(table, theirs, metric)), "")
+    return next((table for table, theirs in named if paper.reports(table, theirs, head)), "")
 
 
 def reported(block: Block, row: Row, key: Key, paper: PaperTables) -> float | None:
@@ -129,11 +119,10 @@ def reported(block: Block, row: Row, key: Key, paper: PaperTables) -> float | No
     table = paper_table(block, key, paper)
     if not table or not is_comparable(block, key) or any(run.limit is not None for run in row.runs):
         return None
-    metric = METRICS[key[2]] + ("_delta" if row.difference else "")
-    value = paper.value(
-        table, _paper_row(row, table, key[0], paper), paper_names(block).get(key[1], ""), metric
-    )
-    return None if value is None else value / 100
+    metric, theirs = block.metric(key), paper_names(block).get(key[1], "")
+    head = metric.head + ("_delta" if row.difference else "")
+    value = paper.value(table, _paper_row(row, table, key[0], paper), theirs, head)
+    return None if value is None else value / metric.scale
 
 
 def is_comparable(block: Block, key: Key) -> bool:
@@ -173,9 +162,10 @@ def _paper_row(row: Row, table: str, task: str, paper: PaperTables) -> str:
 def _columns_of(block: Block, key: Key, paper: PaperTables) -> list[Column]:
     task, dataset, metric = key
     name = block.dataset_title(dataset, task)
-    title = name if task == TASK else f"{name} {task}"
+    title = name if task == block.first_task else f"{name} {task}"
     count = sample_count(block, key)
-    head, unit = HEADS.get(metric, metric), "" if metric in UNITLESS else " [%]"
+    shown = block.metric(key)
+    head, unit, change = shown.title, _in(shown.unit), _in(shown.difference_unit)
     facts = (dataset, f"{title}, n = {count}", metric, task, title, count)
     measured = Column("measured", head + unit, *facts)
     if not paper_table(block, key, paper):
@@ -183,8 +173,12 @@ def _columns_of(block: Block, key: Key, paper: PaperTables) -> list[Column]:
     return [
         Column("paper", f"{head} paper{unit}", *facts),
         measured,
-        Column("difference", f"{head} difference [points]", *facts),
+        Column("difference", f"{head} difference{change}", *facts),
     ]
+
+
+def _in(unit: str) -> str:
+    return f" [{unit}]" if unit else ""
 
 
 def _counts(rows: Iterable[Row], key: Key, *, ranked: bool) -> Sequence[int]:

@@ -6,18 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from benchmark.metrics import UNTRAINED
 from benchmark.report.collect import Block, Doubt, Key, Row
-from benchmark.report.columns import REFERENCES, UNITLESS, shown_tasks
+from benchmark.report.columns import shown_tasks
 from benchmark.report.significance import main_keys
-from benchmark.report.tables import percent
 from benchmark.report.wording import column_text
 
-_GUESSED = 0.5
-"""Area under the ROC curve of scores that know nothing."""
 _USUAL = ("one seed", "uncommitted changes")
 """Kinds that many rows share; told last."""
-_UNTRAINED = "Untrained image tower"
-"""The reference that is no answer without looking at the image."""
 
 
 def doubts(block: Block) -> tuple[Doubt, ...]:
@@ -94,8 +90,7 @@ def _chance(block: Block, rows: Iterable[Row]) -> list[Doubt]:
     for key in main_keys(block):
         for row in rows:
             for kind, words, chance in _beaten(block, row, key):
-                number = f"{chance:.2f}" if key[2] in UNITLESS else percent(chance)
-                column = f"{column_text(block, key)} ({number})"
+                column = f"{column_text(block, key)} ({block.metric(key).text(chance)})"
                 found.setdefault((kind, words), {}).setdefault(column, []).append(row.title)
     told: dict[Doubt, list[str]] = {}
     for (kind, words), columns in found.items():
@@ -109,25 +104,28 @@ def _beaten(block: Block, row: Row, key: Key) -> Iterator[tuple[str, str, float]
     score = row.scores.get(key)
     if score is None:
         return
-    low = score.value if score.ci_low is None else score.ci_low
-    high = score.value if score.ci_high is None else score.ci_high
-    guess = _guess(block, key)
-    if guess is not None and high < guess:
+    metric, guess = block.metric(key), _guess(block, key)
+    sign = 1 if metric.higher else -1
+    bounds = (score.value if bound is None else bound for bound in (score.ci_low, score.ci_high))
+    low, high = sorted(sign * bound for bound in bounds)
+    if guess is not None and high < sign * guess:
         yield "worse than chance", "worse than chance", guess
         return
-    if guess is not None and low <= guess:
+    if guess is not None and low <= sign * guess:
         yield "at chance", "no better than chance", guess
         return
-    for title, name in REFERENCES.items():
-        reference = row.scores.get((*key[:2], name.format(key[2])))
-        if reference is not None and title != _UNTRAINED and low <= reference.value:
+    for name, title in metric.references.items():
+        reference = row.scores.get((*key[:2], name))
+        # a head on an untrained tower looks at the image all the same
+        if reference is not None and not name.endswith(UNTRAINED) and low <= sign * reference.value:
             yield "at chance", f"no better than '{title}'", reference.value
 
 
 def _guess(block: Block, key: Key) -> float | None:
-    """What guessing gets, where that is known: half of the area under a curve, one of the classes."""
-    task, dataset, metric = key
-    if metric.startswith("auroc"):
-        return _GUESSED
+    """What guessing gets, where that is known."""
+    task, dataset, _ = key
+    chance = block.metric(key).chance
+    if chance != "classes":
+        return chance
     classes = next((info["classes"] for info in block.facts(dataset, task) if info.get("classes")), ())
-    return 1 / len(classes) if metric == "acc" and classes else None
+    return 1 / len(classes) if classes else None

@@ -28,7 +28,6 @@ _TEX = {
     ">": r"\textgreater{}",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
 }
-_TERMINAL_METRICS = ("acc", "auroc", "dice", "map", "pointing")
 _TERMINAL_COSTS = ("trainable_parameters", "step_time_p50_s")
 DIFFERENCES = "Which differences matter"
 """Heading of the words on differences."""
@@ -167,7 +166,7 @@ def _tex_cell(cell: Cell) -> str:
 
 def _terminal_block(item: Rendered) -> list[RenderableType]:
     table = Table(title=Text(item.heading), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    chosen = [number for number, column in enumerate(item.columns) if _on_terminal(column)]
+    chosen = [number for number, column in enumerate(item.columns) if _on_terminal(column, item)]
     costs = [number for number, column in enumerate(item.costs.columns) if column.metric in _TERMINAL_COSTS]
     for number in chosen:
         column = item.columns[number]
@@ -184,7 +183,8 @@ def _terminal_block(item: Rendered) -> list[RenderableType]:
         if not measured.missing:
             table.add_row(*(_terminal_cell(row[at]) for at in chosen), *(prices[at].text for at in costs))
     for row in item.references:
-        table.add_row(*(_terminal_cell(row[number]) for number in chosen), style="dim")
+        if any(row[number].text for number in chosen[1:]):
+            table.add_row(*(_terminal_cell(row[number]) for number in chosen), style="dim")
     lines = [f"{NOTE_MARK} {note}" for note in item.notes]
     legend = "Mean over seeds; below: 95 % bootstrap interval. Best bold, second underlined"
     legend += f", {TIED_MARK} tied with best"
@@ -196,8 +196,9 @@ def _is_apart(row: Sequence[Cell]) -> bool:
     return any(cell.apart for cell in row)
 
 
-def _on_terminal(column: Column) -> bool:
-    return column.role == "method" or (column.role == "measured" and column.metric in _TERMINAL_METRICS)
+def _on_terminal(column: Column, item: Rendered) -> bool:
+    measured = column.role == "measured" and column.metric in item.block.headline(column.task)
+    return column.role == "method" or measured
 
 
 def _terminal_cell(cell: Cell) -> Text:

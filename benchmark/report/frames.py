@@ -20,13 +20,10 @@ from benchmark.report.columns import (
 from benchmark.report.costs import COSTS
 from benchmark.report.doubts import row_marks
 from benchmark.report.marks import NOT_RUN
-from benchmark.report.paper import METRICS, PaperTables
+from benchmark.report.paper import PaperTables
 from benchmark.report.render import references
 from benchmark.report.significance import BlockTests, block_tests
-from benchmark.report.tables import TASK
 
-_ALWAYS = ("acc", "balanced_acc", "auroc")
-"""Metrics of zero-shot classification that the main table has columns for, measured or not."""
 _FIRST_COSTS = ("trainable_parameters", "trainable_parameters_without_logit_scale", "step_time_p50_s")
 
 
@@ -68,7 +65,7 @@ def _records(block: Block, paper: PaperTables, tests: BlockTests) -> Iterator[di
         record = _identity(block, row, kind) | {name: words[number] for name, words in parts.items()}
         yield record | _scores(block, row, paper, tests) | _last(block, row)
     for title, scores in references(block, score_columns(block, paper)).items():
-        values = {_name(column.key): value for column, value in scores.items()}
+        values = {_name(block, column.key): value for column, value in scores.items()}
         yield _identity(block, Row("", title, ranked=False), "reference") | values
     if block.ceiling:
         scored = _scores(block, block.ceiling, paper, tests)
@@ -90,13 +87,13 @@ def _identity(block: Block, row: Row, kind: str) -> dict[str, Any]:
 def _scores(block: Block, row: Row, paper: PaperTables, tests: BlockTests) -> dict[str, Any]:
     record: dict[str, Any] = {}
     present = {key for other in block.rows for key in other.scores}
-    for task in shown_tasks(block) or [TASK]:
+    for task in shown_tasks(block) or [block.first_task]:
         for dataset in shown_datasets(block, task, paper):
             for metric in shown_metrics(block, task):
                 key = (task, dataset, metric)
-                always = block.experiment is not None or (task == TASK and metric in _ALWAYS)
+                always = block.experiment is not None or task == block.first_task
                 if always or key in present:
-                    record |= _numbers(block, row, key, paper) | _tested(row, key, tests)
+                    record |= _numbers(block, row, key, paper) | _tested(block, row, key, tests)
     return record
 
 
@@ -113,12 +110,12 @@ def _last(block: Block, row: Row) -> dict[str, Any]:
 
 
 def _numbers(block: Block, row: Row, key: Key, paper: PaperTables) -> dict[str, float | None]:
-    name, score = _name(key), row.scores.get(key)
+    name, score = _name(block, key), row.scores.get(key)
     fields = ("value", "sd", "ci_low", "ci_high")
     numbers = {
         name if field == "value" else f"{name}_{field}": getattr(score, field, None) for field in fields
     }
-    if key[2] in METRICS:
+    if block.metric(key).head in paper.metrics:
         theirs = reported(block, row, key, paper)
         known = score is not None and theirs is not None
         numbers[f"{name}_paper"] = theirs
@@ -128,11 +125,11 @@ def _numbers(block: Block, row: Row, key: Key, paper: PaperTables) -> dict[str, 
     return numbers | {f"{name}_n": getattr(score, "n", None)}
 
 
-def _tested(row: Row, key: Key, tests: BlockTests) -> dict[str, float | bool | str | None]:
+def _tested(block: Block, row: Row, key: Key, tests: BlockTests) -> dict[str, float | bool | str | None]:
     """Against the baseline: difference, adjusted p value and verdict; and whether the row is tied with the best."""
     if key not in tests.keys or not row.compared(key):
         return {}
-    name, test = _name(key), tests.against_baseline.get((row.cell, key))
+    name, test = _name(block, key), tests.against_baseline.get((row.cell, key))
     return {
         f"{name}_baseline_difference": test.difference if test else None,
         f"{name}_baseline_p": test.p_adjusted if test else None,
@@ -141,7 +138,7 @@ def _tested(row: Row, key: Key, tests: BlockTests) -> dict[str, float | bool | s
     }
 
 
-def _name(key: Key) -> str:
-    """Name of a score's column: ``<dataset>_<metric>``, behind the task where that is not zero-shot."""
+def _name(block: Block, key: Key) -> str:
+    """Name of a score's column: ``<dataset>_<metric>``, behind the task where that is not the suite's first."""
     task, dataset, metric = key
-    return f"{dataset}_{metric}" if task == TASK else f"{task}_{dataset}_{metric}"
+    return f"{dataset}_{metric}" if task == block.first_task else f"{task}_{dataset}_{metric}"

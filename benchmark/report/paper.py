@@ -17,8 +17,6 @@ from benchmark.paths import paper_tables, shown
 
 COLUMNS = ["table", "row_method", "group", "dataset", "metric", "value"]
 KEY = ["table", "row_method", "group", "dataset", "metric"]
-# Our metric names -> the paper's column heads.
-METRICS = {"acc": "ACC", "auroc": "AUC", "dice": "Dice", "map": "mAP"}
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,18 @@ class PaperTables:
             table: table id.
             method: the paper's spelling, for example "CLIP-Adapter".
             dataset: the paper's spelling, for example "CheXpert5x200".
-            metric: our name (acc, auroc, dice, map) or the paper's (ACC, AUC, ...).
+            metric: the head of its column there: ACC, AUC, Dice, mAP.
         """
-        return self._values.get((table, method, dataset, METRICS.get(metric, metric)))
+        return self._values.get((table, method, dataset, metric))
 
     def reports(self, table: str, dataset: str, metric: str) -> bool:
         """Return whether a table has this metric of this dataset for some method; names as in `value`."""
-        return (table, dataset, METRICS.get(metric, metric)) in self._columns
+        return (table, dataset, metric) in self._columns
+
+    @cached_property
+    def metrics(self) -> frozenset[str]:
+        """Heads of all columns."""
+        return frozenset(self.frame["metric"])
 
     @cached_property
     def _methods(self) -> dict[str, list[str]]:

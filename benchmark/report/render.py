@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmark.experiments import Experiment
 from benchmark.report.collect import Block, Row, Score
-from benchmark.report.columns import REFERENCES, UNITLESS, reported, score_columns, switches
+from benchmark.report.columns import reported, score_columns, switches
 from benchmark.report.costs import cost_part
 from benchmark.report.doubts import doubts
 from benchmark.report.marks import NOT_RUN, is_shared, lacks, table_caption, table_notes
@@ -19,8 +19,6 @@ from benchmark.report.tables import (
     Column,
     Rank,
     Rendered,
-    percent,
-    points,
 )
 
 Ranks = Mapping[Column, Mapping[str, Rank]]
@@ -63,7 +61,10 @@ def reference_rows(block: Block, columns: Sequence[Column]) -> list[tuple[Cell, 
     """Rows of what a score must beat: the constant answer, a head on an untrained tower; only those measured."""
     rows = []
     for title, scores in references(block, columns).items():
-        texts = [_number(scores.get(column), column) if column in scores else "" for column in columns[1:]]
+        texts = [
+            block.metric(column.key).text(scores[column]) if column in scores else ""
+            for column in columns[1:]
+        ]
         rows.append((Cell(title), *map(Cell, texts)))
     return rows
 
@@ -71,10 +72,10 @@ def reference_rows(block: Block, columns: Sequence[Column]) -> list[tuple[Cell, 
 def references(block: Block, columns: Sequence[Column]) -> dict[str, dict[Column, float]]:
     """Reference title -> measured column -> its value."""
     found: dict[str, dict[Column, float]] = {}
-    for title, name in REFERENCES.items():
-        for column in columns:
-            value = _reference(block, column, name.format(column.metric))
-            if column.role == "measured" and value is not None:
+    for column in columns:
+        held = block.metric(column.key).references if column.role == "measured" else {}
+        for name, title in held.items():
+            if (value := _reference(block, column, name)) is not None:
                 found.setdefault(title, {})[column] = value
     return found
 
@@ -112,24 +113,25 @@ class _Writer:
         score, theirs = row.scores.get(column.key), reported(self.block, row, column.key, self.paper)
         if column.role == "measured":
             return self.measured(row, column, score)
+        metric = self.block.metric(column.key)
         if column.role == "paper":
-            return Cell("" if theirs is None else f"{100 * theirs:{'+' if row.difference else ''}.2f}")
-        return Cell(points(score.value - theirs if score is not None and theirs is not None else None))
+            sign = "+" if row.difference else ""
+            return Cell("" if theirs is None else f"{metric.scale * theirs:{sign}.2f}")
+        return Cell(metric.signed(score.value - theirs if score is not None and theirs is not None else None))
 
     def measured(self, row: Row, column: Column, score: Score | None) -> Cell:
         if score is None:
             return Cell(_absent(row, column.task))
+        metric = self.block.metric(column.key)
         if row.difference:
-            return Cell(points(score.value))
-        spread = "" if score.sd is None else f"+- {_number(score.sd, column)}"
+            return Cell(metric.signed(score.value))
+        spread = "" if score.sd is None else f"+- {metric.text(score.sd)}"
         spread = f"{SHARED_MARK} {spread}".strip() if is_shared(row, column.task) else spread
         has_interval = score.ci_low is not None and score.ci_high is not None
-        bounds = (
-            f"[{_number(score.ci_low, column)}, {_number(score.ci_high, column)}]" if has_interval else ""
-        )
+        bounds = f"[{metric.text(score.ci_low)}, {metric.text(score.ci_high)}]" if has_interval else ""
         rank = self.ranks[column].get(row.cell, "")
         tied = row.cell in self.ties[column] and rank != "best"
-        return Cell(_number(score.value, column), spread, bounds, rank, tied, score.apart)
+        return Cell(metric.text(score.value), spread, bounds, rank, tied, score.apart)
 
 
 def _absent(row: Row, task: str) -> str:
@@ -140,17 +142,11 @@ def _absent(row: Row, task: str) -> str:
     return "failed" if failed else "-"
 
 
-def _number(value: float | None, column: Column) -> str:
-    if column.metric in UNITLESS:
-        return "-" if value is None else f"{value:.2f}"
-    return percent(value)
-
-
 def _ranks(block: Block, column: Column) -> dict[str, Rank]:
     """Best and second best method of a column; equal values share a rank."""
     key = column.key
     values = {row.cell: row.scores[key].value for row in block.rows if row.compared(key)}
     top: dict[float, Rank] = dict(
-        zip(sorted(set(values.values()), reverse=True), ("best", "second"), strict=False)
+        zip(sorted(set(values.values()), reverse=block.metric(key).higher), ("best", "second"), strict=False)
     )
     return {method: top[value] for method, value in values.items() if value in top} if len(values) > 1 else {}

@@ -32,7 +32,6 @@ from benchmark.paired import (
 )
 from benchmark.report.agreement import made_of
 from benchmark.report.collect import SMALLEST_DIFFERENCE, Block, Key, Row, Run, baseline_cell
-from benchmark.report.paper import METRICS
 from benchmark.report.predictions import (
     Evidence,
     Resampled,
@@ -59,7 +58,7 @@ class Comparison:
         test: of first minus second; None where there could be none, ``reason`` says why.
         p_adjusted: its p value after Holm's adjustment over the family that it was made in.
         seed_error: standard error over seeds of the difference; None where training noise is unknown.
-        smallest: difference that matters, as a fraction.
+        smallest: difference that matters, as a fraction. higher: whether more is better.
     """
 
     first: str
@@ -70,6 +69,7 @@ class Comparison:
     seed_error: float | None = None
     reason: str = ""
     smallest: float = SMALLEST_DIFFERENCE
+    higher: bool = True
 
     @property
     def difference(self) -> float | None:
@@ -88,7 +88,7 @@ class Comparison:
             return "too small"
         if self.seed_error is not None and size <= SEED_ERRORS * self.seed_error:
             return "within seeds"
-        return "better" if self.test.difference > 0 else "worse"
+        return "better" if (self.test.difference > 0) is self.higher else "worse"
 
     @property
     def matters(self) -> bool:
@@ -178,9 +178,10 @@ class BlockTests:
         return self._column(key)[1]
 
     def best(self, key: Key) -> Row | None:
-        """The row with the highest value of a column, the first of equal ones."""
+        """The row with the best value of a column, the first of equal ones."""
         rows = [row for row in self.rows if row.compared(key)]
-        return max(rows, key=lambda row: row.scores[key].value, default=None)
+        choose = max if self.block.metric(key).higher else min
+        return choose(rows, key=lambda row: row.scores[key].value, default=None)
 
     def tied_with_best(self, key: Key) -> frozenset[str]:
         """The best row of a column and those not told apart from it; empty when none could be tested."""
@@ -202,7 +203,8 @@ class BlockTests:
         rows = [row for row in self.rows if all(row.compared(key) for key in columns)]
         if len(rows) < 3 or len(columns) < 2:
             return None
-        values = np.array([[row.scores[key].value for row in rows] for key in columns])
+        signs = [1 if self.block.metric(key).higher else -1 for key in columns]
+        values = np.array([[row.scores[key].value for row in rows] for key in columns]) * np.c_[signs]
         average = average_ranks(values)
         order = np.argsort(average, kind="stable")
         ranked, average = [rows[index] for index in order], average[order]
@@ -245,7 +247,7 @@ class BlockTests:
             usable = base is not None and base.compared(key)
             first = [(row, base) for row in rows if base is not None and usable and row is not base]
             second = [(best, row) for row in rows if best is not None and row is not best]
-            found = compare_pairs([*first, *second], key, self.block.smallest)
+            found = compare_pairs([*first, *second], key, self.block)
             self._columns[key] = (
                 {one.first: one for one in adjusted(found[: len(first)])},
                 {one.second: one for one in adjusted(found[len(first) :])},
@@ -254,12 +256,9 @@ class BlockTests:
 
 
 def main_keys(block: Block) -> tuple[Key, ...]:
-    """Columns that are tested by default: an experiment's own; else the paper's metrics, or a task's first one."""
+    """Columns that are tested by default: an experiment's own, else the headline of each task."""
     present = dict.fromkeys(key for row in block.rows if row.difference is None for key in row.scores)
-    tasks: dict[str, list[str]] = {}
-    for task, _, metric in present:
-        tasks.setdefault(task, []).append(metric)
-    wanted = {task: [name for name in names if name in METRICS] or names[:1] for task, names in tasks.items()}
+    wanted = {task: block.headline(task) for task in dict.fromkeys(key[0] for key in present)}
     if block.experiment is not None:
         wanted = {task: list(names) for task, names in block.experiment.tasks.items()}
     order = list(block.spec.get("tasks") or {})
@@ -281,11 +280,9 @@ def is_transductive(block: Block, key: Key) -> bool:
 # --- pairs of rows ------------------------------------------------------------------------------------------
 
 
-def compare_rows(
-    first: Row, second: Row, keys: Iterable[Key], smallest: float = SMALLEST_DIFFERENCE
-) -> list[Comparison]:
-    """Test two rows in several columns, not adjusted."""
-    return [compare_pairs([(first, second)], key, smallest)[0] for key in keys]
+def compare_rows(first: Row, second: Row, keys: Iterable[Key], block: Block) -> list[Comparison]:
+    """Test two rows in several columns of a table, not adjusted."""
+    return [compare_pairs([(first, second)], key, block)[0] for key in keys]
 
 
 def adjusted(family: Sequence[Comparison]) -> list[Comparison]:
@@ -297,8 +294,10 @@ def adjusted(family: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key, smallest: float) -> list[Comparison]:
+def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key, block: Block) -> list[Comparison]:
     """Test pairs of rows in one column, not adjusted; means over samples are tested all at once."""
+    metric = block.metric(key)
+    smallest = block.smallest if metric.unit == "%" else 0.0  # it is told in points
     rows = [row for pair in pairs for row in pair]
     evidence = {id(row): _evidence(row, key) for row in {id(row): row for row in rows}.values()}
     sides = [(evidence[id(first)], evidence[id(second)]) for first, second in pairs]
@@ -311,7 +310,9 @@ def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key, smallest: float) -
         if test is not None and math.isnan(test.p_value):
             test, reason = None, "too few patients for a test"
         error = seed_error(first, second, key)
-        found.append(Comparison(first.cell, second.cell, key, test, None, error, reason, smallest))
+        found.append(
+            Comparison(first.cell, second.cell, key, test, None, error, reason, smallest, metric.higher)
+        )
     return found
 
 

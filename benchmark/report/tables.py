@@ -12,7 +12,6 @@ from typing import Literal
 
 from benchmark.report.collect import Block, Doubt
 
-TASK = "zeroshot"
 Role = Literal["method", "switch", "paper", "measured", "difference", "cost"]
 Rank = Literal["", "best", "second"]
 NOTE_MARK = "*"
@@ -37,7 +36,7 @@ class Column:
     dataset: str = ""
     group: str = ""
     metric: str = ""
-    task: str = TASK
+    task: str = ""
     title: str = ""
     samples: str = ""
 
@@ -129,16 +128,6 @@ def column_groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
 
 
 # --- numbers as text ----------------------------------------------------------------------------------------
-
-
-def percent(value: float | None) -> str:
-    """0.4123 -> "41.2"; a missing value is a dash."""
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def points(value: float | None) -> str:
-    """A difference of fractions in points with its sign: 0.0123 -> "+1.2"; a missing one is empty."""
-    return "" if value is None else f"{100 * value:+.1f}"
 
 
 def parameters_text(value: float | None) -> str:

@@ -11,8 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from benchmark.experiments import Experiment, ResolvedRow, experiments, resolve
-from benchmark.report.collect import Block, Key, Row, Score, comparable, method_titles, other_backbone
-from benchmark.report.columns import REFERENCES
+from benchmark.report.collect import (
+    Block,
+    Key,
+    Row,
+    Score,
+    comparable,
+    declared_metrics,
+    method_titles,
+    other_backbone,
+)
 from benchmark.report.marks import NOT_RUN
 from benchmark.report.paper import PaperTables
 from benchmark.suites import read_suite
@@ -149,12 +157,11 @@ def _row(row: ResolvedRow, backbone: str, found: Found) -> Row:
 
 def _shown(row: Row, experiment: Experiment) -> Row:
     """Keep the scores that the experiment shows, with those that stand below them for reference."""
-    wanted = {
-        (task, name)
-        for task, metrics in experiment.tasks.items()
-        for metric in metrics
-        for name in (metric, *(reference.format(metric) for reference in REFERENCES.values()))
-    }
+    wanted = set()
+    for task, names in experiment.tasks.items():
+        declared = declared_metrics(task, row.runs)
+        held = (other for name in names if name in declared for other in declared[name].references)
+        wanted |= {(task, name) for name in (*names, *held)}
     scores = {key: score for key, score in row.scores.items() if (key[0], key[2]) in wanted}
     return replace(row, scores=scores)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from benchmark.report.collect import Block, Key, Row
-from benchmark.report.paper import METRICS
 
 if TYPE_CHECKING:
     from benchmark.report.significance import BlockTests, Comparison, Verdict
@@ -57,11 +56,6 @@ def summary(tests: BlockTests) -> list[str]:
     return lines
 
 
-def percent_points(difference: float) -> str:
-    """A difference of two fractions in points: ``+5.2``."""
-    return f"{100 * difference:+.1f}"
-
-
 def least_text(block: Block) -> str:
     """The smallest difference that matters in a table: ``0.5 points``."""
     return f"{100 * block.smallest:g} points"
@@ -108,7 +102,7 @@ def _against_baseline(tests: BlockTests, key: Key) -> str:
 
 def _undistinguished(tests: BlockTests, same: Sequence[Comparison], base: str, *, others: bool) -> str:
     most = max(abs(one.difference or 0.0) for one in same)
-    bound = f"|difference| <= {100 * most:.1f}"
+    bound = f"|difference| <= {tests.block.metric(same[0].key).text(most)}"
     if others:
         rest = "other one is" if len(same) == 1 else f"other {_number(len(same))} are"
         return f"the {rest} not told apart ({bound})"
@@ -144,7 +138,9 @@ def _named(tests: BlockTests, one: Comparison) -> str:
     title = tests.by_cell[one.first].title
     if one.difference is None or one.p_adjusted is None:
         return title
-    return f"{title} ({percent_points(one.difference)}, {p_text(one.p_adjusted)})"
+    metric = tests.block.metric(one.key)
+    unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
+    return f"{title} ({metric.signed(one.difference)}{unit}, {p_text(one.p_adjusted)})"
 
 
 def column_text(block: Block, key: Key) -> str:
@@ -153,7 +149,7 @@ def column_text(block: Block, key: Key) -> str:
     found = dict.fromkeys(other[0] for row in block.rows for other in row.scores if other[1:] == key[1:])
     listed_tasks = [name for name in block.spec.get("tasks") or {} if name in found] or list(found)
     suffix = f" ({task})" if task not in listed_tasks[:1] else ""
-    return f"{block.dataset_title(dataset, task)} {METRICS.get(metric, metric)}{suffix}"
+    return f"{block.dataset_title(dataset, task)} {block.metric(key).title}{suffix}"
 
 
 # --- what is not covered ------------------------------------------------------------------------------------
@@ -161,9 +157,11 @@ def column_text(block: Block, key: Key) -> str:
 
 def _limits(tests: BlockTests, keys: Sequence[Key]) -> list[str]:
     once = tests.ran_once(keys)
+    units = {tests.block.metric(key).unit for key in keys}
+    other = ", or in the unit of the column" if units - {"%"} else ""
     lines = [
-        "Differences are in points. p values are adjusted by Holm over the methods of a column; they cover the choice "
-        f"of test patients. A difference counts below 0.05, from {least_text(tests.block)} on"
+        f"Differences are in points{other}. p values are adjusted by Holm over the methods of a column; they cover "
+        f"the choice of test patients. A difference counts below 0.05, from {least_text(tests.block)} on"
         + ("." if len(once) == len(tests.rows) else ", if it also exceeds two standard errors over seeds.")
     ]
     if once:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.metrics import Metric
 from benchmark.report import collect, read_report
-from benchmark.report.tables import parameters_text, points, three_digits
+from benchmark.report.tables import parameters_text, three_digits
 from tests.report.conftest import WriteCell
 
 RECIPE = {"epochs": 40, "batch_size": 64, "lr": 0.001, "loss": "label_guided", "log_every": 20}
@@ -95,7 +96,10 @@ def test_numbers_are_short_and_keep_three_digits() -> None:
         "969",
         "4003",
     ]
-    assert [points(value) for value in (None, 0.0123, -0.2)] == ["", "+1.2", "-20.0"]
+    share, loss = Metric("acc"), Metric("log_loss", unit="nats", higher=False)
+    assert [share.signed(value) for value in (None, 0.0123, -0.2)] == ["", "+1.2", "-20.0"]
+    assert [share.text(None), share.text(0.4123), loss.text(0.4123)] == ["-", "41.2", "0.41"]
+    assert Metric.of_stored("log_loss", {**loss.stored(), "key of a newer version": 1}) == loss
 
 
 def test_older_recipes_without_later_settings_are_not_another_recipe(

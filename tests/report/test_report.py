@@ -283,11 +283,11 @@ def test_means_over_datasets_need_every_dataset(tmp_path: Path, write_cell: Writ
     cell.write_json("zeroshot.json", task)
     (block,) = collect.collect_blocks(tmp_path, load_paper())
     lora, ace = block.rows
-    mean = ace.mean_over(block.keys("acc"))
+    mean = ace.mean_over(block.keys("acc", "zeroshot"))
     assert mean is not None
     assert mean.value == pytest.approx((0.52 + 0.62) / 2)
     assert mean.sd == pytest.approx(0.04 / 2**0.5)
-    assert lora.mean_over(block.keys("acc")) is None
+    assert lora.mean_over(block.keys("acc", "zeroshot")) is None
 
 
 def test_efficiency_csv_averages_every_number_of_the_cells(store: Path) -> None:

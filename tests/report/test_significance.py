@@ -222,7 +222,7 @@ def test_order_of_samples_does_not_matter(make: Make) -> None:
     plain, mixed = row("a", make("a", 1.5, 1)), row("b", make("b", 1.5, 1, order=order))
     base = row("f", make("f", 1.0, 9, trained=0))
     for key in (ACC, AUC, ("zeroshot", "toy", "balanced_acc"), ("zeroshot", "toy", "auroc_flat")):
-        first, second = compare_rows(plain, base, [key])[0].test, compare_rows(mixed, base, [key])[0].test
+        first, second = (compare_rows(one, base, [key], block(one, base))[0].test for one in (plain, mixed))
         assert first is not None
         assert second is not None
         assert first.p_value == pytest.approx(second.p_value)
@@ -238,7 +238,7 @@ def test_order_of_samples_does_not_matter(make: Make) -> None:
     ],
 )
 def test_reasons(make: Make, changes: dict[str, Any], reason: str) -> None:
-    found = compare_rows(row("x", make("x", **changes)), row("f", make("f", trained=0)), [ACC])[0]
+    found = compare_rows(row("x", make("x", **changes)), row("f", make("f", trained=0)), [ACC], block())[0]
     assert found.test is None
     assert found.verdict == "not tested"
     assert reason in found.reason
@@ -268,7 +268,7 @@ def test_per_sample_metrics_of_any_task(make: Make) -> None:
         for name, values in (("a", a), ("b", b))
     ]
     key = ("zeroshot", "toy", "cnr")
-    test = compare_rows(rows[0], rows[1], [key])[0].test
+    test = compare_rows(rows[0], rows[1], [key], block(rows[0], rows[1]))[0].test
     (expected,) = permutation_tests((a - b)[5:, None], cluster_codes(PATIENTS[5:]))
     assert test is not None
     assert (test.difference, test.n) == (pytest.approx(expected.difference), N - 5)
@@ -287,7 +287,7 @@ def test_dice_and_pooled_dice(make: Make) -> None:
         rows.append(row(name, make(name, metrics=values, arrays=arrays)))
     for metric, kind in (("dice", "permutation"), ("iou", "permutation"), ("dice_pooled", "bootstrap")):
         key = ("zeroshot", "toy", metric)
-        test = compare_rows(rows[0], rows[1], [key])[0].test
+        test = compare_rows(rows[0], rows[1], [key], block(rows[0], rows[1]))[0].test
         assert test is not None
         assert test.test == kind
         assert test.difference == pytest.approx(rows[0].scores[key].value - rows[1].scores[key].value)
@@ -310,7 +310,7 @@ def test_boxes_are_tested_by_resampling(make: Make) -> None:
         assert isinstance(measure, Resampled)
         assert measure.values[0] == pytest.approx(value)
         rows.append(row(name, run))
-    test = compare_rows(rows[0], rows[1], [("zeroshot", "toy", "map")])[0].test
+    test = compare_rows(rows[0], rows[1], [("zeroshot", "toy", "map")], block(rows[0], rows[1]))[0].test
     assert test is not None
     assert test.test == "bootstrap"
     assert test.p_value < 0.01
@@ -327,7 +327,7 @@ def test_binary_auroc_uses_the_positive_column(make: Make) -> None:
         run.tasks["zeroshot"]["datasets"]["toy"]["kind"] = "binary"
         rows.append(row(name, run))
         placed.append(Placements.of(MeanArea(two[:, 1:] - two[:, :1], y[:, None] == 1)))
-    test = compare_rows(rows[0], rows[1], [AUC])[0].test
+    test = compare_rows(rows[0], rows[1], [AUC], block(rows[0], rows[1]))[0].test
     assert test is not None
     assert test.p_value == pytest.approx(delong_test(*placed, PATIENTS).p_value, rel=1e-3)
 
@@ -354,7 +354,7 @@ def test_paired_tests_compare_the_numbers_that_the_task_has_stored(
         task = {"zeroshot": {"datasets": {"toy": stored}}}
         rows.append(row(name, Run(cell.path, config, "success", "", task, {}, {}, ())))
     for key in rows[0].scores:
-        (found,) = compare_rows(rows[0], rows[1], [key])
+        (found,) = compare_rows(rows[0], rows[1], [key], block(rows[0], rows[1]))
         assert found.test is not None, found.reason
         assert found.test.difference == pytest.approx(rows[0].scores[key].value - rows[1].scores[key].value)
 
@@ -380,13 +380,16 @@ def test_a_second_task_on_the_same_data_is_named(make: Make) -> None:
     rows = []
     for name, skill in (("f", 1.0), ("a", 1.8)):
         run = make(name, skill, 1, trained=0)
-        run.tasks["joint"] = run.tasks["zeroshot"]  # type: ignore[index]
+        run.tasks["transclip"] = run.tasks["zeroshot"]  # type: ignore[index]
         stored = run.folder / "predictions" / "zeroshot-toy.npz"
-        stored.with_name("joint-toy.npz").write_bytes(stored.read_bytes())
+        stored.with_name("transclip-toy.npz").write_bytes(stored.read_bytes())
         rows.append(row(name, run))
     tests = block_tests(block(*rows))
-    assert [key[0] for key in tests.keys] == ["zeroshot", "zeroshot", "joint", "joint"]
-    assert [words.split(":")[0] for words in tests.words()[:3:2]] == ["Toy set ACC", "Toy set ACC (joint)"]
+    assert [key[0] for key in tests.keys] == ["zeroshot", "zeroshot", "transclip", "transclip"]
+    assert [words.split(":")[0] for words in tests.words()[:3:2]] == [
+        "Toy set ACC",
+        "Toy set ACC (transclip)",
+    ]
 
 
 def test_predictions_are_read_as_they_are(make: Make) -> None:

@@ -17,14 +17,13 @@ from benchmark.report.figures.style import (
     Look,
     freeze_layout,
     look,
+    metric_label,
     new_figure,
     samples_text,
     seeds_text,
     unranked_text,
 )
 from benchmark.report.labels import Segment, place_labels
-
-_SCORES = {"auroc": "Mean AUROC (%)", "acc": "Mean accuracy (%)"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ _FORWARD = Cost("forward_flops_per_pair", "FLOPs of a forward pass per pair", tr
 
 @dataclass(frozen=True)
 class Point:
-    """A method in a scatter: cost (0 when nothing is trained), score and its spread in percent."""
+    """A method in a scatter: cost (0 when nothing is trained), score and its spread in the shown unit."""
 
     title: str
     cost: float
@@ -65,10 +64,15 @@ class Point:
 
 
 def draw(block: Block) -> Iterator[Drawing]:
-    """Yield A1, the paper's (accuracy against parameters and forward FLOPs), and all scores against all costs."""
+    """Yield A1, the paper's (one score against parameters and forward FLOPs), and all scores against all costs.
+
+    Scores are the headline of the suite's first task, as far as more of them is better.
+    """
+    task = block.first_task
+    all_scores = [name for name in block.headline(task) if block.metric((task, "", name)).higher]
     for name, title, scores, costs in (
-        ("A1", "Accuracy against parameters and FLOPs", ("acc",), (_TRAINABLE, _FORWARD)),
-        ("efficiency", "Scores against costs", tuple(_SCORES), _COSTS),
+        ("A1", "Score against parameters and FLOPs", all_scores[:1], (_TRAINABLE, _FORWARD)),
+        ("efficiency", "Scores against costs", all_scores, _COSTS),
     ):
         figure = _figure(block, scores, costs)
         if figure is not None:
@@ -97,7 +101,7 @@ def _figure(block: Block, scores: Sequence[str], costs: Sequence[Cost]) -> Figur
     for axes, (score, cost) in zip(grid, panels, strict=False):
         _scatter(axes, points[score, cost])
         axes.set_xlabel(cost.label)
-        axes.set_ylabel(_SCORES[score])
+        axes.set_ylabel(f"Mean {metric_label(block.metric((block.first_task, '', score)))}")
         _cost_ticks(axes, points[score, cost], cost.unit)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -109,23 +113,24 @@ def _figure(block: Block, scores: Sequence[str], costs: Sequence[Cost]) -> Figur
 
 
 def _caption(block: Block, scores: Sequence[str]) -> str:
-    keys = [key for score in scores for key in block.keys(score)]
-    titles = [block.dataset_title(dataset) for dataset in dict.fromkeys(key[1] for key in keys)]
+    task = block.first_task
+    keys = [key for score in scores for key in block.keys(score, task)]
+    titles = [block.dataset_title(dataset, task) for dataset in dict.fromkeys(key[1] for key in keys)]
     return (
-        f"Zero-shot scores, mean over {', '.join(titles)} ({samples_text(block.rows, keys)} each) and over "
+        f"Scores ({task}), mean over {', '.join(titles)} ({samples_text(block.rows, keys)} each) and over "
         f"{seeds_text(block.rows)}; bars: standard deviation over seeds. Costs as efficiency.csv has them. Dashed: "
         f"Pareto front, what nothing cheaper reaches.{unranked_text(block.rows)}"
     )
 
 
 def _points(block: Block, metric: str, cost: Cost) -> list[Point]:
-    points = []
+    points, scale = [], block.metric((block.first_task, "", metric)).scale
     for number, row in enumerate(block.rows):
-        score, price = row.mean_over(block.keys(metric)), _price(row, cost)
+        score, price = row.mean_over(block.keys(metric, block.first_task)), _price(row, cost)
         if score is not None and price is not None:
-            spread = 100 * (score.sd or 0.0)
+            spread = scale * (score.sd or 0.0)
             solid = row.ranked and not score.apart
-            points.append(Point(row.title, price, 100 * score.value, spread, look(number), solid))
+            points.append(Point(row.title, price, scale * score.value, spread, look(number), solid))
     return points
 
 

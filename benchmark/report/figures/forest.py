@@ -14,12 +14,10 @@ from benchmark.report.figures.style import (
     metric_label,
     new_figure,
     samples_text,
-    scale_of,
     seeds_text,
     unranked_text,
 )
 from benchmark.report.significance import block_tests
-from benchmark.report.tables import TASK
 
 _COLUMNS = 4
 _LEAST = 1.0  # length of the axis of scores
@@ -30,7 +28,7 @@ def draw(block: Block) -> Iterator[Drawing]:
     tests = block_tests(block)
     rows = [(number, row) for number, row in enumerate(block.rows) if row.scores]
     keys = [key for key in tests.keys if any(key in row.scores for _, row in rows)]
-    keys.sort(key=lambda key: key[0] != TASK)  # the main task first, the others in their order
+    keys.sort(key=lambda key: key[0] != block.first_task)  # the main task first, the others in their order
     if not keys:
         return
     base = tests.by_cell.get(tests.baseline)
@@ -54,8 +52,9 @@ def draw(block: Block) -> Iterator[Drawing]:
 
 
 def _panel(axes: Axes, block: Block, key: Key, rows: list[tuple[int, Row]], base: Row | None) -> None:
-    task, dataset, metric = key
-    scale = scale_of(metric)
+    task, dataset, _ = key
+    metric = block.metric(key)
+    scale = metric.scale
     reference = base.scores.get(key) if base else None
     if reference is not None:
         axes.axvline(scale * reference.value, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)

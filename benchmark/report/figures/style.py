@@ -18,8 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
+from benchmark.metrics import Metric
 from benchmark.report.collect import Block, Key, Row
-from benchmark.report.columns import HEADS, UNITLESS
 from benchmark.store import write_whole
 
 # Okabe and Ito's palette without yellow, which is too light for lines and text; repeated with other markers.
@@ -146,15 +146,9 @@ def _save(drawing: Drawing, path: Path) -> Path:
 # --- words of a figure ----------------------------------------------------------------------------------------
 
 
-def metric_label(metric: str) -> str:
+def metric_label(metric: Metric) -> str:
     """Return the name of a metric with its unit: ``ACC (%)``."""
-    head = HEADS.get(metric, metric)
-    return head if metric in UNITLESS else f"{head} (%)"
-
-
-def scale_of(metric: str) -> float:
-    """Return what turns a stored value into the shown unit."""
-    return 1.0 if metric in UNITLESS else 100.0
+    return metric.title + (f" ({metric.unit})" if metric.unit else "")
 
 
 def samples_text(rows: Iterable[Row], keys: Collection[Key]) -> str:

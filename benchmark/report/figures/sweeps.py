@@ -16,7 +16,6 @@ from benchmark.report.figures.style import (
     metric_label,
     new_figure,
     samples_text,
-    scale_of,
     seeds_text,
     unranked_text,
 )
@@ -110,7 +109,7 @@ def _caption(block: Block, curve: _Curve) -> str:
 
 def _panel(axes: Axes, block: Block, curve: _Curve, keys: Sequence[Key]) -> list[Label]:
     assert block.experiment is not None  # draw saw to it
-    scale = scale_of(keys[0][2])
+    metric = block.metric(keys[0])
     wide = min(curve.values) > 0 and max(curve.values) >= 4 * min(curve.values)
     if wide:
         axes.set_xscale("log")
@@ -122,15 +121,15 @@ def _panel(axes: Axes, block: Block, curve: _Curve, keys: Sequence[Key]) -> list
         if not points:
             continue
         shift = _DODGE * (number - (len(keys) - 1) / 2)
-        _line(axes, curve, key, points, number, shift, wide=wide)
-        end = (points[-1][0], scale * points[-1][1].scores[key].value)
+        _line(axes, curve, key, points, number, shift, metric.scale, wide=wide)
+        end = (points[-1][0], metric.scale * points[-1][1].scores[key].value)
         labels.append((block.dataset_title(key[1], key[0]), look(number).colour, end))
     axes.set_xticks(curve.values, [f"{value:g}" for value in curve.values])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"{block.experiment.title} ({block.experiment.option})")
     samples = samples_text(curve.rows, keys)
-    axes.set_ylabel(metric_label(keys[0][2]) + (f", {samples}" if samples else ""))
+    axes.set_ylabel(metric_label(metric) + (f", {samples}" if samples else ""))
     return labels
 
 
@@ -141,11 +140,12 @@ def _line(
     points: Sequence[tuple[float, Row]],
     number: int,
     shift: float,
+    scale: float,
     *,
     wide: bool,
 ) -> None:
     """Draw one dataset's line, moved aside a little so that intervals do not lie on one another."""
-    scale, style = scale_of(key[2]), look(number)
+    style = look(number)
     low, high = min(curve.values), max(curve.values)
     places = [value * (high / low) ** shift if wide else value + (high - low) * shift for value, _ in points]
     scores = [row.scores[key] for _, row in points]
