@@ -26,7 +26,7 @@ from benchmark.data.labels import POLICIES
 from benchmark.data.load import check_dataset, entries_by_use, load_dataset, needed
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import PairData, blank_pairs, pairs
-from benchmark.efficiency import measure_method, peak_memory, step_times
+from benchmark.efficiency import measure_method, step_times
 from benchmark.errors import BenchmarkError, ConfigError, DataError, StoreError
 from benchmark.guards import overlap
 from benchmark.guards.frozen import check_frozen, check_mode, frozen_digests
@@ -297,14 +297,14 @@ class _Cell:
         if batches.constant and outcome is not None:
             cached = measure_method(self.method, batches.batch(rows), pairs=_FLOPS_PAIRS)
             figures["step_flops_per_pair_cached"] = cached["step_flops_per_pair"]
-        times = step_times(outcome.step_seconds if outcome else [])
+        times = step_times(*((outcome.step_seconds, outcome.step_waits) if outcome else ((), ())))
         median = times["step_time_p50_s"]
         return {
             **figures,
             **inference_costs(self.method, self.prompts, self.frozen_flops),
             **times,
             "images_per_s": self.spec.recipe.batch_size / median if median else None,
-            "peak_memory_bytes": peak_memory(self.device),
+            "peak_memory_bytes": outcome.peak_memory if outcome else None,
             "wall_time_s": seconds if outcome is None else outcome.wall_seconds,
             "cached_features": batches.constant,
             "device": self.device.type,

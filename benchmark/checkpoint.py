@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmark.store import write_whole
 
-_VERSION = 2  # raise it whenever the state is kept in another form
+_VERSION = 3  # raise it whenever the state is kept in another form
 
 
 class Checkpoint:

@@ -8,9 +8,11 @@ so that a kernel which computes scores twice to save memory does not look more e
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,12 +93,43 @@ def flops(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def step_times(seconds: Sequence[float]) -> dict[str, float | None]:
-    """Median and 95th percentile of step times in seconds; None when no step was timed."""
+def step_times(seconds: Sequence[float], waits: Sequence[float]) -> dict[str, float | None]:
+    """Median and 95th percentile of step times in seconds, and the share of them that batches were waited for.
+
+    All None when no step was timed.
+    """
     if not len(seconds):
-        return {"step_time_p50_s": None, "step_time_p95_s": None}
+        return dict.fromkeys(("step_time_p50_s", "step_time_p95_s", "data_wait_share"))
     p50, p95 = np.percentile(np.asarray(seconds, dtype=np.float64), [50, 95])
-    return {"step_time_p50_s": float(p50), "step_time_p95_s": float(p95)}
+    share = sum(waits) / sum(seconds)
+    return {"step_time_p50_s": float(p50), "step_time_p95_s": float(p95), "data_wait_share": share}
+
+
+class PeakMemory:
+    """The most memory in use since this was made: allocated by torch on a GPU, else resident in this process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self._forgotten = device.type == "cuda" or _forget_peak()
+        self._before = 0 if self._forgotten else peak_memory(device)
+
+    def bytes(self) -> int | None:
+        """Return the peak; None where a larger one came before, and the system cannot forget it."""
+        peak = peak_memory(self._device)
+        return peak if self._forgotten or peak > self._before else None
+
+
+def _forget_peak() -> bool:
+    """Set the peak of resident memory to what is in use now, as Linux can: proc(5), clear_refs."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps what is freed, here hundreds of megabytes of an earlier cell
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def peak_memory(device: torch.device | str) -> int:
@@ -104,6 +137,10 @@ def peak_memory(device: torch.device | str) -> int:
     device = torch.device(device)
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    # getrusage also holds the peak of the process that started this one, up to that moment
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
 

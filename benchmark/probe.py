@@ -24,7 +24,7 @@ from benchmark.data.batches import PairBatches
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.load import load_dataset
 from benchmark.data.samples import PairData, pairs
-from benchmark.efficiency import parameter_counts, peak_memory
+from benchmark.efficiency import parameter_counts
 from benchmark.trainer import Trainer
 
 STEPS = 20
@@ -97,14 +97,13 @@ def _timed(
     short = dataclasses.replace(
         recipe, max_steps=steps, epochs=math.ceil(steps / batches.steps), log_every=1, select="last"
     )
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     trainer = Trainer(
         method, batches, short, validate=lambda _: {_METRIC: 0.0}, metric=_METRIC,
         checkpoint=_Nowhere(Path("unused"), ""), device=device, reporter=NullReporter(),
     )  # fmt: skip
-    seconds = trainer.run().step_seconds[min(_WARM_UP, steps - 1) :]
-    peak = peak_memory(device) if device.type == "cuda" else None
+    outcome = trainer.run()
+    seconds = outcome.step_seconds[min(_WARM_UP, steps - 1) :]
+    peak = outcome.peak_memory if device.type == "cuda" else None
     return Timing(float(np.median(seconds)), parameter_counts(method)["trainable"], peak)
 
 

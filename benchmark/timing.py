@@ -8,9 +8,9 @@ bytes and does not depend on the machine at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmark.console import duration
 
+T = TypeVar("T")
 _ROUND_SECONDS, _MOST_CALLS = 0.05, 200
 
 
@@ -125,6 +126,55 @@ def _timed(thing: Callable[[], object], device: torch.device) -> tuple[float, fl
     thing()
     _wait(device)
     return time.perf_counter() - wall, time.process_time() - cpu
+
+
+class StepClock:
+    """Times of training steps: from asking for a batch to asking for the next one, whatever is done or waited for.
+
+    A GPU is asked by events of its own, which it passes between two steps and which are read later, so that no step
+    waits for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[tuple[Any, Any]] = []
+        self._waits: list[float] = []
+
+    def steps(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batches; each stands for a step, which counts when the next batch is asked for."""
+        rest, start = iter(batches), self._mark()
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(rest)
+            except StopIteration:
+                return
+            wait = time.perf_counter() - asked
+            yield batch
+            end = self._mark()
+            self._marks.append((start, end))
+            self._waits.append(wait)
+            start = end
+
+    def read(self) -> tuple[list[float], list[float]]:
+        """Return seconds of the steps since the last call, and for how many of them a batch was waited for.
+
+        Waits are those of this process; a GPU may have been at work meanwhile.
+        """
+        marks, waits, self._marks, self._waits = self._marks, self._waits, [], []
+        if self._device.type != "cuda":
+            return [end - start for start, end in marks], waits
+        if marks:
+            marks[-1][1].synchronize()
+        return [start.elapsed_time(end) / 1e3 for start, end in marks], waits
+
+    def _mark(self) -> Any:
+        """Return this moment: seconds, or on a GPU an event."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
 
 def _wait(device: torch.device) -> None:

@@ -19,12 +19,14 @@ from benchmark.config import Recipe
 from benchmark.console import Reporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.samples import Batch
+from benchmark.efficiency import PeakMemory
 from benchmark.errors import CellError
 from benchmark.gradients import backward
 from benchmark.guards.frozen import check_mode
 from benchmark.parallel import ALONE, World
 from benchmark.precision import TrainingArithmetic
 from benchmark.stop import Stopped
+from benchmark.timing import StepClock
 from methods.base import Method
 
 Validate = Callable[[Method], dict[str, float]]
@@ -38,12 +40,15 @@ class Adaptation:
     Attributes:
         history: one row per epoch, row 0 before the first step.
         best: the history row whose weights were kept.
-        step_seconds: duration of the last optimiser steps. wall_seconds: all of training and validation.
+        step_seconds: of the last steps, each until the next one. step_waits: how much of it a batch was waited for.
+        peak_memory: bytes, of the steps; None where the system cannot tell. wall_seconds: all, validation too.
     """
 
     history: list[dict[str, Any]]
     best: dict[str, Any]
     step_seconds: list[float]
+    step_waits: list[float]
+    peak_memory: int | None
     wall_seconds: float
 
 
@@ -60,6 +65,8 @@ class _Progress:
     best: dict[str, Any] | None = None
     best_state: dict[str, Tensor] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
+    step_waits: list[float] = field(default_factory=list)
+    peak_memory: int | None = None
     wall_seconds: float = 0.0
 
 
@@ -133,7 +140,7 @@ class Trainer:
         self._total = planned if recipe.max_steps is None else min(planned, recipe.max_steps)
         self._warmup = min(round(recipe.warmup_epochs * batches.steps), max(1, self._total // 2))
         self._progress = _Progress()
-        self._clock = 0.0
+        self._clock, self._steps = 0.0, StepClock(device)
         for tower in (method.backbone.image, method.backbone.text):
             if recipe.gradient_checkpointing:
                 tower.checkpointing = True
@@ -162,7 +169,14 @@ class Trainer:
             raise Stopped(f"kept up to step {progress.step} of {self._total}") from None
         assert progress.best is not None  # at least one epoch ran
         self._method.load_trainable_state(progress.best_state)
-        return Adaptation(progress.history, progress.best, progress.step_seconds, progress.wall_seconds)
+        return Adaptation(
+            progress.history,
+            progress.best,
+            progress.step_seconds,
+            progress.step_waits,
+            progress.peak_memory,
+            progress.wall_seconds,
+        )
 
     # ------------------------------------------------------------------ one epoch
     def _next_epoch(self) -> None:
@@ -175,7 +189,9 @@ class Trainer:
         self._reporter.start(f"adapt, epoch {progress.epoch}", left)
         self._method.train()
         check_mode(self._method)
+        memory = PeakMemory(self._device)
         self._train_epoch()
+        progress.peak_memory = max(filter(None, (progress.peak_memory, memory.bytes())), default=None)
         row = self._row(train_loss=float(progress.epoch_loss) / max(1, progress.epoch_steps))
         if empty := int(progress.epoch_empty):
             row["empty_steps"] = empty
@@ -188,10 +204,10 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Make the steps of an epoch, or what is left of them or of ``max_steps``."""
         progress, since = self._progress, 0
-        for batch in self._batches.epoch(progress.epoch, progress.epoch_steps):
+        for batch in self._steps.steps(self._batches.epoch(progress.epoch, progress.epoch_steps)):
             if progress.step >= self._total:
                 break
-            loss = self._timed_step(batch)
+            loss = self._step(batch)
             progress.epoch_loss += loss
             progress.epoch_empty += loss == 0  # all others masked out by label guidance
             progress.epoch_steps += 1
@@ -213,15 +229,6 @@ class Trainer:
                 "lower --lr or set recipe.grad_clip=1.0"
             )
         return f"loss {loss:.3f}"
-
-    def _timed_step(self, batch: Batch) -> Tensor:
-        started = time.perf_counter()
-        loss = self._step(batch)
-        if self._device.type == "cuda" and self._progress.step % self._recipe.log_every == 0:
-            torch.cuda.synchronize(self._device)  # keeps host times honest without a wait per step
-        self._progress.step_seconds.append(time.perf_counter() - started)
-        del self._progress.step_seconds[:-_KEPT_STEP_TIMES]
-        return loss
 
     def _step(self, batch: Batch) -> Tensor:
         """Make one optimiser step and return the detached loss."""
@@ -274,9 +281,12 @@ class Trainer:
 
     # ------------------------------------------------------------------ selection and state
     def _count_time(self) -> None:
-        now = time.perf_counter()
-        self._progress.wall_seconds += now - self._clock
+        now, progress = time.perf_counter(), self._progress
+        progress.wall_seconds += now - self._clock
         self._clock = now
+        for kept, new in zip((progress.step_seconds, progress.step_waits), self._steps.read(), strict=True):
+            kept += new
+            del kept[:-_KEPT_STEP_TIMES]
 
     def _row(self, train_loss: float | None) -> dict[str, Any]:
         self._count_time()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark import efficiency
+from benchmark.timing import StepClock
 
 
 class _TinyMethod(nn.Module):
@@ -124,11 +126,56 @@ def test_a_fused_encoder_layer_is_not_counted_as_nothing() -> None:
 
 
 def test_step_times_are_percentiles() -> None:
-    assert efficiency.step_times([4.0, 1.0, 2.0, 3.0, 5.0]) == {
+    assert efficiency.step_times([4.0, 1.0, 2.0, 3.0, 5.0], [1.0, 0.0, 0.0, 0.0, 2.0]) == {
         "step_time_p50_s": 3.0,
         "step_time_p95_s": 4.8,
+        "data_wait_share": 0.2,
     }
-    assert efficiency.step_times([]) == {"step_time_p50_s": None, "step_time_p95_s": None}
+    assert set(efficiency.step_times([], []).values()) == {None}
+
+
+class _Event:
+    """Stands for an event of a GPU that reaches each mark 250 ms after the one before."""
+
+    made: ClassVar[list[_Event]] = []
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.waited_for = False
+        self.made.append(self)
+
+    def record(self, stream: str) -> None:
+        assert stream == "stream of cuda:1"
+
+    def synchronize(self) -> None:
+        self.waited_for = True
+
+    def elapsed_time(self, end: _Event) -> float:
+        return 250.0 * (self.made.index(end) - self.made.index(self))
+
+
+def test_steps_on_a_gpu_are_timed_by_its_events_and_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    clock = StepClock(torch.device("cuda:1"))
+    assert list(clock.steps("abc")) == ["a", "b", "c"]
+    seconds, waits = clock.read()
+    assert seconds == [0.25] * 3
+    assert len(waits) == 3
+    assert [event.waited_for for event in _Event.made] == [False, False, False, True]
+    assert clock.read() == ([], [])
+
+
+def test_a_peak_that_a_system_cannot_forget_counts_only_where_it_rose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(efficiency, "_forget_peak", lambda: False)
+    peak = 100
+    monkeypatch.setattr(efficiency, "peak_memory", lambda _: peak)
+    memory = efficiency.PeakMemory(torch.device("cpu"))
+    assert memory.bytes() is None
+    peak = 130
+    assert memory.bytes() == 130
 
 
 def test_peak_memory_on_cpu_is_that_of_the_process() -> None:
@@ -136,7 +183,9 @@ def test_peak_memory_on_cpu_is_that_of_the_process() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_peak_memory_on_cuda_sees_an_allocation() -> None:
-    torch.cuda.reset_peak_memory_stats()
+def test_peak_memory_on_cuda_sees_an_allocation_and_forgets_it() -> None:
+    memory = efficiency.PeakMemory(torch.device("cuda"))
     tensor = torch.zeros(1_000_000, device="cuda")
-    assert efficiency.peak_memory("cuda") >= tensor.numel() * 4
+    assert memory.bytes() >= (size := tensor.numel() * 4)
+    del tensor
+    assert efficiency.PeakMemory(torch.device("cuda")).bytes() <= memory.bytes() - size

@@ -95,6 +95,56 @@ def test_steps_in_which_no_pair_was_compared_are_counted(tmp_path: Path) -> None
     assert not any("empty_steps" in row for row in outcome.history)
 
 
+class Slow:
+    """Batches that take 5 s each, by a clock that nothing else moves."""
+
+    def __init__(self, of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self._of, self.steps = 0.0, of, of.steps
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+
+    def epoch(self, *which: int) -> Iterator[Any]:
+        for batch in self._of.epoch(*which):
+            self.now += 5.0
+            yield batch
+
+
+def test_a_step_lasts_until_the_next_one_and_tells_what_it_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = method("taskres")
+    slow, loss = Slow(batches(wrapped), monkeypatch), wrapped.loss
+
+    def two_seconds(batch: Any) -> torch.Tensor:
+        slow.now += 2.0
+        return loss(batch)
+
+    monkeypatch.setattr(wrapped, "loss", two_seconds)
+    outcome = trainer(wrapped, tmp_path, constant, dataclasses.replace(RECIPE, max_steps=5), of=slow).run()
+    assert outcome.step_seconds == [7.0] * 5
+    assert outcome.step_waits == [5.0] * 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_is_that_of_this_run_not_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks, kept, blocks, size = [], [], 8000, 50_000
+    for number, needed in enumerate((blocks, 0)):
+        wrapped = method("taskres")
+        loss = wrapped.loss
+
+        def large(batch: Any, needed: int = needed, loss: Any = loss) -> torch.Tensor:
+            freed = []
+            for _ in range(needed):
+                freed.append(torch.ones(size, dtype=torch.uint8))
+                kept.append(torch.ones(1))  # lies between, so that a C library keeps what is freed
+            return loss(batch)
+
+        monkeypatch.setattr(wrapped, "loss", large)
+        peaks.append(trainer(wrapped, tmp_path / str(number), constant).run().peak_memory)
+    assert peaks[0] > peaks[1] + blocks * size // 2
+
+
 @pytest.mark.parametrize(("select", "kept"), [("best", 2), ("last", 3)])
 def test_the_best_epoch_by_validation_is_kept(tmp_path: Path, select: str, kept: int) -> None:
     wrapped = method("taskres")
@@ -301,7 +351,7 @@ def test_a_step_between_two_log_points_waits_for_nothing(name: str, tmp_path: Pa
     recipe = dataclasses.replace(RECIPE, log_every=3, grad_clip=1.0)
     stepping = trainer(built.train(), tmp_path, constant, recipe, of=SimpleNamespace(steps=3))
     with torch.autograd.profiler.profile() as profile:
-        stepping._timed_step(batch)
+        stepping._step(batch)
     assert waiting(profile.function_events) == []
 
 

@@ -40,9 +40,10 @@ COSTS: dict[str, tuple[str, str, Form]] = {
 """Number of efficiency.json (nested keys joined by "_") -> group of columns, head with unit, how it is written."""
 _WORDS = (
     "Costs, means over seeds. Parameters: trainable ones with the logit scale, which is in no tower; 'both' act on "
-    "both towers. Training step: forward and backward, median time; peak memory: largest allocation on a GPU, largest "
-    "size of the process on a CPU. Inference FLOPs, frozen = 1: of an image and a text, relative to those of "
-    "the frozen backbone; merged: with the adapter written into its weights. '-': not measured, or no merged form."
+    "both towers. Training step: median time until the next one, waits for data included; peak memory of the steps: "
+    "largest allocation on a GPU, largest size of the process on a CPU. Inference FLOPs, frozen = 1: of an image and a "
+    "text, relative to those of the frozen backbone; merged: with the adapter written into its weights. '-': not "
+    "measured, or no merged form."
 )
 
 
