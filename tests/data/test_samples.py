@@ -210,7 +210,7 @@ def test_images_of_another_size_than_the_backbone_takes_are_refused(tmp_path: Pa
     assert load_dataset(entry, tmp_path, NullReporter(), Fitting((64, 64))).pixels.shape == (1, 64, 64)
     with pytest.raises(DataError, match="has images of 64 x 64 pixels, the backbone takes 224 x 224"):
         load_dataset(entry, tmp_path, NullReporter(), Fitting((224, 224)))
-    with pytest.raises(ConfigError, match="'size' follows from the backbone"):
+    with pytest.raises(ConfigError, match="'size' is not yours to set"):
         load_dataset(entry | {"size": 64}, tmp_path, NullReporter())
 
 
