@@ -109,7 +109,11 @@ def test_near_copies_are_those_of_the_plain_formula(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(imprint, name, size)
     generator = np.random.default_rng(0)
     theirs = generator.normal(128, 30, (50, 32, 32))
-    noise = generator.normal(0, 1, (40, 32, 32)) * np.linspace(0, 6, 40)[:, None, None]
+    noise = generator.normal(0, 1, (40, 32, 32))
+    noise[::2] = np.kron(
+        generator.normal(0, 1, (20, 8, 8)), np.ones((4, 4))
+    )  # and stains, which the means keep
+    noise *= np.linspace(0, 6, 40)[:, None, None]
     mine = theirs[generator.integers(0, 50, 40)] + noise
     mine[3], theirs[5] = 7, 7  # blank ones are nobody's copy
     ones, others = (np.clip(rows, 0, 255).astype(np.uint8) for rows in (mine, theirs))

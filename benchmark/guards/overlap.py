@@ -173,7 +173,7 @@ def facts(found: Iterable[Overlap], task: str, dataset: str) -> dict[str, Any]:
          "seen": item.seen, "leak": item.leak, "text": "; ".join(text for text, _ in item.parts())}
         for item in mine
     ]  # fmt: skip
-    notes = [next(item.parts())[0] for item in mine if item.leak]
+    notes = [about["text"] for about in shared if about["leak"]]
     return {"overlaps": shared, **({"data_notes": notes} if notes else {})}
 
 

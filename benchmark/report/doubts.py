@@ -59,10 +59,15 @@ def _of_corpus(rows: Iterable[Row]) -> Iterator[Doubt]:
 
 
 def _of_data(block: Block) -> Iterator[Doubt]:
-    """What the preparation and the results say of test sets: another split, images left out, classes not scored."""
+    """What preparation and results say of test sets: another split, images left out, classes not scored, near copies.
+
+    Images and patients that two test sets share are no doubt; leaks stand among the notes already.
+    """
     for task in shown_tasks(block):
         for dataset in block.datasets(task):
-            for note in block.data_notes(dataset, task):
+            shared = [item for info in block.facts(dataset, task) for item in info.get("overlaps") or ()]
+            seen = [str(item["text"]) for item in shared if item.get("seen") and not item["leak"]]
+            for note in (*block.data_notes(dataset, task), *seen):
                 yield Doubt("data", note, block.dataset_title(dataset, task))
 
 

@@ -37,6 +37,14 @@ def _of(file: str, tests: str, *changes: tuple[str, str, str]) -> tuple[Mutant, 
 
 MUTANTS: tuple[Mutant, ...] = (
     *_of(
+        "benchmark/guards/imprint.py",
+        "tests/test_guards_leaks.py::test_near_copies_are_those_of_the_plain_formula",
+        ("near copies: cosine of grey levels", "values -= values.mean(axis=1, keepdims=True)", ""),
+        ("near copies: bound too tight", "< 2 - 2 * NEAR + 1e-4", "< (2 - 2 * NEAR) / 4"),
+        ("near copies: means too long", "np.full((4, 1), 0.5)", "np.full((4, 1), 1.0)"),
+        ("near copies: at half the correlation", ".sum(axis=1) > NEAR", ".sum(axis=1) > NEAR / 2"),
+    ),
+    *_of(
         "benchmark/losses.py",
         "tests/test_losses.py",
         ("loss: one direction only", "return (image_to_text + text_to_image) / 2", "return image_to_text"),

@@ -41,6 +41,10 @@ def test_the_doubts_of_a_run_are_on_the_last_screen_below_the_table_and_on_the_p
     result["datasets"]["rsna"]["info"] = {
         "classes": ["none", "pneumonia"],
         "data_notes": ["AUROC over 1 of 2 classes (a: no image has it)"],
+        "overlaps": [
+            {"seen": seen, "leak": leak, "text": f"{count} of 64 images are near copies"}
+            for count, seen, leak in ((3, True, False), (4, False, False), (5, True, True))
+        ],
     }
     cell.write_json("zeroshot.json", result)
     report = read_report(tmp_path)
@@ -48,6 +52,7 @@ def test_the_doubts_of_a_run_are_on_the_last_screen_below_the_table_and_on_the_p
         f"{PAIRS}.",
         "Corpus: 3 films could not be read.",
         "RSNA: AUROC over 1 of 2 classes (a: no image has it).",
+        "RSNA: 3 of 64 images are near copies.",  # of other test sets they may be, and leaks are notes already
         "zero_shot: worse than chance on CheXpert 5x200 AUC (50.0), RSNA ACC (50.0), RSNA AUC (50.0).",
         "coop: no better than chance on CheXpert 5x200 AUC (50.0).",
         "coop: limited to 64 samples: not comparable, not ranked.",
