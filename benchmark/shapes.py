@@ -80,7 +80,9 @@ def arrays_problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     import numpy as np
 
     count = len(arrays["image_id"]) if "image_id" in arrays and arrays["image_id"].ndim else None
-    for name in ("image_id", "patient_id", "similarity", "target"):
+    forms = [name for name in arrays if name.startswith(("sample_", "group_"))]
+    forms += [name for name in arrays if name.startswith("score_") and f"truth_{name[6:]}" in arrays]
+    for name in ("image_id", "patient_id", "similarity", "target", *forms):
         if name in arrays and (arrays[name].ndim == 0 or len(arrays[name]) != count):
             return f"'{name}' has not one entry per image"
     scores, target = arrays.get("similarity"), arrays.get("target")

@@ -6,10 +6,10 @@ A task never touches an optimiser of the method, and it sees test data only afte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -60,18 +60,6 @@ class TaskContext:
         return None if self.preprocess is None else self.preprocess.fitting
 
 
-class Samples(Protocol):
-    """What a task has measured on: ids of N images, and of their patients where they are known."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """N image ids."""
-
-    @property
-    def clusters(self) -> Sequence[str] | None:
-        """N patient ids."""
-
-
 @dataclass(frozen=True)
 class DatasetResult:
     """Numbers of one dataset.
@@ -94,7 +82,7 @@ class DatasetResult:
         cls,
         kind: str,
         formulas: Mapping[str, WeightedMetric],
-        data: Samples,
+        data: Any,
         predictions: Mapping[str, np.ndarray],
         info: Mapping[str, Any],
         *,
@@ -106,8 +94,8 @@ class DatasetResult:
         Args:
             kind: as above.
             formulas: name -> metric of the samples.
-            data: the samples.
-            predictions: what else is stored of each.
+            data: whatever has N ``ids`` and N patients, ``clusters``; None: every sample stands for itself.
+            predictions: what else is stored of each sample.
             info: as above.
             resamples: behind every interval.
             seed: of the resamples.

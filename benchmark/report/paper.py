@@ -32,7 +32,7 @@ class PaperTables:
 
     def methods(self, table: str) -> list[str]:
         """Return the method titles of a table in the paper's order."""
-        return self._methods.get(table, [])
+        return list(dict.fromkeys(key[1] for key in self._values if key[0] == table))
 
     def value(self, table: str, method: str, dataset: str, metric: str) -> float | None:
         """Return a reported number in the paper's unit, or None where the paper has none.
@@ -52,19 +52,11 @@ class PaperTables:
     @cached_property
     def metrics(self) -> frozenset[str]:
         """Heads of all columns."""
-        return frozenset(self.frame["metric"])
-
-    @cached_property
-    def _methods(self) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = {}
-        for table, method in self.frame[["table", "row_method"]].drop_duplicates().itertuples(index=False):
-            names.setdefault(table, []).append(method)
-        return names
+        return frozenset(metric for _, _, metric in self._columns)
 
     @cached_property
     def _columns(self) -> frozenset[tuple[str, str, str]]:
-        keys = self.frame[["table", "dataset", "metric"]].itertuples(index=False, name=None)
-        return frozenset(keys)
+        return frozenset((table, dataset, metric) for table, _, dataset, metric in self._values)
 
     @cached_property
     def _values(self) -> dict[tuple[str, str, str, str], float]:

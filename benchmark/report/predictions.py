@@ -41,14 +41,8 @@ _AGREES = 0.001
 """The metric made anew from what was stored (in float32) may differ from the stored one by this much."""
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """A metric and its values in resamples of patients, [1 + R]."""
-
-    values: Floats
-
-
-Measure = SampleMean | Placements | Resampled
+Measure = SampleMean | Placements | Floats
+"""What is known of a metric sample by sample; of any other its value, and those in resamples of patients, [1 + R]."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +104,8 @@ def run_evidence(run: Run, key: Key) -> Evidence:
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
     found, value = _evidence(path, stamp, _protocol(run, task, dataset), metric)
     stored = float(run.scores()[key]["value"])
-    if abs(value - stored) > _AGREES:
-        raise StoreError(f"its predictions give {100 * value:.1f}, not the stored {100 * stored:.1f}")
+    if abs(value - stored) > _AGREES * max(1.0, abs(stored)):
+        raise StoreError(f"its predictions give {value:.4f}, not the stored {stored:.4f}")
     return found
 
 
@@ -132,8 +126,10 @@ def _mean(measures: Sequence[Measure]) -> Measure:
     first = measures[0]
     if isinstance(first, Placements):
         return Placements.mean([one for one in measures if isinstance(one, Placements)])
-    values = np.mean([one.values for one in measures if not isinstance(one, Placements)], axis=0)
-    return SampleMean(values, first.groups) if isinstance(first, SampleMean) else Resampled(values)
+    if isinstance(first, SampleMean):
+        values = [one.values for one in measures if isinstance(one, SampleMean)]
+        return SampleMean(np.mean(values, axis=0), first.groups)
+    return np.asarray(np.mean([one for one in measures if isinstance(one, np.ndarray)], axis=0))
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -207,8 +203,7 @@ def _made(arrays: Mapping[str, Array], protocol: Protocol, metric: str) -> tuple
     if isinstance(formula, MeanArea):
         return Evidence(samples, patients, Placements.of(formula).rows(order)), value
     counts = patient_counts(patients)[np.argsort(order)]
-    values = np.append(value, bootstrap_values(formula, counts))
-    return Evidence(samples, patients, Resampled(values)), value
+    return Evidence(samples, patients, np.append(value, bootstrap_values(formula, counts))), value
 
 
 def _digest(*arrays: Array) -> str:

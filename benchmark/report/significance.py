@@ -34,7 +34,6 @@ from benchmark.report.agreement import made_of
 from benchmark.report.collect import SMALLEST_DIFFERENCE, Block, Key, Row, Run, baseline_cell
 from benchmark.report.predictions import (
     Evidence,
-    Resampled,
     mean_evidence,
     patient_counts,
     run_evidence,
@@ -354,11 +353,9 @@ def _tests(sides: Sequence[tuple[Any, Any]]) -> list[PairedTest]:
             means.setdefault(one.samples, []).append(index)
         elif isinstance(one.measure, Placements):
             tests[index] = delong_test(one.measure, other.measure, one.patients)
-        elif isinstance(one.measure, Resampled):
+        else:
             patients = int(one.patients.max()) + 1
-            tests[index] = resampled_test(
-                one.measure.values, other.measure.values, len(one.patients), patients
-            )
+            tests[index] = resampled_test(one.measure, other.measure, len(one.patients), patients)
     for members in means.values():
         first = sides[members[0]][0]
         differences = [sides[index][0].measure.values - sides[index][1].measure.values for index in members]
