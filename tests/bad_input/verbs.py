@@ -46,9 +46,6 @@ CASES = [
         ("--rounds: expected a value of at least 1", "--threads: expected a value of at least 1"),
     ),
     Case(
-        "efficiency: an unknown comparison", "efficiency --against slow", "--against: invalid choice: 'slow'"
-    ),
-    Case(
         "efficiency: an unknown method",
         "efficiency --methods coopp",
         "unknown method 'coopp'. Did you mean 'coop'?",
