@@ -8,6 +8,7 @@ from torch import Tensor
 from benchmark.checkpoint import random_state, set_random_state
 from benchmark.data.samples import Batch
 from benchmark.parallel import ALONE, World
+from benchmark.precision import full_precision
 from methods.base import Embeddings, Method
 
 
@@ -72,7 +73,7 @@ def _as_computed(batch: Batch) -> torch.autocast:
     Inside autocast, what was computed in fp32 would have its gradients rounded (torch's notes on mixed precision), and
     so would the products in a library's gradient hooks, which must not change the type.
     """
-    return torch.autocast(batch.device.type, enabled=False)
+    return full_precision(batch.device)
 
 
 def _loss(method: Method, batch: Batch, world: World, step: int) -> Tensor:
