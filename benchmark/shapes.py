@@ -11,7 +11,7 @@ from benchmark.errors import quoted
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-NUMBER, WHOLE, TEXT, MAPPING = "a number", "a whole number", "a text", "keys and values"
+NUMBER, WHOLE, TEXT, MAPPING, LIST = "a number", "a whole number", "a text", "keys and values", "a list"
 
 
 class Each:
@@ -28,7 +28,9 @@ RESULT = {
     "metrics": Each(_METRIC),
     "status": TEXT,
     "identity": IDENTITY,
-    "datasets": Each({"metrics": Each(_SCORE), "info": MAPPING, "kind": TEXT}),
+    "datasets": Each(
+        {"metrics": Each(_SCORE), "info": dict.fromkeys(("data_notes", "classes"), LIST), "kind": TEXT}
+    ),
 }
 CONFIG = {
     **dict.fromkeys(("suite_name", "backbone", "method", "variant"), TEXT),
@@ -40,7 +42,7 @@ CONFIG = {
 }
 OWN: Mapping[str, Any] = {
     "status.json": {"status": TEXT, "error": TEXT},
-    "adapt.json": {"imported": MAPPING, "identity": IDENTITY},
+    "adapt.json": {"imported": MAPPING, "identity": IDENTITY, "data_notes": LIST},
     "efficiency.json": {"by_tower": MAPPING},
     "provenance.json": {"git": MAPPING, "imported": MAPPING},
 }
@@ -71,7 +73,7 @@ def problem(value: Any, shape: Any, place: str = "") -> str:
 def _is(value: Any, word: str) -> bool:
     if word == NUMBER:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    kinds: Any = {WHOLE: int, TEXT: str, MAPPING: Mapping}[word]
+    kinds: Any = {WHOLE: int, TEXT: str, MAPPING: Mapping, LIST: list}[word]
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 

@@ -151,6 +151,14 @@ _DAMAGED: dict[str, tuple[Setup, str]] = {
         changed_cell("adapt.json", "imported", value="x"),
         "adapt.json: imported: expected keys and values",
     ),
+    "doubts that are a number": (
+        changed_cell("adapt.json", "data_notes", value=3),
+        "adapt.json: data_notes: expected a list, got 3",
+    ),
+    "classes that are a number": (
+        changed_cell("zeroshot.json", "datasets", "set", "info", value={"classes": 3}),
+        "datasets.set.info.classes: expected a list, got 3",
+    ),
     "a commit that is a text": (
         changed_cell("provenance.json", "git", value="x"),
         "provenance.json: git: expected keys and values",
