@@ -74,6 +74,11 @@ class Metric:
         return "" if value is None else f"{self.scale * value:+.{self._digits}f}"
 
     @property
+    def least_shown(self) -> float:
+        """The smallest difference that :meth:`signed` does not round to nothing."""
+        return 0.5 * 10**-self._digits / self.scale
+
+    @property
     def _digits(self) -> int:
         return 1 if self.unit == "%" else 2
 

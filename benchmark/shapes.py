@@ -29,7 +29,11 @@ RESULT = {
     "status": TEXT,
     "identity": IDENTITY,
     "datasets": Each(
-        {"metrics": Each(_SCORE), "info": dict.fromkeys(("data_notes", "classes"), LIST), "kind": TEXT}
+        {
+            "metrics": Each(_SCORE),
+            "info": dict.fromkeys(("data_notes", "classes", "overlaps"), LIST),
+            "kind": TEXT,
+        }
     ),
 }
 CONFIG = {

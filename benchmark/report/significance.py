@@ -296,7 +296,7 @@ def adjusted(family: Sequence[Comparison]) -> list[Comparison]:
 def compare_pairs(pairs: Sequence[tuple[Row, Row]], key: Key, block: Block) -> list[Comparison]:
     """Test pairs of rows in one column, not adjusted; means over samples are tested all at once."""
     metric = block.metric(key)
-    smallest = block.smallest if metric.unit == "%" else 0.0  # it is told in points
+    smallest = block.smallest if metric.unit == "%" else metric.least_shown  # it is told in points
     rows = [row for pair in pairs for row in pair]
     evidence = {id(row): _evidence(row, key) for row in {id(row): row for row in rows}.values()}
     sides = [(evidence[id(first)], evidence[id(second)]) for first, second in pairs]

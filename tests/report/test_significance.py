@@ -16,7 +16,7 @@ from benchmark.metrics import MeanArea, plain_value, zero_shot_metrics
 from benchmark.paired import Placements, delong_test, holm, permutation_tests
 from benchmark.report.collect import Block, Row, Run, make_row
 from benchmark.report.predictions import read_predictions, run_evidence
-from benchmark.report.significance import BlockTests, block_tests, compare_rows, seed_error
+from benchmark.report.significance import BlockTests, adjusted, block_tests, compare_rows, seed_error
 from benchmark.statistics import cluster_codes
 from benchmark.store import Store
 from tasks.zeroshot import ZeroShotOptions, scored
@@ -274,6 +274,20 @@ def test_per_sample_metrics_of_any_task(make: Make) -> None:
     assert test is not None
     assert (test.difference, test.n) == (pytest.approx(expected.difference), N - 5)
     assert test.p_value == pytest.approx(expected.p_value, abs=0.01)
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.004, "too small"), (0.006, "better")])
+def test_what_rounds_to_nothing_is_no_difference_in_any_unit(make: Make, shift: float, verdict: str) -> None:
+    values = np.random.default_rng(3).random(N)
+    runs = [
+        make(name, metrics={"ratio": float(these.mean())}, arrays={"sample_ratio": these})
+        for name, these in (("a", values + shift), ("b", values))
+    ]
+    for run in runs:
+        run.tasks["zeroshot"]["metrics"] = {"ratio": {"unit": ""}}  # type: ignore[index]
+    first, second = (row(run.method, run) for run in runs)
+    (one,) = adjusted(compare_rows(first, second, [("zeroshot", "toy", "ratio")], block(first, second)))
+    assert one.verdict == verdict
 
 
 def test_dice_and_pooled_dice(make: Make) -> None:
