@@ -8,6 +8,7 @@ reused only while its identity holds.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from benchmark.console import NullReporter
 from benchmark.data.load import load_dataset, needed, parts_of
 from benchmark.data.prepared import MANIFEST, MASKS, PIXELS, NotMadeError, Prepared
+from benchmark.data.verified import file_sha256
 from benchmark.errors import BenchmarkError, DataError, StoreError
 from benchmark.plan import CellSpec, Plan, stored_hash, task_done
+from benchmark.registry import BACKBONES, METHODS, TASKS
 from benchmark.store import CellFolder, Store, UnreadableError, digest
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ CURE = "--overwrite replaces them, or choose another --output-dir"
 _ADAPTED = "adapt.json"
 _SHOWN = 3
 Identity = Mapping[str, Any]
-"""JSON: ``numbers``, ``weights``, ``arithmetic``, ``data`` (name -> digest), and in results of a task ``adapter``."""
+"""JSON: ``numbers``, ``weights``, ``arithmetic``, ``data`` (name -> digest), ``code`` where a plugin of the user's has
+made numbers too, and in results of a task ``adapter``."""
+_OURS = ("benchmark", "methods", "tasks")
 
 
 # --- what is stored -----------------------------------------------------------------------------------------
@@ -44,9 +49,9 @@ def of(stored: Mapping[str, Any]) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {"numbers": 0, "data": {}}
 
 
-def of_import(weights: str) -> dict[str, Any]:
+def of_import(spec: CellSpec, weights: str) -> dict[str, Any]:
     """Return the identity of an adapter that was trained elsewhere, for a backbone of this digest."""
-    return {"numbers": NUMBERS, "weights": weights, "arithmetic": None, "data": {}}
+    return {"numbers": NUMBERS, "weights": weights, "arithmetic": None, "data": {}} | _code_of_adapter(spec)
 
 
 def data_digest(opened: Sequence[Prepared]) -> str:
@@ -79,6 +84,21 @@ def model_of(name: str, pretrained: str | None, backbone: Backbone | None = None
     return backbone.fingerprint()[:12], preprocess_of(backbone).fitting
 
 
+def _code_of_adapter(spec: CellSpec) -> dict[str, str]:
+    return _code(METHODS.get(spec.method), BACKBONES.get(spec.backbone))
+
+
+def _code(*plugins: Any) -> dict[str, str]:
+    """Return ``code``: a digest of the files of plugins that are not our own, whose versions NUMBERS does not count."""
+    modules = (sys.modules.get(str(getattr(plugin, "__module__", ""))) for plugin in plugins)
+    files = [
+        str(module.__file__)
+        for module in modules
+        if module is not None and module.__file__ and module.__name__.partition(".")[0] not in _OURS
+    ]
+    return {"code": digest([file_sha256(Path(file)) for file in files])} if files else {}
+
+
 # --- what would be stored now -------------------------------------------------------------------------------
 
 
@@ -108,7 +128,8 @@ class Sources:
             BenchmarkError: data cannot be had.
         """
         suite = needed(spec.suite, [spec.method])
-        return self._with({use: [suite[use]] for use in ("corpus", "validation") if suite.get(use)})
+        data = {use: [suite[use]] for use in ("corpus", "validation") if suite.get(use)}
+        return self._with(data) | _code_of_adapter(spec)
 
     def of_task(self, spec: CellSpec, task: str, adapter: Identity) -> dict[str, Any]:
         """Return the identity of a task's results on an adapter of that identity.
@@ -117,9 +138,8 @@ class Sources:
             BenchmarkError: data cannot be had.
         """
         entries: Mapping[str, Mapping[str, Any]] = spec.tasks[task].get("datasets") or {}
-        return self._with({name: parts_of(entry) for name, entry in entries.items()}) | {
-            "adapter": digest(adapter)
-        }
+        made_of = self._with({name: parts_of(entry) for name, entry in entries.items()})
+        return made_of | _code(TASKS.get(task)) | {"adapter": digest(adapter)}
 
     def _with(self, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         return {
@@ -244,8 +264,11 @@ def differing(
     Raises:
         BenchmarkError: data or weights cannot be had, or a file is of a newer version.
     """
-    adapted = _stored(folder, _ADAPTED)
-    if adapted is None or stored_hash(folder) != spec.adapt_hash:
+    if stored_hash(folder) != spec.adapt_hash:
+        return []
+    finished = [task for task in spec.tasks if task_done(spec, task, folder)]
+    adapted = _stored(folder, _ADAPTED) or (of({}) if finished else None)
+    if adapted is None:
         return []
     if not spec.eval_only and adapted["numbers"] != NUMBERS:
         age = "an older" if adapted["numbers"] < NUMBERS else "a newer"
@@ -255,12 +278,10 @@ def differing(
         return _settings({"weights": adapted.get("weights")}, {"weights": now.weights})
     adaptation = now.of_adaptation(spec)
     words, data = _settings(adapted, adaptation), _data(adapted, adaptation)
-    for task in spec.tasks:
-        result = _stored(folder, f"{task}.json") if task_done(spec, task, folder) else None
-        if result is not None:
-            new = now.of_task(spec, task, adapted)
-            words += [line for line in _settings(result, new) if line not in words]
-            data += [f"{task}/{line}" for line in _data(result, new)]
+    for task in finished:
+        result, new = of(folder.read_json(f"{task}.json")), now.of_task(spec, task, adapted)
+        words += [line for line in _settings(result, new) if line not in words]
+        data += [f"{task}/{line}" for line in _data(result, new)]
     if data:
         words.append(f"other data ({'; '.join(data[:_SHOWN])}{'; ...' if data[_SHOWN:] else ''})")
     return words
@@ -280,7 +301,9 @@ def _settings(stored: Identity, now: Identity) -> list[str]:
     if stored.get("numbers", NUMBERS) != now.get("numbers", NUMBERS):
         words.append(f"another version of the program (numbers {stored['numbers']}, now {now['numbers']})")
     if None not in (stored.get("weights"), now.get("weights")) and stored["weights"] != now["weights"]:
-        words.append("other weights of the backbone")
+        words.append("other weights or settings of the backbone")
+    if stored.get("code") != now.get("code"):
+        words.append("other code of a plugin")
     before, after = stored.get("arithmetic"), now.get("arithmetic")
     if None not in (before, after) and before != after:
         words.append(f"other arithmetic ({before}, now {after})")

@@ -21,7 +21,14 @@ class Each:
         self.shape = shape
 
 
-IDENTITY = {"numbers": WHOLE, "weights": TEXT, "arithmetic": TEXT, "data": Each(TEXT), "adapter": TEXT}
+IDENTITY = {
+    "numbers": WHOLE,
+    "weights": TEXT,
+    "arithmetic": TEXT,
+    "data": Each(TEXT),
+    "code": TEXT,
+    "adapter": TEXT,
+}
 _SCORE = {"value": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER, "n": WHOLE}
 _METRIC = {"head": TEXT, "unit": TEXT, "references": Each(TEXT)}
 RESULT = {

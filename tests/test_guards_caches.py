@@ -5,14 +5,7 @@ And code that decides what a cache holds does not change unless its version numb
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import hashlib
-import importlib
-import inspect
-import io
-import json
-import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,10 +28,11 @@ from tasks.base import DatasetResult
 from tasks.dense import DenseImages
 from tasks.heads import taps
 from tests import small
+from tests.cached_code import code_digest, known, number_of
 from tests.data.toy import make_raw
 from tests.data.toy import toy as toy_dataset
 
-CODE = json.loads(Path(__file__).with_name("cached_code.json").read_text(encoding="utf-8"))
+CODE = known()
 Patch = pytest.MonkeyPatch
 
 
@@ -230,33 +224,6 @@ def test_drawn_films_of_other_code_lie_elsewhere(tmp_path: Path, monkeypatch: py
 
 
 # ---------------------------------------------------------------------- versions follow the code
-def code_digest(name: str) -> str:
-    """Return the SHA-256 of a module, class or function: without comments, docstrings and layout."""
-    module, _, path = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in filter(None, path.split(".")):
-        found = inspect.getattr_static(found, part)
-    source = inspect.cleandoc("\n" + inspect.getsource(found))
-    lines = [list(line) for line in source.splitlines()]
-    spans = [
-        (token.start, token.end)
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    ]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            text = node.body[0]
-            spans.append(((text.lineno, text.col_offset), (text.end_lineno, text.end_col_offset)))
-    for (first, start), (last, stop) in spans:
-        for row in range(first, last + 1):
-            line = lines[row - 1]
-            here = range(start if row == first else 0, stop if row == last else len(line))
-            for column in here:
-                line[column] = " "
-    text = "".join("".join(line) for line in lines)
-    return hashlib.sha256("".join(text.split()).encode()).hexdigest()[:16]
-
-
 def test_code_digests_see_code_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     texts = {
@@ -274,11 +241,8 @@ def test_code_digests_see_code_and_nothing_else(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("version", CODE)
 def test_a_version_is_raised_with_the_code_that_it_stands_for(version: str) -> None:
-    module, _, name = version.partition(":")
-    number, known = getattr(importlib.import_module(module), name), CODE[version]
-    digests = {path: code_digest(path) for path in known["code"]}
-    changed = [path for path, digest in digests.items() if known["code"][path] != digest]
-    assert (number, changed) == (known["version"], []), (
-        f"raise {version} if {', '.join(changed) or 'the code'} now gives other bits; then write into "
-        f"tests/cached_code.json: version {number}, {json.dumps({path: digests[path] for path in changed})}"
+    changed = [path for path, digest in CODE[version]["code"].items() if code_digest(path) != digest]
+    assert (number_of(version), changed) == (CODE[version]["version"], []), (
+        f"raise {version} if {', '.join(changed) or 'the code'} now gives other bits or numbers; then, or if it gives "
+        "the same: python -m tests.cached_code"
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,19 @@ from benchmark.backbones import load_backbone
 from benchmark.backbones.architectures import build
 from benchmark.cli import main
 from benchmark.cli import run as run_verb
-from benchmark.config import Recipe
+from benchmark.config import Recipe, load_config
 from benchmark.console import NullReporter
 from benchmark.data import verified
 from benchmark.data.fitting import Fitting
 from benchmark.data.load import load_dataset
-from benchmark.plan import CellSpec
+from benchmark.difference import differing_origin
+from benchmark.errors import StoreError
+from benchmark.plan import CellSpec, make_plan
+from benchmark.runner import RUN_CELL, execute_cell
+from benchmark.shared import TowerResults
 from benchmark.stop import Stopped
 from benchmark.store import CellFolder, Store
+from tasks.base import DatasetResult
 
 CLIP = {
     "embed_dim": 16,
@@ -149,8 +156,8 @@ def change_activation(home: Path) -> None:
         (flip_labels, "and 1 more: finished with other data (zeroshot/films: labels or texts changed)"),
         (edit_corpus, "taskres/seed-0: finished with other data (corpus: labels or texts changed)"),
         (replace_image, "and 1 more: finished with other data (zeroshot/films: images changed)"),
-        (replace_weights, "and 1 more: finished with other weights of the backbone"),
-        (change_activation, "and 1 more: finished with other weights of the backbone"),
+        (replace_weights, "and 1 more: finished with other weights or settings of the backbone"),
+        (change_activation, "and 1 more: finished with other weights or settings of the backbone"),
     ],
 )
 def test_what_was_made_of_something_else_is_not_reused(
@@ -200,7 +207,7 @@ def test_names_that_end_alike_share_nothing(home: Path, capsys: pytest.CaptureFi
 
     write_model(home / "B" / "model", mlp_ratio=2.0)
     assert main(words(home, model="B/model")) == 2
-    assert "other weights of the backbone" in capsys.readouterr().err
+    assert "other weights or settings of the backbone" in capsys.readouterr().err
 
 
 def test_a_touched_file_is_read_once_and_changes_nothing(
@@ -238,6 +245,65 @@ def test_flipped_labels_give_the_other_auroc_once_that_is_asked_for(home: Path) 
     assert main(words(home)) == 2
     assert main(words(home, "--overwrite")) == 0
     assert main(words(home)) == 0
+
+
+GAIN = """
+import torch
+from torch import nn
+
+from benchmark.registry import register_method
+from methods.base import Method, MethodCard
+
+
+@register_method("mine")
+class Mine(Method):
+    card = MethodCard(title="Mine", paper="none", equation="t' = g * t", trains="g", count="E")
+    deterministic = True
+
+    def text_head(self, features):
+        return 1.0 * features
+
+    def expected_parameters(self):
+        return 0
+"""
+
+
+def test_other_code_of_a_plugin(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = home / "mine.py"
+    plugin.write_text(GAIN)
+    asked = words(home, "--plugins", str(plugin), "--methods", "mine")
+    for code in (0, 0):
+        assert main(asked) == code
+    plugin.write_text(GAIN.replace("1.0 *", "-1.0 *"))
+    capsys.readouterr()
+    assert main(asked) == 2
+    assert "mine/seed-0: finished with other code of a plugin." in capsys.readouterr().err
+
+
+def test_what_another_process_has_finished_meanwhile_is_looked_at_too(home: Path) -> None:
+    flags = dict(
+        zip((word[2:].replace("-", "_") for word in words(home)[::2]), words(home)[1::2], strict=True)
+    )
+    spec = make_plan(load_config(flags | {"methods": ["zero_shot"]}), Store(home / "out")).cells[0].spec
+    assert execute_cell(spec, Store(home / "out"), NullReporter(), RUN_CELL).status == "reused"
+    flip_labels(home)
+    outcome = execute_cell(spec, Store(home / "out"), NullReporter(), RUN_CELL)
+    assert outcome.error.startswith("another process finished it with other data (zeroshot/films: labels")
+
+
+def test_one_request_cannot_ask_for_one_cell_of_two_folders(home: Path) -> None:
+    shutil.copytree(home / "A", home / "B")
+    (home / "B" / "own.yaml").write_text(SUITE.replace("FOLDER", str(home / "B")))
+    configs = [load_config({"suite": str(home / name / "own.yaml"), "methods": ["taskres"]}) for name in "AB"]
+    with pytest.raises(StoreError, match="taskres/seed-0 is asked for with files of two folders"):
+        make_plan(configs, Store(home / "new"))
+
+
+def test_a_second_run_names_what_it_was_made_of(tmp_path: Path) -> None:
+    one, other = CellFolder(tmp_path / "one"), CellFolder(tmp_path / "other")
+    for folder, corpus in ((one, "a-b"), (other, "a-c")):
+        folder.write_json("adapt.json", {"identity": {"numbers": 1, "data": {"corpus": corpus}}})
+    assert differing_origin(one, other) == ["made of (adapt.json).data.corpus: a-b then, a-c now"]
 
 
 def test_what_a_cell_is_made_of_stands_in_its_files(site: Path) -> None:
@@ -284,6 +350,36 @@ def test_files_of_one_name_with_other_images_share_no_cache(tmp_path: Path) -> N
     assert opened["A", "train"].digests == opened["B", "train"].digests
     assert opened["A", "test"].digests["pixels.npy"] != opened["B", "test"].digests["pixels.npy"]
     assert opened["A", "test"].folder != opened["B", "test"].folder
+
+
+class _Measures:
+    """A task of the image tower that measures nothing, against an untrained tower too."""
+
+    image_only, metrics = True, (SimpleNamespace(name="dice"),)
+    options = dataclasses.make_dataclass("Options", [("untrained", bool, True)])()
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def evaluate(self, *_: Any) -> DatasetResult:
+        self.made += 1
+        return DatasetResult(1, "binary", {"dice": {"value": 0.5}}, {"image_id": np.array(["a"])})
+
+
+def test_the_untrained_tower_is_that_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = CellSpec(
+        suite_name="s", suite={}, backbone="local-dir:model", pretrained=None, method="zero_shot", options={}, seed=0,
+        recipe=Recipe(), tasks={}, data_root=tmp_path,
+    )  # fmt: skip
+    monkeypatch.setattr("benchmark.shared.tower_digest", lambda _: "tower")
+    monkeypatch.setattr(TowerResults, "_untrained", lambda _: None)
+    method: Any = SimpleNamespace(backbone=None, adapts=())
+    task: Any = _Measures()
+    context: Any = SimpleNamespace(device=torch.device("cpu"))
+    for weights in ("one", "one", "other"):
+        towers = TowerResults(tmp_path / "shared", spec, context, dict, weights)
+        towers.evaluate(task, "t", "d", {}, method)
+    assert task.made == 3  # the frozen tower once, the untrained one for each of the weights
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def _write(
         }
         folder.write_json("efficiency.json", cost)
         adapted = {"adapt_hash": spec.adapt_hash, "pairs": None, "best": None, "imported": origin}
-        adapted[identity.KEY] = identity.of_import(weights)
+        adapted[identity.KEY] = identity.of_import(spec, weights)
         folder.write_json("adapt.json", adapted)
         public = spec.public()
         folder.write_json("provenance.json", provenance(public, spec.adapt_hash) | {"imported": origin})

@@ -124,7 +124,8 @@ def _main(args: argparse.Namespace, console: Console, run_cell: str, world: Worl
         console.warn(line)
     plan = world.from_first(lambda: make_plan(configs, store, only))
     if run_cell == RUN_CELL:  # stand-ins of tests are made of nothing
-        world.from_first(lambda: _check_identity(plan, store, config, console))
+        elsewhere = config.engine == "ray" or args.format == "sh"
+        world.from_first(lambda: _check_identity(plan, store, console, elsewhere, make=not config.dry_run))
     if config.dry_run:
         _print_plan(plan, configs, args, console)
         return 2 if broken else 0
@@ -145,22 +146,26 @@ def _main(args: argparse.Namespace, console: Console, run_cell: str, world: Worl
     return max(1 if summary.failed or not written else 0, 2 if broken else 0)
 
 
-def _check_identity(plan: Plan, store: Store, config: RunConfig, console: Console) -> None:
-    """Refuse to reuse what would be made of something else now; what has to be made to tell is made by a run alone.
+def _check_identity(plan: Plan, store: Store, console: Console, elsewhere: bool, *, make: bool) -> None:
+    """Refuse to reuse what would be made of something else now.
+
+    Args:
+        plan: of the run.
+        store: where its cells are.
+        console: where progress is shown.
+        elsewhere: whether cells run on other machines.
+        make: make the data that have to be made before they can be compared.
 
     Raises:
         BenchmarkError: in one line what differs, or why it cannot be told.
     """
-    if all(
-        cell.state == "todo" and not store.cell(cell.spec.folder).exists("adapt.json") for cell in plan.cells
-    ):
+    if not any(store.cell(cell.spec.folder).exists("config.yaml") for cell in plan.cells):
         return
     from benchmark.identity import check
 
-    elsewhere = config.engine == "ray"
     if check(plan, store, elsewhere=elsewhere):
         return
-    if config.dry_run:
+    if not make:
         console.warn(
             "not everything could be compared with what finished runs were made of: a run makes it first"
         )
