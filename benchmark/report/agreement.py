@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 Place = tuple[str, str]
 """Task and dataset."""
 Made = Mapping[tuple[str, ...], Any]
-"""What a result was made of: a part, with what tells the runs in which it must be the same -> its digest or version."""
-_DATA_PARTS = ("images", "labels or texts")
-"""What the two halves of a data set's digest are made from."""
+"""What a result was made of: a part, what it is for, and what tells the runs in which it must be the same -> its digest
+or version."""
 
 
 # --- settings -----------------------------------------------------------------------------------------------
@@ -97,46 +96,52 @@ def usual(found: Sequence[tuple[str, Run]], place: Place, baseline: str = "") ->
 def made_of(run: Run, place: Place) -> Made:
     """Return what a run's result was made of; parts that do not bear on it, or that nothing is known of, are left out.
 
-    Weights must be the same among the runs of a backbone; what a method is adapted on among those of a suite that do
-    not say otherwise themselves, as the points of a sweep over the corpus do.
+    Weights, and images, which are fitted to it, must be the same among the runs of a backbone; what a method is adapted
+    on among those of a suite that do not say otherwise themselves, as the points of a sweep over the corpus do.
     """
     result, adapted = run.tasks[place[0]].get("identity") or {}, run.adapted.get("identity") or {}
     changes = [change for change in run.variant.split(",") if change.startswith("corpus.")]
-    made = {
-        ("numbers",): result.get("numbers", 0),
-        ("test data",): (result.get("data") or {}).get(place[1]),
-        ("weights", run.backbone): result.get("weights"),
-    }
+    made: dict[tuple[str, ...], Any] = {("numbers", "test"): result.get("numbers", 0)}
+    made |= _data("test", (result.get("data") or {}).get(place[1]), run.backbone)
+    made[("weights", "test", run.backbone)] = result.get("weights")
     if run.trains and not run.imported:
-        made[("adapter",)] = adapted.get("numbers", 0)
-        for name in ("corpus", "validation"):
-            part = (name, run.suite, *changes)
-            made[part] = (adapted.get("data") or {}).get(name)
+        made[("numbers", "adapter")] = adapted.get("numbers", 0)
+        for use in ("corpus", "validation"):
+            made |= _data(use, (adapted.get("data") or {}).get(use), run.backbone, run.suite, *changes)
     return {part: value for part, value in made.items() if value is not None}
+
+
+def _data(use: str, digest: str | None, backbone: str, *among: str) -> dict[tuple[str, ...], str]:
+    """The two halves of a digest: of the images as a backbone takes them, and of what is said of them."""
+    images, _, rows = (digest or "").partition("-")
+    halves = {("images", use, backbone, *among): images, ("rows", use, *among): rows}
+    return {part: half for part, half in halves.items() if half}
 
 
 def differences(made: Made, wanted: Made, title: str) -> list[str]:
     """Say in which parts a result was not made of what is wanted; ``title`` is of its dataset."""
     words = {
-        "numbers": "version {mine} of the numbers, not {theirs}",
-        "test data": f"other test data of {title}{{how}}",
+        "numbers": "version {mine} of the numbers{use}, not {theirs}",
+        "images": "other images in {use}",
+        "rows": "other labels or texts in {use}",
         "weights": "other weights of the backbone",
-        "adapter": "an adapter of version {mine} of the numbers, not {theirs}",
-        "corpus": "another corpus{how}",
-        "validation": "another validation set{how}",
     }
+    uses = {"test": title, "corpus": "the corpus", "validation": "the validation set"}
+    versions = {"test": "", "adapter": " in training"}
     return [
-        words[part[0]].format(mine=value, theirs=wanted[part], how=_how(str(value), str(wanted[part])))
+        words[part[0]].format(
+            mine=value, theirs=wanted[part], use=(versions if part[0] == "numbers" else uses)[part[1]]
+        )
         for part, value in made.items()
         if part in wanted and wanted[part] != value
     ]
 
 
-def _how(mine: str, theirs: str) -> str:
-    """Which half of two digests of data differs, where they have halves."""
-    halves = list(zip(mine.split("-"), theirs.split("-"), strict=False))
-    if len(halves) != len(_DATA_PARTS):
-        return ""
-    return (
-        f" ({' and '.join(name for name, (a, b) in zip(_DATA_PARTS, halves, strict=True) if a != b)} differ)"
-    )
+def other_test_data(runs: Sequence[Run], place: Place) -> bool:
+    """Whether runs are known to have been evaluated on other images or labels, whatever the ids say."""
+    found: dict[tuple[str, ...], set[Any]] = {}
+    for run in runs:
+        for part, value in made_of(run, place).items():
+            if part[0] in ("images", "rows") and part[1] == "test":
+                found.setdefault(part, set()).add(value)
+    return any(len(values) > 1 for values in found.values())

@@ -30,7 +30,7 @@ from benchmark.paired import (
     permutation_tests,
     resampled_test,
 )
-from benchmark.report.agreement import made_of
+from benchmark.report.agreement import other_test_data
 from benchmark.report.collect import SMALLEST_DIFFERENCE, Block, Key, Row, Run, baseline_cell
 from benchmark.report.predictions import (
     Evidence,
@@ -338,10 +338,8 @@ def _obstacle(one: Evidence | str, other: Evidence | str) -> str:
 
 def _other_images(first: Row, second: Row, key: Key) -> str:
     """Why two rows with the same ids and labels cannot be tested; empty where nothing is known against it."""
-    digests = {
-        made_of(run, key[:2]).get(("test data",)) for row in (first, second) for run in row.scores[key].runs
-    }
-    return "they were evaluated on other test data" if len(digests - {None}) > 1 else ""
+    runs = [run for row in (first, second) for run in row.scores[key].runs]
+    return "they were evaluated on different images or labels" if other_test_data(runs, key[:2]) else ""
 
 
 def _tests(sides: Sequence[tuple[Any, Any]]) -> list[PairedTest]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmark.report import collect, write_report
-from benchmark.report.collect import Block, Row, collect_blocks
+from benchmark.report.collect import Block, Row, collect_blocks, comparable
 from benchmark.report.paper import load_paper
 from benchmark.report.significance import block_tests
 from tests.report.conftest import WriteCell
@@ -69,12 +69,12 @@ def test_a_limited_run_and_a_seed_of_equal_settings_are_no_rows_of_their_own(
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        ({"rsna": "r-other"}, "other test data of RSNA (labels or texts differ)"),
-        ({"rsna": "other-r"}, "other test data of RSNA (images differ)"),
-        ({"corpus": "other-other"}, "another corpus (images and labels or texts differ)"),
-        ({"validation": "other"}, "another validation set"),
+        ({"rsna": "r-other"}, "other labels or texts in RSNA"),
+        ({"rsna": "other-r"}, "other images in RSNA"),
+        ({"corpus": "other-other"}, "other images in the corpus; other labels or texts in the corpus"),
+        ({"validation": "v-other"}, "other labels or texts in the validation set"),
         ({"weights": "other"}, "other weights of the backbone"),
-        ({"numbers": 2}, "version 2 of the numbers, not 1; an adapter of version 2 of the numbers, not 1"),
+        ({"numbers": 2}, "version 2 of the numbers, not 1; version 2 of the numbers in training, not 1"),
     ],
 )
 def test_a_row_made_of_other_things_is_marked_and_left_out(
@@ -104,11 +104,11 @@ def test_a_row_made_of_other_things_is_marked_and_left_out(
 def test_seeds_made_of_other_things_are_left_out_of_the_mean(tmp_path: Path, write_cell: WriteCell) -> None:
     write_cell("zero_shot", 0, parameters=0, made={})
     for seed, acc in enumerate((0.50, 0.54, 0.90)):
-        write_cell("coop", seed, (acc, 0.7), made={"corpus": "new"} if acc == 0.90 else {})
+        write_cell("coop", seed, (acc, 0.7), made={"corpus": "new-c"} if acc == 0.90 else {})
     row = row_of(tmp_path, "coop")
     score = row.scores[ACC]
     assert (score.value, score.seeds, score.apart) == (pytest.approx(0.62), 2, False)
-    assert [note.text for note in row.notes] == ["seed 2 made with another corpus: left out"]
+    assert [note.text for note in row.notes] == ["seed 2 made with other images in the corpus: left out"]
 
 
 def test_what_was_made_by_an_older_program_agrees_with_its_like_alone(
@@ -125,13 +125,13 @@ def test_what_was_made_by_an_older_program_agrees_with_its_like_alone(
 def test_the_baseline_says_what_the_others_must_be_made_of_else_most_rows_else_the_newest(
     tmp_path: Path, write_cell: WriteCell
 ) -> None:
-    write_cell("coop", 0, made={"rsna": "old"}, created="2026-01-01")
-    write_cell("mma", 0, made={"rsna": "new"}, created="2026-01-02")
+    write_cell("coop", 0, made={"rsna": "r-old"}, created="2026-01-01")
+    write_cell("mma", 0, made={"rsna": "r-new"}, created="2026-01-02")
     assert row_of(tmp_path, "coop").scores[ACC].apart
-    write_cell("maple", 0, made={"rsna": "old"}, created="2026-01-01")
+    write_cell("maple", 0, made={"rsna": "r-old"}, created="2026-01-01")
     assert row_of(tmp_path, "mma").scores[ACC].apart
     assert row_of(tmp_path, "coop", baseline="mma").scores[ACC].apart
-    write_cell("zero_shot", 0, parameters=0, made={"rsna": "new", "corpus": "trains nothing"})
+    write_cell("zero_shot", 0, parameters=0, made={"rsna": "r-new", "corpus": "trains-nothing"})
     rows = {row.cell: row for row in block_of(tmp_path).rows}
     assert {cell for cell, row in rows.items() if row.scores[ACC].apart} == {"coop", "maple"}
     assert not rows["mma"].scores[OTHER].apart
@@ -141,7 +141,20 @@ def test_a_sweep_over_the_corpus_and_an_unranked_row_are_not_judged(
     tmp_path: Path, write_cell: WriteCell
 ) -> None:
     write_cell("coop", 0, made={})
-    write_cell("mma", 0, limit=64, made={"corpus": "first 64"})
-    write_cell("coop", 0, variant="corpus.fraction=0.5", made={"corpus": "half"})
+    write_cell("mma", 0, limit=64, made={"corpus": "first-64"})
+    write_cell("coop", 0, variant="corpus.fraction=0.5", made={"corpus": "half-half"})
     (found,) = [block_of(tmp_path)]
     assert not any(score.apart for row in (*found.rows, *found.variants) for score in row.scores.values())
+
+
+def test_images_are_fitted_to_a_backbone_but_labels_are_not(tmp_path: Path, write_cell: WriteCell) -> None:
+    write_cell("zero_shot", 0, parameters=0, made={})
+    write_cell("zero_shot", 0, parameters=0, backbone="other", made={"rsna": "fitted-r", "weights": "own"})
+    write_cell(
+        "coop", 0, backbone="other", made={"rsna": "fitted-new", "weights": "own", "corpus": "fitted-c"}
+    )
+    blocks = collect_blocks(tmp_path, load_paper())
+    rows = comparable([row for block in blocks for row in block.rows], None)
+    assert [row.scores[ACC].apart for row in rows] == [True, False, False]
+    (coop,) = (row for row in rows if row.method == "coop")
+    assert [note.text for note in coop.notes] == ["made with other labels or texts in RSNA: not compared"]

@@ -245,6 +245,14 @@ def test_reasons(make: Make, changes: dict[str, Any], reason: str) -> None:
     assert reason in found.reason
 
 
+def test_the_same_ids_and_labels_with_other_images_are_not_paired(make: Make) -> None:
+    first, second = make("a", 1.5, 1), make("b", 1.0, 2)
+    for run, images in ((first, "old"), (second, "new")):
+        run.tasks["zeroshot"]["identity"] = {"data": {"toy": f"{images}-rows"}}  # type: ignore[index]
+    (one,) = compare_rows(row("a", first), row("b", second), [ACC], block(row("a", first)))
+    assert (one.verdict, one.reason) == ("not tested", "they were evaluated on different images or labels")
+
+
 def test_missing_predictions_are_said_in_words(make: Make) -> None:
     lost = make("lost", 1.5)
     (lost.folder / "predictions" / "zeroshot-toy.npz").unlink()
