@@ -92,7 +92,9 @@ class Metric:
     def of_stored(cls, name: str, content: Mapping[str, Any]) -> Metric:
         """Return the metric of :meth:`stored`; what a newer version says beside is left out."""
         known = {item.name for item in fields(cls)} - {"name"}
-        return cls(name, **{key: value for key, value in content.items() if key in known})
+        return cls(
+            name, **{key: value for key, value in content.items() if key in known and value is not None}
+        )
 
 
 # --- building blocks: data -> WeightedMetric ---------------------------------------------------------------

@@ -131,6 +131,6 @@ def _guess(block: Block, key: Key) -> float | None:
     task, dataset, _ = key
     chance = block.metric(key).chance
     if chance != "classes":
-        return chance
+        return chance if isinstance(chance, int | float) else None
     classes = next((info["classes"] for info in block.facts(dataset, task) if info.get("classes")), ())
     return 1 / len(classes) if classes else None
