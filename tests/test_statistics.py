@@ -120,6 +120,15 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.89 <= hits / 200 <= 0.99
 
 
+def test_the_interval_leaves_out_as_much_on_each_side() -> None:
+    formula = metrics.SampleMean(np.random.default_rng(0).random(60))
+    values = statistics.bootstrap_values(
+        formula, statistics.resample_counts(np.arange(60), resamples=400, seed=3)
+    )
+    found = statistics.metrics_report({"m": formula}, 60, resamples=400, seed=3)["m"]
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+
+
 def test_undefined_metrics_are_none_not_nan() -> None:
     found = report("binary", np.zeros((4, 2)), 1.0, np.zeros(4, dtype=int), resamples=20)
     assert found["auroc"] == {"value": None, "ci_low": None, "ci_high": None, "n": 4}
