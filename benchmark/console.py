@@ -5,20 +5,23 @@ Information goes to standard output, warnings and errors to standard error. rich
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Protocol
 
 import rich.console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from benchmark.stop import Stopped
-
 PLAIN_INTERVAL = 20.0
 """Seconds between two progress lines of one cell when the output is not a terminal."""
+
 
 SEND_INTERVAL = 0.2
 """Seconds between two progress messages of a worker process to its parent."""
@@ -301,3 +304,33 @@ def duration(seconds: float) -> str:
 def _one_line(text: str) -> str:
     # A file name may hold bytes that are no UTF-8: they are shown, not printed.
     return " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Stopped(KeyboardInterrupt):
+    """A cell has ended early because the run was asked to stop; the text says what of it is kept."""
+
+
+class Stop:
+    """Whether the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take Ctrl-C and SIGTERM as requests while the block runs; signals reach the main thread alone."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+
+    def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Ask to stop; the second time is a KeyboardInterrupt."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -10,28 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.config import Recipe, RunConfig
+from benchmark.config.cell_settings import _NOT_ADAPTATION, adapt_settings
+from benchmark.config.run_config import Recipe, RunConfig
 from benchmark.errors import ConfigError, StoreError, unknown
-from benchmark.parallel import processes
-from benchmark.provenance import scrub
+from benchmark.machine import processes
 from benchmark.registry import METHODS, TASKS
-from benchmark.store import CellFolder, Store, UnreadableError, cell_name, digest
+from benchmark.store.cells import CellFolder, Store, cell_name, digest
+from benchmark.store.provenance import scrub
+from benchmark.store.state import _read_config, _read_result, imported, stored_hash
 
 State = Literal["todo", "partial", "done"]
-# Parts of a suite that the adapted weights do not depend on, or that are resolved elsewhere in the cell.
-_NOT_ADAPTATION = {
-    "name",
-    "title",
-    "description",
-    "backbone",
-    "pretrained",
-    "tasks",
-    "recipe",
-    "methods",
-    "paper",
-    "related",
-    "backbones",
-}
 
 
 @dataclass(frozen=True)
@@ -202,12 +190,6 @@ def task_done(spec: CellSpec, task: str, folder: CellFolder) -> bool:
     return result.get("status") == "success" and result.get("task_hash") == spec.task_hash(task)
 
 
-def stored_hash(folder: CellFolder) -> str | None:
-    """Return the adaptation hash of what lies in a cell folder; None when it is empty or damaged."""
-    config = _read_config(folder)
-    return str(config["adapt_hash"]) if "adapt_hash" in config else None
-
-
 def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
     """Return "key: old there, new now" lines for a folder with finished results, or an import, of other settings."""
     stored = _read_config(folder)
@@ -224,43 +206,6 @@ def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
             old, new = (stored.get("tasks") or {}).get(task, {}), scrub(spec.tasks[task])
             lines += _differences({"tasks": {task: old}}, {"tasks": {task: new}}) or [f"tasks.{task}"]
     return lines
-
-
-def imported(folder: CellFolder) -> dict[str, Any] | None:
-    """Return where the adapter of a cell was imported from; None when it was trained here."""
-    try:
-        origin = folder.read_json("adapt.json").get("imported")
-    except UnreadableError:
-        return None
-    return dict(origin) if isinstance(origin, Mapping) else None
-
-
-def adapt_settings(public: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a cell's public settings that its adapted weights depend on."""
-    suite, recipe = public.get("suite") or {}, public.get("recipe") or {}
-    unimportant = {
-        item.name
-        for item in dataclasses.fields(Recipe)
-        if not item.metadata["hashed"]
-        or (item.metadata["hashed"] == "unless default" and recipe.get(item.name) == item.default)
-    }
-    keys = ["backbone", "pretrained", "method", "options", "seed", "limit"]
-    # Elsewhere several processes give the results of one.
-    if recipe.get("negatives") == "local" and public.get("processes", 1) > 1:
-        keys.append("processes")
-    return {key: public.get(key) for key in keys} | {
-        "recipe": {key: value for key, value in recipe.items() if key not in unimportant},
-        "suite": {key: value for key, value in suite.items() if key not in _NOT_ADAPTATION},
-    }
-
-
-def settings_key(config: Mapping[str, Any]) -> str:
-    """Return a hash of all settings in a config.yaml that the adapted weights depend on, the seed left out.
-
-    Runs of one method may be averaged only when they have the same. ``limit`` is in it.
-    """
-    settings = adapt_settings(config)
-    return digest({key: value for key, value in settings.items() if key != "seed"})
 
 
 def _specs(config: RunConfig) -> Iterator[CellSpec]:
@@ -332,20 +277,6 @@ def _places(spec: CellSpec) -> str:
     """Return what a cell reads with the folders that its hashes leave out."""
     parts = {key: value for key, value in spec.suite.items() if key not in _NOT_ADAPTATION}
     return json.dumps([spec.backbone, spec.pretrained, spec.options, parts], sort_keys=True, default=str)
-
-
-def _read_config(folder: CellFolder) -> dict[str, Any]:
-    try:
-        return folder.read_config()
-    except UnreadableError:
-        return {}
-
-
-def _read_result(folder: CellFolder, task: str) -> dict[str, Any]:
-    try:
-        return folder.read_json(f"{task}.json")
-    except UnreadableError:
-        return {}
 
 
 def _conflict_message(conflicts: Mapping[str, list[str]], store: Store) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones import Backbone, TokenSequence, Tower, tokens_at
+from benchmark.backbones.towers.precision import at_least_fp32, full_precision
 from benchmark.errors import ConfigError, StoreError
-from benchmark.precision import at_least_fp32, full_precision
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, PeftAdapter, choice, positive
 from methods.layers.hypergraph import (

@@ -1,8 +1,8 @@
 """What a method is: how a frozen backbone becomes a trainable image-text model.
 
 A method is one class in one file. It declares what it changes, builds its trained modules in :meth:`Method.setup`,
-and acts on the towers through interventions and deltas (``benchmark/backbones/towers.py``). It never seeds, prints,
-reads files, touches the optimiser or sees a dataset's name.
+and acts on the towers through interventions and deltas (``benchmark/backbones/towers/base.py``). It never seeds,
+prints, reads files, touches the optimiser or sees a dataset's name.
 
 Shape letters: B batch, C classes, T templates, L text length, E shared embedding width.
 """
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones import Backbone, Intervention
+from benchmark.backbones.towers.precision import at_least_fp32, full_precision, similarity
 from benchmark.errors import ConfigError, StoreError, suggest
-from benchmark.losses import Objective
-from benchmark.parallel import World
-from benchmark.precision import at_least_fp32, full_precision, similarity
+from benchmark.world import World
+from methods.losses import Objective
 
 MAX_LOG_SCALE = math.log(100.0)
 Embeddings = dict[str, Tensor]

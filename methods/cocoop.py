@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones import Intervention
+from benchmark.backbones.towers.precision import similarity
 from benchmark.errors import ConfigError
-from benchmark.parallel import ALONE, World
-from benchmark.precision import similarity
 from benchmark.registry import register_method
+from benchmark.world import ALONE, World
 from methods.base import Method, MethodCard, positive
 from methods.coop import ContextOptions
 from methods.layers.official import copy_into, flatten

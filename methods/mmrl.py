@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones import Intervention, Tower
+from benchmark.backbones.towers.precision import at_least_fp32, full_precision
 from benchmark.errors import ConfigError
-from benchmark.precision import at_least_fp32, full_precision
 from benchmark.registry import register_method
 from methods.base import Embeddings, Method, MethodCard, positive
 from methods.layers.official import copy_into, flatten

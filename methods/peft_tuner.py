@@ -12,8 +12,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from benchmark.backbones import Backbone
+from benchmark.backbones.towers.precision import similarity
 from benchmark.errors import ConfigError, PluginError, StoreError, unknown
-from benchmark.precision import similarity
 from benchmark.registry import register_method
 from methods.base import Embeddings, Method, MethodCard, PeftAdapter
 from methods.layers.peft_layout import pattern, placement, places

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.backbones.towers.precision import at_least_fp32
 from benchmark.errors import ConfigError
-from benchmark.precision import at_least_fp32
 from benchmark.registry import register_method
 from methods.base import Method, MethodCard, choice, positive
 from methods.layers.official import copy_into, flatten

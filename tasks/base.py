@@ -6,7 +6,7 @@ A task never touches an optimiser of the method, and it sees test data only afte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,14 +14,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from benchmark.backbones.preprocess import Preprocess
 from benchmark.console import Reporter
 from benchmark.data.features import FrozenFeatures
-from benchmark.data.fitting import Fitting
 from benchmark.data.prepared import Prepared
 from benchmark.errors import unknown
-from benchmark.metrics import Metric, WeightedMetric
-from benchmark.statistics import metrics_report
+from benchmark.metrics.bootstrap import metrics_report
+from benchmark.metrics.classification import Metric, WeightedMetric
+from benchmark.preprocess import Fitting, Preprocess
 from methods.base import Method
 
 
@@ -89,7 +88,7 @@ class DatasetResult:
         resamples: int = 1000,
         seed: int = 0,
     ) -> DatasetResult:
-        """Measure on samples: values with intervals, as ``benchmark.statistics.metrics_report`` makes them, and ids.
+        """Measure on samples: values with intervals (``benchmark.metrics.bootstrap.metrics_report``), and ids.
 
         Args:
             kind: as above.
@@ -194,3 +193,15 @@ class Task(ABC):
             NotImplementedError: if this task cannot validate.
         """
         raise NotImplementedError(f"task '{self.title}' cannot be used for validation")
+
+
+def fill(templates: Sequence[str], name: str) -> list[str]:
+    """Return every template with its ``{}`` replaced by a class text.
+
+    Raises:
+        ValueError: if a template has not exactly one ``{}``.
+    """
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"template '{template}' must hold exactly one {{}}")
+    return [template.replace("{}", name) for template in templates]

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.detection_metrics import (
+from benchmark.errors import ConfigError
+from benchmark.metrics.classification import Metric, WeightedMetric, plain_value
+from benchmark.metrics.detection import (
     IOU_THRESHOLDS,
     RECALLS,
     Boxes,
@@ -28,11 +30,10 @@ from benchmark.detection_metrics import (
     mean_average_precision,
     precision_at_recalls,
 )
-from benchmark.errors import ConfigError
-from benchmark.metrics import Metric, WeightedMetric, plain_value
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader, references
+from tasks.dense import DenseTask, Reader, references
+from tasks.heads.images import DenseImages, DenseOptions
 from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.yolov3 import (
     Rule,

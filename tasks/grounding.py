@@ -2,7 +2,7 @@
 
 Protocol of the ACE-LoRA paper's Figure 3: cosines of all patch features with the text feature of the finding,
 up-sampled to the image and laid beside the radiologists' boxes. Nothing is trained. The paper shows two films and gives
-no numbers; the metrics are those of ``benchmark/grounding_metrics.py``.
+no numbers; the metrics are those of ``benchmark/metrics/grounding.py``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmark.backbones.preprocess import preprocess_of
+from benchmark.backbones.towers.precision import autocast
 from benchmark.errors import ConfigError
-from benchmark.grounding_metrics import boxed, central_map, scores_of
-from benchmark.metrics import Array, Metric, SampleMean, WeightedMetric, stored_form
-from benchmark.precision import autocast
+from benchmark.metrics.classification import Array, Metric, SampleMean, WeightedMetric, stored_form
+from benchmark.metrics.grounding import boxed, central_map, scores_of
+from benchmark.preprocess import preprocess_of
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
-from tasks.dense import CONSTANT_ANSWER, DenseImages, panel_rows, read_part
+from tasks.dense import CONSTANT_ANSWER
+from tasks.heads.images import DenseImages, panel_rows, read_part
 from tasks.zeroshot import class_tokens
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmark.backbones import Backbone
+from benchmark.backbones.towers.precision import at_least_fp32, full_precision, similarity
 from benchmark.data.samples import Batch
 from benchmark.errors import ConfigError, suggest, unknown
-from benchmark.precision import at_least_fp32, full_precision, similarity
 from methods.base import Method
 
 GLOBAL = "global"

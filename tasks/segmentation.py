@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.dense_metrics import Overlaps, best_fixed_mask, dice_per_image, segmentation_metrics
 from benchmark.errors import ConfigError
-from benchmark.metrics import Metric, SampleMean, WeightedMetric
+from benchmark.metrics.classification import Metric, SampleMean, WeightedMetric
+from benchmark.metrics.segmentation import Overlaps, best_fixed_mask, dice_per_image, segmentation_metrics
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from tasks.dense import DenseImages, DenseOptions, DenseTask, Reader, references
+from tasks.dense import DenseTask, Reader, references
+from tasks.heads.images import DenseImages, DenseOptions
 from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.upernet import SCALES, UPerNet
 

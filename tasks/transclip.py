@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmark.backbones.towers.precision import autocast
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import LabelledImages, labelled_images
 from benchmark.errors import ConfigError
-from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method

@@ -1,7 +1,7 @@
 """Zero-shot classification: images against class prompts, never trained on the classes.
 
 Protocol of the ACE-LoRA paper's Tables 1-3: two templates per class, features averaged by the method's own rule,
-softmax over scaled cosines (one dataset at a time), AUROC as in ``benchmark/metrics.py``.
+softmax over scaled cosines (one dataset at a time), AUROC as in ``benchmark/metrics/classification.py``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.data.load import load_dataset
+from benchmark.backbones.backbone import cut_texts
+from benchmark.backbones.towers.precision import autocast
+from benchmark.data.entries import load_dataset
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import Batch, LabelledImages, labelled_images
 from benchmark.errors import ConfigError
-from benchmark.guards.results import cut_texts
-from benchmark.metrics import (
+from benchmark.metrics.classification import (
     MeanArea,
     Metric,
     log_odds,
@@ -28,12 +29,10 @@ from benchmark.metrics import (
     unscored_classes,
     zero_shot_metrics,
 )
-from benchmark.precision import autocast
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method
-from tasks.base import DatasetResult, Task, TaskContext
-from tasks.prompts import fill
+from tasks.base import DatasetResult, Task, TaskContext, fill
 from tasks.score_rules import GLOBAL, Prompts, ScoreRule, check_rule, parse_rule
 
 

@@ -22,11 +22,11 @@ TOGETHER = (
     "tests/crash/test_kills.py",
     "tests/methods/test_biomedclip_counts.py",
     "tests/plugins/test_sample.py",
-    "tests/test_capabilities.py",
-    "tests/test_efficiency_targets.py",
-    "tests/test_engine_ray.py",
-    "tests/test_parallel.py",
-    "tests/test_parallel_run.py",
+    "tests/conformance/test_probes.py",
+    "tests/plain/test_targets.py",
+    "tests/run/engines/test_ray.py",
+    "tests/run/training/test_distributed.py",
+    "tests/run/engines/test_torchrun.py",
 )
 
 PLUGIN = '''
@@ -73,7 +73,7 @@ methods: {fake_one: {recipe: {lr: 5.0e-4}, options: {depth: 3}}}
 """
 
 CELLS = '''
-"""Stand-ins for benchmark.cell.run_cell; a file named by the cell decides what happens."""
+"""Stand-ins for benchmark.run.cell.run_cell; a file named by the cell decides what happens."""
 import os
 import time
 

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmark.parallel import World
+from benchmark.world import World
 
 PATIENCE = 280.0
 """Seconds until a pair that does not answer counts as hanging."""
@@ -41,7 +41,13 @@ def pair(folder: Path) -> Iterator[Pair]:
     # both are forks of a process that has imported what they need, once, and has done nothing else
     context = get_context("forkserver")
     context.set_forkserver_preload(
-        ["tests.test_parallel", "tests.test_parallel_run", "benchmark.process_group", "open_clip", "peft"]
+        [
+            "tests.run.training.test_distributed",
+            "tests.run.engines.test_torchrun",
+            "benchmark.run.training.distributed",
+            "open_clip",
+            "peft",
+        ]
     )
     ours, theirs = zip(*(context.Pipe() for _ in range(2)), strict=True)
     processes = [
@@ -64,7 +70,7 @@ def _serve(rank: int, file: Path, connection: Connection) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
 
-    from benchmark.process_group import ProcessGroup
+    from benchmark.run.training.distributed import ProcessGroup
 
     torch.set_num_threads(1)
     world = ProcessGroup(rank=rank, size=2, init_method=f"file://{file}")

@@ -126,8 +126,8 @@ def main(page: str, suite: str) -> None:
     """Run all blocks of a page in order."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     os.environ.update(dict.fromkeys(names, "1") | {"TOKENIZERS_PARALLELISM": "false"})
-    import benchmark.cell  # noqa: F401
     import benchmark.report.figures  # noqa: F401
+    import benchmark.run.cell  # noqa: F401
     from benchmark.backbones import load_backbone
 
     load_backbone("tiny")  # what libraries import late, they import now

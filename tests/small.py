@@ -11,7 +11,7 @@ from torch import Tensor
 
 import methods
 from benchmark.backbones import Backbone, Tower, load_backbone
-from benchmark.config import Recipe
+from benchmark.config.run_config import Recipe
 from benchmark.console import NullReporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.features import FrozenFeatures

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.conformance import CHECKS
-from benchmark.paths import ROOT
+from benchmark.conformance.checks import CHECKS
+from benchmark.files import ROOT
 from tests.run_page import BLOCK
 
 PAGE = ROOT / "docs" / "add_a_method.md"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.cli import main
-from benchmark.paths import ROOT
+from benchmark.files import ROOT
 
 TEXT = (ROOT / "docs" / "add_a_task.md").read_text()
 

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmark.paths import ROOT
+from benchmark.files import ROOT
 
 REFERENCE = ROOT / "results" / "reference"
 LOCK = (REFERENCE / "requirements.lock").read_text(encoding="ascii")

@@ -12,22 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmark.config import Recipe, RunConfig, Settings, load_config
+from benchmark.config.layers import from_overrides, yaml_value
+from benchmark.config.load import load_config
+from benchmark.config.request import load_request
+from benchmark.config.run_config import Recipe, RunConfig, Settings
 from benchmark.console import NullReporter
 from benchmark.data.datasets.siim import decode_runs
-from benchmark.data.fitting import Fitting
-from benchmark.data.load import load_dataset
+from benchmark.data.entries import View, load_dataset, view_problems
+from benchmark.data.prepare.raw import RawTable, checked_table
+from benchmark.data.prepare.reports import parse_report
 from benchmark.data.prepared import REPORT, read_manifest, read_report
-from benchmark.data.raw import RawTable
-from benchmark.data.reports import parse_report
-from benchmark.data.tables import checked_table
-from benchmark.data.view import View, view_problems
 from benchmark.errors import BenchmarkError, ConfigError, DataError, PluginError
-from benchmark.layers import from_overrides, parse_yaml, read_yaml, yaml_value
-from benchmark.plugin_files import read_source
-from benchmark.request import load_request
+from benchmark.files import parse_yaml, read_yaml
+from benchmark.preprocess import Fitting
+from benchmark.registry import read_source
 from benchmark.settings import Given, check, words
-from tasks.prompts import fill
+from tasks.base import fill
 from tests.bad_input.drawn import attempt, folder, names, nested, quick
 from tests.conftest import SUITE
 from tests.data.trees import runs

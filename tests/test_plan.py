@@ -8,14 +8,15 @@ import json
 
 import pytest
 
-from benchmark.config import load_config
+from benchmark.cli._plan_tables import plan_table
+from benchmark.config.cell_settings import settings_key
+from benchmark.config.load import load_config
 from benchmark.errors import StoreError
-from benchmark.paths import ROOT
-from benchmark.plan import CellSpec, make_plan, settings_key
-from benchmark.plan_tables import plan_table
+from benchmark.files import ROOT
+from benchmark.plan import CellSpec, make_plan
 from benchmark.registry import TASKS
-from benchmark.runner import execute_cell
-from benchmark.store import Store
+from benchmark.run.execute import execute_cell
+from benchmark.store.cells import Store
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 import methods
-from benchmark.conformance import verdicts
-from benchmark.paths import ROOT
+from benchmark.conformance.checks import verdicts
+from benchmark.files import ROOT
 from benchmark.registry import load_plugins
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)

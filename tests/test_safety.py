@@ -20,21 +20,20 @@ import pytest
 import torch
 import yaml
 
-from benchmark import adapters, registry
-from benchmark.backbones.checkpoints import read_state
-from benchmark.backbones.medical.reader import read_foreign
-from benchmark.checkpoint import Checkpoint
+from benchmark import registry
+from benchmark.backbones.checkpoints import read_foreign, read_state
 from benchmark.cli import main
 from benchmark.console import NullReporter
-from benchmark.data.inside import Inside
-from benchmark.data.load import load_dataset
-from benchmark.data.prepare import prepare
+from benchmark.data.entries import load_dataset
+from benchmark.data.prepare.images import Inside
+from benchmark.data.prepare.prepare import prepare
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepared import load_prepared, write_prepared
-from benchmark.data.raw import Access, RawDataset, RawTable
-from benchmark.data.verified import file_sha256
 from benchmark.errors import BenchmarkError, DataError, StoreError
-from benchmark.paths import ROOT
-from benchmark.store import CellFolder
+from benchmark.files import ROOT, file_sha256
+from benchmark.run import adapters
+from benchmark.run.training.checkpoint import Checkpoint
+from benchmark.store.cells import CellFolder
 
 SOURCES = sorted(
     path
@@ -44,7 +43,7 @@ SOURCES = sorted(
 )
 SAFE_LOADERS = (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-RESTRICTED = ("benchmark/backbones/medical/reader.py",)
+RESTRICTED = ("benchmark/backbones/checkpoints.py",)
 """Reads pickles with an unpickler of its own, which finds nothing but what builds tensors; it is tried below."""
 NETWORK = {"urllib.request", "http.client", "requests", "httpx", "ftplib", "smtplib", "telnetlib"}
 

@@ -9,10 +9,9 @@ import signal
 import pytest
 import torch
 
-from benchmark.checkpoint import Checkpoint
-from benchmark.console import NullReporter, QueueReporter
-from benchmark.stop import Stop, Stopped
-from benchmark.trainer import Trainer
+from benchmark.console import NullReporter, QueueReporter, Stop, Stopped
+from benchmark.run.training.checkpoint import Checkpoint
+from benchmark.run.training.trainer import Trainer
 from tests.small import CPU, RECIPE, batches, method
 
 STEPS = 6  # of the recipe: three epochs of two steps

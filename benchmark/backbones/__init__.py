@@ -7,17 +7,11 @@ from typing import Any
 import torch
 
 from benchmark.backbones.backbone import Backbone, InputSpec, from_open_clip
-from benchmark.backbones.preprocess import preprocess_of
-from benchmark.backbones.sequences import (
-    Intervention,
-    TokenSequence,
-    TowerOutput,
-    tokens_at,
-)
-from benchmark.backbones.towers import Tower
-from benchmark.data.fitting import Fitting
+from benchmark.backbones.towers.base import Intervention, Tower
+from benchmark.backbones.towers.tokens import TokenSequence, TowerOutput, tokens_at
 from benchmark.errors import PluginError
-from benchmark.plugin_files import calling
+from benchmark.preprocess import Fitting, preprocess_of
+from benchmark.registry import calling
 
 __all__ = [
     "Backbone",

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones.clip_native import ClipTextTower, ClipVitTower
-from benchmark.backbones.hf_bert import HFBertTower
-from benchmark.backbones.preprocess import Preprocess
-from benchmark.backbones.resnet import ResNetTower, is_resnet
-from benchmark.backbones.split import PARTS
-from benchmark.backbones.timm_vit import TimmVitTower
-from benchmark.backbones.towers import ImageTower, TextTower
+from benchmark.backbones.towers.base import ImageTower, TextTower
+from benchmark.backbones.towers.clip_native import ClipTextTower, ClipVitTower
+from benchmark.backbones.towers.hf_bert import HFBertTower
+from benchmark.backbones.towers.resnet import ResNetTower, is_resnet
+from benchmark.backbones.towers.split import PARTS
+from benchmark.backbones.towers.timm_vit import TimmVitTower
 from benchmark.errors import BenchmarkError
+from benchmark.preprocess import Preprocess
 
 Tokenizer = Callable[[list[str]], Tensor]
 """Maps N texts to ids ``[N, context_length]``, padded on the right with the tower's pad id."""
@@ -222,4 +223,30 @@ def from_open_clip(
 
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+
+
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def tower_digest(backbone: Backbone) -> str:
+    """Return what tells one image tower from another: its weights, and how its input is scaled."""
+    return f"{backbone.fingerprint('image')} {backbone.input_spec}"
+
+
+_CHUNK = 4096
+
+
+def cut_texts(backbone: Backbone, token_ids: Tensor | npt.NDArray[np.integer]) -> int:
+    """Return how many texts fill the model's context, so that what may stand beyond it is cut off.
+
+    Args:
+        backbone: whose text tower reads them.
+        token_ids: ``[..., L]``, padded to the context.
+    """
+    if getattr(backbone.text, "attends_padding", False):  # every text fills it there
+        return 0
+    rows = np.asarray(token_ids)
+    rows = rows.reshape(-1, rows.shape[-1])
+    parts = (rows[start : start + _CHUNK].astype(np.int64) for start in range(0, len(rows), _CHUNK))
+    lengths = (backbone.text.lengths(torch.from_numpy(part)) for part in parts)
+    return sum(int((one >= rows.shape[1]).sum()) for one in lengths)

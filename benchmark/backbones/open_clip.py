@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from benchmark.backbones.architectures import BIOMEDCLIP, CONTEXT_LENGTH, build, known_bert
 from benchmark.backbones.backbone import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -25,10 +24,9 @@ from benchmark.backbones.backbone import (
     from_open_clip,
 )
 from benchmark.backbones.checkpoints import load_weights
-from benchmark.backbones.files import Place, hub_cache
-from benchmark.data.verified import known_sha256
+from benchmark.backbones.published import BIOMEDCLIP, CONTEXT_LENGTH, Place, build, hub_cache, known_bert
 from benchmark.errors import BenchmarkError, ConfigError, DataError, unknown
-from benchmark.paths import user_path
+from benchmark.files import known_sha256, user_path
 from benchmark.registry import register_backbone
 
 BIOMEDCLIP_REPO = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from benchmark.config import Settings
+from benchmark.config.run_config import Settings
 from benchmark.errors import ConfigError, suggest
 from benchmark.settings import Given, check
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmark.paths import ROOT
+from benchmark.files import ROOT
 from benchmark.plan import Plan
 
 _LEFT_OUT = {"--dry-run": 0, "--format": 1, "--cell": 1}

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.cli._parser import ArgumentParser
+from benchmark.config.layers import key_and_value
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError
-from benchmark.layers import key_and_value
-from benchmark.paths import shown, user_path
+from benchmark.files import shown, user_path
 from benchmark.registry import METHODS, load_plugins
 from benchmark.settings import Given, check, contract_problem, words
 
@@ -95,7 +95,7 @@ def _check(name: str, options: Mapping[str, Any], only: Sequence[str], console: 
     import torch
 
     import methods
-    from benchmark.conformance import matching, verdicts
+    from benchmark.conformance.checks import matching, verdicts
 
     torch.set_num_threads(1)  # on models this small, threads only wait for each other
     holds = True

@@ -20,14 +20,14 @@ from rich.table import Table
 from benchmark.cli._parser import ArgumentParser, add_smallest_difference, smallest_difference
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, StoreError, unknown
-from benchmark.paths import user_path
+from benchmark.files import user_path, write_whole
 from benchmark.registry import METHODS
 from benchmark.settings import words
-from benchmark.store import Store, write_whole
+from benchmark.store.cells import Store
 
 if TYPE_CHECKING:
     from benchmark.report.collect import Block, Row
-    from benchmark.report.significance import Comparison
+    from benchmark.report.significance.comparisons import Comparison
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _compared(pair: Pair, metrics: Sequence[str], smallest: float) -> list[Compa
     Raises:
         ConfigError: no column has one of the metrics.
     """
-    from benchmark.report.significance import compare_rows, main_keys
+    from benchmark.report.significance.comparisons import compare_rows, main_keys
 
     shared = [key for key in pair.first.scores if key in pair.second.scores]
     present = {key[2] for key in shared}
@@ -202,7 +202,7 @@ Compared = Sequence[tuple[Pair, list["Comparison"]]]
 
 def _families(compared: Compared) -> Iterator[tuple[list[Pair], list[tuple[Pair, Comparison]]]]:
     """Yield the tests of each block with Holm-adjusted p values: what stands in one table is one family."""
-    from benchmark.report.significance import adjusted
+    from benchmark.report.significance.comparisons import adjusted
 
     blocks = list({id(pair.block): pair.block for pair, _ in compared}.values())
     for block in blocks:

@@ -11,7 +11,7 @@ import argparse
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError
-from benchmark.paths import user_path
+from benchmark.files import user_path
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError
-from benchmark.paths import user_path
+from benchmark.files import user_path
 from benchmark.registry import METHODS, load_plugins
 from benchmark.settings import words
 
 if TYPE_CHECKING:
-    from benchmark.efficiency_report import Run
-    from benchmark.timing import Times
-    from benchmark.workbench import Workbench
+    from benchmark.efficiency.report import Run
+    from benchmark.efficiency.timing import Times
+    from benchmark.efficiency.workbench import Workbench
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -70,19 +70,19 @@ def main(args: argparse.Namespace, console: Console) -> int:
     _check(args)
     names = METHODS.expand(words(args.methods or ["all"]))
     bench = _bench(args)
-    from benchmark import efficiency_report
+    from benchmark.efficiency import report
 
     folder = user_path(args.output_dir)
     precision = _precision(args.precision, bench.device)
     command = "run_benchmark.py " + shlex.join(sys.argv[1:])
-    run = efficiency_report.Run(efficiency_report.surroundings(bench, precision, args.rounds, command))
+    run = report.Run(report.surroundings(bench, precision, args.rounds, command))
     measurement = _Measurement(args, bench, precision, run, folder, console)
     try:
         measurement.measure(names)
     except KeyboardInterrupt:
         return _stopped(measurement, console)
-    efficiency_report.show(run, console)
-    for path in [*efficiency_report.write(run, folder), *efficiency_report.draw(run, folder)]:
+    report.show(run, console)
+    for path in [*report.write(run, folder), *report.draw(run, folder)]:
         console.line(str(path))
     return 0
 
@@ -108,26 +108,26 @@ class _Measurement:
         self.run.complete = True
 
     def methods(self, names: Sequence[str]) -> None:
-        from benchmark import method_costs
+        from benchmark.efficiency import costs
 
         def done(rows: list[dict[str, Any]], times: dict[str, Times]) -> None:
             self.run.rows, self.run.finished = rows, len(next(iter(times.values())).wall)
             self.keep(times)
 
         rounds, precision = self.args.rounds, self.precision
-        method_costs.measure(self.bench, names, rounds=rounds, precision=precision, told=self.told, done=done)
+        costs.measure(self.bench, names, rounds=rounds, precision=precision, told=self.told, done=done)
 
     def input_pipeline(self) -> None:
-        from benchmark import input_pipeline
+        from benchmark.efficiency import throughput
 
         def done(stages: list[dict[str, Any]], times: dict[str, Times]) -> None:
-            self.run.stages, self.run.feeding = stages, input_pipeline.judged(stages, self.run.rows)
+            self.run.stages, self.run.feeding = stages, throughput.judged(stages, self.run.rows)
             self.keep(times)
 
-        input_pipeline.measure(self.bench, rounds=self.args.rounds, told=self.told, done=done)
+        throughput.measure(self.bench, rounds=self.args.rounds, told=self.told, done=done)
 
     def rates(self, sizes: Sequence[int]) -> None:
-        from benchmark.rates import Rates
+        from benchmark.efficiency.throughput import Rates
 
         def done(rows: list[dict[str, Any]]) -> None:
             self.run.rates = rows
@@ -149,7 +149,7 @@ class _Measurement:
 
     def keep(self, times: dict[str, Times]) -> None:
         """Take up times and write everything."""
-        from benchmark.efficiency_report import write
+        from benchmark.efficiency.report import write
 
         self.run.times |= times
         write(self.run, self.folder)
@@ -165,14 +165,14 @@ def rate_sizes(args: argparse.Namespace, device: Any) -> list[int]:
 
 
 def _stopped(measurement: _Measurement, console: Console) -> int:
-    from benchmark import efficiency_report
     from benchmark.cli import INTERRUPTED
+    from benchmark.efficiency import report
 
     run, folder = measurement.run, measurement.folder
     if not run.rows:
         console.warn("stopped before the first round was done: nothing is written")
         return INTERRUPTED
-    efficiency_report.draw(run, folder)
+    report.draw(run, folder)
     console.warn(
         f"stopped: the methods were timed in {run.finished} of {measurement.args.rounds} rounds; "
         f"what was measured is in {folder}"
@@ -204,8 +204,8 @@ def _bench(args: argparse.Namespace) -> Workbench:
     import torch
 
     from benchmark.backbones import load_backbone
-    from benchmark.runner import find_devices
-    from benchmark.workbench import Workbench
+    from benchmark.efficiency.workbench import Workbench
+    from benchmark.machine import find_devices
 
     torch.set_num_threads(args.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     name = args.backbone
@@ -219,6 +219,6 @@ def _bench(args: argparse.Namespace) -> Workbench:
 
 
 def _precision(wanted: str, device: Any) -> str:
-    from benchmark.precision import resolve
+    from benchmark.backbones.towers.precision import resolve
 
     return resolve(wanted, device)

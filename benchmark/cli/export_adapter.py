@@ -7,7 +7,7 @@ import argparse
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError
-from benchmark.paths import user_path
+from benchmark.files import user_path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     problems += [] if args.to else ["--to: say where the folder goes"]
     if problems:
         raise ConfigError(problems)
-    from benchmark.adapters import export_adapter
+    from benchmark.run.adapters import export_adapter
 
     target = user_path(args.to)
     export_adapter(user_path(args.cell), target)

@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli._parser import ArgumentParser, given
-from benchmark.config import RunConfig, load_config
+from benchmark.config.load import load_config
+from benchmark.config.run_config import RunConfig
 from benchmark.console import Console
 from benchmark.errors import ConfigError, StoreError
-from benchmark.paths import user_path
+from benchmark.files import user_path
 from benchmark.plan import CellSpec, make_plan
-from benchmark.provenance import provenance
 from benchmark.registry import METHODS
-from benchmark.store import CellFolder, Store
+from benchmark.store.cells import CellFolder, Store
+from benchmark.store.provenance import provenance
 
 if TYPE_CHECKING:
-    from benchmark.adapters import Checkpoint
+    from benchmark.run.adapters import Checkpoint
     from methods.base import Method
 
 
@@ -56,8 +57,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     plain = load_config(flags, args.overrides)
     if len(plain.seeds) != 1 or len(plain.methods) != 1:
         raise ConfigError("import-adapter: one file is one cell: give one method and one of --seeds")
-    from benchmark import adapters, identity
     from benchmark.backbones import load_backbone
+    from benchmark.run import adapters, identity
 
     checkpoint = adapters.read_checkpoint(user_path(args.file))
     backbone = load_backbone(plain.backbone, pretrained=plain.pretrained)
@@ -133,9 +134,9 @@ def _write(
     Raises:
         StoreError: there is a cell already, or another process holds it.
     """
-    from benchmark import identity
-    from benchmark.adapters import FOLDER, write_adapter
-    from benchmark.efficiency import parameter_counts
+    from benchmark.run import identity
+    from benchmark.run.adapters import FOLDER, write_adapter
+    from benchmark.run.cost import parameter_counts
 
     origin = {"file": checkpoint.path.name, "sha256": checkpoint.sha256, "not_in_file": missing}
     with folder.lock() as held:

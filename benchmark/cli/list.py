@@ -17,11 +17,11 @@ from typing import Any
 import rich.table
 
 from benchmark.cli._parser import ArgumentParser
+from benchmark.config.experiments import cells_needed, experiments
+from benchmark.config.layers import DEFAULT_SUITE, suite_layer
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, unknown
-from benchmark.experiments import cells_needed, experiments
-from benchmark.layers import DEFAULT_SUITE, read_yaml, suite_layer
-from benchmark.paths import configs, paper_tables
+from benchmark.files import configs, paper_tables, read_yaml
 from benchmark.registry import METHODS, REGISTRIES, scan_plugins
 from benchmark.settings import words
 
@@ -84,23 +84,23 @@ def _methods(args: argparse.Namespace, console: Console) -> int:
     with _progress(console) as progress:
         import torch
 
-        from benchmark import matrix
+        from benchmark.conformance import page
 
         torch.set_num_threads(1)  # on models this small, threads only wait for each other
 
         entries = [METHODS.entry(name) for name in METHODS.names()]
         single = [entry.name for entry in entries if not entry.family]
         family = [entry for entry in entries if entry.family and not args.markdown]
-        more = {name: reason for entry in family for name, reason in matrix.members(entry).items()}
+        more = {name: reason for entry in family for name, reason in page.members(entry).items()}
         usable = [name for name, reason in more.items() if not reason]
-        rows = matrix.method_rows(single + usable if args.all else single, progress)
+        rows = page.method_rows(single + usable if args.all else single, progress)
     if args.json:
         console.line(json.dumps(rows, indent=1))
     elif args.markdown:
-        console.line(matrix.markdown(rows).rstrip())
+        console.line(page.markdown(rows).rstrip())
     else:
-        _print_table(console, matrix.COLUMNS, [matrix.cells(row) for row in rows])
-        for line in matrix.remarks(rows):
+        _print_table(console, page.COLUMNS, [page.cells(row) for row in rows])
+        for line in page.remarks(rows):
             console.warn(line)
         if usable and not args.all:
             console.line(f"And with --all: {', '.join(usable)}")

@@ -19,9 +19,8 @@ from pathlib import Path
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError
-from benchmark.paths import ROOT, user_path
+from benchmark.files import ROOT, user_path, write_whole
 from benchmark.registry import METHODS
-from benchmark.store import write_whole
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmark.cli._parser import ArgumentParser
+from benchmark.config.layers import key_and_value
 from benchmark.console import Console, duration
 from benchmark.errors import ConfigError, PluginError, unknown
-from benchmark.layers import key_and_value
-from benchmark.paths import default_data_root, user_path
+from benchmark.files import default_data_root, user_path
 from benchmark.registry import DATASETS, scan_plugins
 from benchmark.settings import coerce, words
 
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     request = _request(args)
     if not args.raw:
         raise ConfigError(f"--raw: say where the downloads are. {_source(dataset)}")
-    from benchmark.data.prepare import prepare
+    from benchmark.data.prepare.prepare import prepare
 
     signal.signal(signal.SIGTERM, _stop)
     began = time.monotonic()
@@ -93,7 +93,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _dataset(name: str) -> Any:
-    from benchmark.data.raw import RawDataset
+    from benchmark.data.prepare.raw import RawDataset
 
     found = DATASETS.get(name)
     if isinstance(found, RawDataset):
@@ -131,7 +131,7 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
 
 def _fitting(args: argparse.Namespace, problems: list[str]) -> Any:
     """Return what --transform, or --crop and --size say; lines in ``problems`` when it is wrong."""
-    from benchmark.data.fitting import Fitting
+    from benchmark.preprocess import Fitting
 
     try:
         if args.transform:
@@ -149,7 +149,7 @@ def _fitting(args: argparse.Namespace, problems: list[str]) -> Any:
 def _listing() -> Any:
     import rich.table
 
-    from benchmark.data.raw import Access, RawDataset
+    from benchmark.data.prepare.raw import Access, RawDataset
 
     order = get_args(Access.__dataclass_fields__["kind"].type) or ("open", "registration", "credentialed")
     table = rich.table.Table(title="run_benchmark.py prepare NAME --raw DIR --data-root DIR")

@@ -7,9 +7,9 @@ import argparse
 from benchmark.cli._parser import ArgumentParser, add_smallest_difference, smallest_difference
 from benchmark.console import Console
 from benchmark.errors import ConfigError, StoreError, unknown
-from benchmark.paths import user_path
+from benchmark.files import user_path
 from benchmark.settings import words
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 FORMATS = ("md", "tex", "csv", "html")
 
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     unreadable = store.damaged()
     for problem in unreadable:
         console.error(problem)
-    from benchmark.report import read_report
+    from benchmark.report.report import read_report
 
     tables = tuple(words(args.tables)) if args.tables else None
     with store.reporting():

@@ -18,9 +18,9 @@ from rich.text import Text
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
 from benchmark.errors import ConfigError
-from benchmark.paths import default_data_root, user_path
+from benchmark.files import default_data_root, user_path
 from benchmark.settings import coerce, words
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 UNEXPLAINED = (
     "commit, versions, hardware, weights and threads are the same. Was a file of the cell changed, or the program, "
@@ -28,8 +28,8 @@ UNEXPLAINED = (
 )
 
 if TYPE_CHECKING:
-    from benchmark.difference import FileDifference
-    from benchmark.reproduction import StoredCell
+    from benchmark.run.reproduce import StoredCell
+    from benchmark.store.compare import FileDifference
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         BenchmarkError: its data or weights are not here.
     """
     tolerance = _tolerance(args)
-    from benchmark.reproduction import read_cell
+    from benchmark.run.reproduce import read_cell
 
     stored = read_cell(
         user_path(args.cell),
@@ -87,8 +87,8 @@ def _tolerance(args: argparse.Namespace) -> float:
 
 
 def _compare(stored: StoredCell, output_dir: Path, tolerance: float, console: Console) -> int:
-    from benchmark.difference import compare_cells, differing_origin
-    from benchmark.reproduction import run_again, settings_changed
+    from benchmark.run.reproduce import run_again, settings_changed
+    from benchmark.store.compare import compare_cells, differing_origin
 
     store = Store(output_dir)
     outcome = run_again(stored, store, console)

@@ -15,20 +15,23 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from benchmark.cli._parser import ArgumentParser, add_smallest_difference, given
+from benchmark.cli._plan_tables import plan_table, recipe_table
 from benchmark.cli._shell import cell_commands
-from benchmark.config import RunConfig
+from benchmark.config.request import Request, load_request
+from benchmark.config.run_config import RunConfig
 from benchmark.console import Console, Reporter, duration
-from benchmark.engines.together import joined
 from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
-from benchmark.parallel import World, launched
+from benchmark.machine import launched
 from benchmark.plan import CellSpec, Plan, make_plan
-from benchmark.plan_tables import plan_table, recipe_table
 from benchmark.registry import METHODS
-from benchmark.request import Request, load_request
-from benchmark.runner import RUN_CELL, Cluster, Summary, resolve, run_plan
-from benchmark.store import Store
+from benchmark.run.engines.grid import Cluster, Summary
+from benchmark.run.engines.start import run_plan
+from benchmark.run.engines.torchrun import joined
+from benchmark.run.execute import RUN_CELL, resolve
+from benchmark.store.cells import Store
+from benchmark.world import World
 
-PREPARE_SUITE = "benchmark.cell:prepare_suite"
+PREPARE_SUITE = "benchmark.run.prepare_suite:prepare_suite"
 NO_SETTINGS = ("config", "cell", "format")
 """Flags that are no settings of the run."""
 PLAN_FORMATS = ("table", "sh")
@@ -161,7 +164,7 @@ def _check_identity(plan: Plan, store: Store, console: Console, elsewhere: bool,
     """
     if not any(store.cell(cell.spec.folder).exists("config.yaml") for cell in plan.cells):
         return
-    from benchmark.identity import check
+    from benchmark.run.identity import check
 
     if check(plan, store, elsewhere=elsewhere):
         return
@@ -231,7 +234,7 @@ def _prepare(specs: Sequence[CellSpec], reporter: Reporter, trained: Collection[
         trained: folders of those that have no adapter yet.
     """
     from benchmark.backbones import fitting_of
-    from benchmark.data.load import needed
+    from benchmark.data.entries import needed
 
     models = dict.fromkeys((spec.backbone, spec.pretrained) for spec in specs)
     fittings = {model: fitting_of(model[0], pretrained=model[1]) for model in models}
@@ -282,7 +285,7 @@ def _report(configs: Sequence[RunConfig], store: Store, console: Console) -> Non
     config, suites = configs[0], {config.suite_name for config in configs}
     suite = config.suite_name if len(suites) == 1 else None
     try:
-        from benchmark.report import read_report
+        from benchmark.report.report import read_report
 
         with store.reporting():
             report = read_report(

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from benchmark.cli import run
 from benchmark.cli._parser import ArgumentParser, given
-from benchmark.config import RunConfig
+from benchmark.config.request import Request, load_request
+from benchmark.config.run_config import RunConfig
 from benchmark.console import Console
 from benchmark.errors import ConfigError
-from benchmark.request import Request, load_request
 from benchmark.settings import coerce
-from benchmark.store import cell_name
+from benchmark.store.cells import cell_name
 
 if TYPE_CHECKING:
-    from benchmark.validation import Item
+    from benchmark.run.preflight import Item
 
 GROUPS = ("data", "weights", "models", "hardware", "cost")
 STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     request = load_request(
         given(args, *run.NO_SETTINGS, "json", "probe", "images"), args.overrides, args.config or ()
     )
-    from benchmark.validation import as_json, models
+    from benchmark.run.preflight import as_json, models
 
     found = [
         _named(item, config)
@@ -92,7 +92,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _looked_at(config: RunConfig, request: Request, probe: int, *, images: bool) -> list[Item]:
     """Return the items of a configuration; of a model that only a row names, its absence alone, which stops nothing."""
-    from benchmark.validation import model_item, validate
+    from benchmark.run.preflight import model_item, validate
 
     if config.backbone in request.named:
         item = model_item(config.backbone, config.pretrained)

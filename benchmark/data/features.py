@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmark.backbones import Backbone
+from benchmark.backbones.towers.precision import autocast, resolve
 from benchmark.console import Reporter
-from benchmark.data.kept import kept
+from benchmark.data.cache import kept
 from benchmark.data.prepared import Array
 from benchmark.data.tokens import TokenIds, token_ids
-from benchmark.precision import autocast, resolve
 
 _VERSION = 3
 _CHUNK = 4096

@@ -23,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmark.data.verified import file_sha256, is_as_written
 from benchmark.errors import DataError
-from benchmark.temporary import temporary_beside
+from benchmark.files import file_sha256, is_as_written, temporary_beside
 
 FORMAT_VERSION = 1
 TRANSFORMS_VERSION = 2
@@ -273,7 +272,7 @@ def load_prepared(folder: Path, *, transform: str = "", verify: bool = False) ->
     """Open a prepared folder.
 
     Args:
-        folder: what :func:`write_prepared` or benchmark/data/prepare.py wrote.
+        folder: what :func:`write_prepared` or benchmark/data/prepare/prepare.py wrote.
         transform: which pixel file, in a folder that has several.
         verify: compare the sha256 of every file whatever is known of it; else that of files which have changed since it
             was compared (:func:`is_as_written`). So row i of the manifest always describes image i.

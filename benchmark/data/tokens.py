@@ -20,7 +20,7 @@ import tokenizers
 
 from benchmark.backbones import Backbone
 from benchmark.console import Reporter
-from benchmark.data.kept import kept
+from benchmark.data.cache import kept
 
 TokenIds = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 _VERSION = 1

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.experiments import variant_text
-from benchmark.plan import adapt_settings, settings_key
+from benchmark.config.cell_settings import adapt_settings, settings_key
+from benchmark.config.experiments import variant_text
 
 if TYPE_CHECKING:
-    from benchmark.report.collect import Run
+    from benchmark.report.runs import Run
 
 Place = tuple[str, str]
 """Task and dataset."""

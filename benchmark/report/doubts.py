@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from benchmark.metrics import UNTRAINED
-from benchmark.report.collect import Block, Doubt, Key, Row
-from benchmark.report.columns import shown_tasks
-from benchmark.report.significance import main_keys
-from benchmark.report.wording import column_text
+from benchmark.metrics.classification import UNTRAINED
+from benchmark.report.collect import Block, Doubt, Row
+from benchmark.report.runs import Key
+from benchmark.report.significance.comparisons import main_keys
+from benchmark.report.significance.wording import column_text
+from benchmark.report.tables.columns import shown_tasks
 
 _USUAL = ("one seed", "uncommitted changes")
 """Kinds that many rows share; told last."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.errors import DataError
-from benchmark.paths import paper_tables, shown
+from benchmark.files import paper_tables, shown
 
 COLUMNS = ["table", "row_method", "group", "dataset", "metric", "value"]
 KEY = ["table", "row_method", "group", "dataset", "metric"]

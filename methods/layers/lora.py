@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from benchmark.backbones import Backbone, Tower
-from benchmark.backbones.towers import SITES
+from benchmark.backbones.towers.base import SITES
 from benchmark.errors import ConfigError
 from methods.base import choice, positive
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from benchmark.backbones import Backbone
-from benchmark.backbones.towers import SITES
+from benchmark.backbones.towers.base import SITES
 from benchmark.errors import StoreError
 from methods.base import PeftAdapter
 from methods.layers.lora import ENCODERS, POSITIONS, LoRAOptions, blocks_at, towers_of

@@ -23,7 +23,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from benchmark.backbones.towers import SITES
+from benchmark.backbones.towers.base import SITES
 from benchmark.errors import ConfigError
 from methods.base import choice
 from methods.layers.lora import ENCODERS, POSITIONS

@@ -7,27 +7,27 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.backbones.preprocess import preprocess_of
+from benchmark.backbones.backbone import tower_digest
+from benchmark.backbones.towers.precision import autocast, resolve
 from benchmark.data.augment import AS_IT_IS, Augment, View
-from benchmark.precision import autocast, resolve
-from benchmark.shared import tower_digest
+from benchmark.preprocess import preprocess_of
 from methods.base import Method
+from tasks.heads.images import PUBLISHED_DEPTH, Normed
 
 if TYPE_CHECKING:
     from tasks.base import TaskContext
-    from tasks.dense import DenseImages
+    from tasks.heads.images import DenseImages
 
-Normed = Literal["last", "all", "none"]
-PUBLISHED_DEPTH = 12
-"""Depth of the towers that published tap positions count blocks of."""
 CACHE_BYTES = 2 * 1024**3
 """Tap features of one part are kept in memory up to this size, and computed again each time beyond it."""
+
+
 _VERSION = 1  # raise it whenever the same key would give other features
 
 

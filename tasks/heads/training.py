@@ -16,7 +16,7 @@ from benchmark.errors import CellError
 
 if TYPE_CHECKING:
     from tasks.base import TaskContext
-    from tasks.dense import DenseOptions
+    from tasks.heads.images import DenseOptions
     from tasks.heads.taps import DenseBatch, TapBatches
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from benchmark.detection_metrics import MAX_DETECTIONS, box_iou
+from benchmark.metrics.detection import MAX_DETECTIONS, box_iou
 
 Rule = Literal["mgca", "yolov3"]
 Size = tuple[int, int]

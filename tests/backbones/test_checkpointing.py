@@ -9,8 +9,8 @@ import torch
 
 import methods
 from benchmark.backbones import Tower
-from benchmark.small_models import FAMILIES, move, small_backbone, small_batch
-from benchmark.timing import saved_bytes
+from benchmark.conformance.small_models import FAMILIES, move, small_backbone, small_batch
+from benchmark.efficiency.timing import saved_bytes
 from methods.base import Method
 
 CASES = [
@@ -86,7 +86,7 @@ def test_nothing_is_wrapped_without_gradient_or_switched_off(monkeypatch: pytest
     def never(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("benchmark.backbones.towers.checkpoint", never)
+    monkeypatch.setattr("benchmark.backbones.towers.base.checkpoint", never)
     method.loss(batch).backward()
     for tower in towers(method):
         tower.checkpointing = True

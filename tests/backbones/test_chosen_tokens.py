@@ -10,8 +10,8 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from benchmark.backbones import Backbone, Intervention, TokenSequence, Tower, TowerOutput, tokens_at
-from benchmark.small_models import FAMILIES, small_backbone, small_batch
-from benchmark.timing import saved_bytes
+from benchmark.conformance.small_models import FAMILIES, small_backbone, small_batch
+from benchmark.efficiency.timing import saved_bytes
 from methods.layers.lora import LoRA
 
 CASES = [(family, kind) for family in FAMILIES for kind in ("image", "text")]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import methods
 from benchmark.backbones import Intervention, TokenSequence, Tower
-from benchmark.small_models import FAMILIES, move, small_backbone, small_batch
+from benchmark.conformance.small_models import FAMILIES, move, small_backbone, small_batch
 from methods.base import Method
 from tests.small import whole_features
 
@@ -117,7 +117,7 @@ def test_passes_without_gradient_are_not_compiled(monkeypatch: pytest.MonkeyPatc
     def never(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("benchmark.backbones.towers._compiled", never)
+    monkeypatch.setattr("benchmark.backbones.towers.base._compiled", never)
     tower.features(images)
     tower.compile_blocks(QUICK)
     with torch.no_grad():

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmark.backbones import load_backbone
+from benchmark.backbones.checkpoints import read_foreign
 from benchmark.backbones.medical import convert as conversion
-from benchmark.backbones.medical.published import RECORDS
-from benchmark.backbones.medical.reader import read_foreign
+from benchmark.backbones.medical.load import RECORDS
 from benchmark.cli import main
 from benchmark.errors import BenchmarkError, ConfigError, DataError
 from tests.backbones.medical_files import ids, layout, loaded, small_sizes, write

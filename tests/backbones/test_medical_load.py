@@ -13,9 +13,9 @@ import torch
 
 from benchmark.backbones import check_backbone
 from benchmark.backbones.medical.convert import fit, rename
-from benchmark.backbones.medical.published import RECORDS
+from benchmark.backbones.medical.load import RECORDS
 from benchmark.errors import DataError
-from benchmark.paths import ROOT
+from benchmark.files import ROOT
 from benchmark.registry import BACKBONES
 from tests.backbones.medical_files import MODELS, backbone, ids, images, layout, write
 from tests.backbones.medical_oracles import BioVil, ConVirt, Gloria, Kad, Mgca, Plip, PmcClip, Prior

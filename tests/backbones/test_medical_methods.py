@@ -15,13 +15,14 @@ import pytest
 import torch
 
 import methods
-from benchmark import capabilities, conformance, small_models
 from benchmark.backbones import Backbone, load_backbone
-from benchmark.backbones.architectures import build as build_open_clip
 from benchmark.backbones.medical.convert import rename
 from benchmark.backbones.medical.heads import Shapes
+from benchmark.backbones.medical.load import RECORDS
 from benchmark.backbones.medical.model import EXTRAS, build
-from benchmark.backbones.medical.published import RECORDS
+from benchmark.backbones.published import build as build_open_clip
+from benchmark.conformance import checks as conformance
+from benchmark.conformance import probes, small_models
 from benchmark.errors import BenchmarkError
 from tests.backbones.medical_files import backbone, ids, images, stirred
 from tests.backbones.medical_oracles import BioVil, ConVirt, Gloria, Mgca, PmcClip, Prior
@@ -77,7 +78,7 @@ def small_medical(name: str) -> Backbone:
             for key, parameter in small.model.named_parameters():
                 if (
                     parameter.ndim == 2
-                ):  # as in benchmark/small_models.py: else all texts and images look alike
+                ):  # as in benchmark/conformance/small_models.py: else all texts and images look alike
                     parameter.mul_(4.0 if key.startswith("text.transformer") else 2.0)
     return small.requires_grad_(False)
 
@@ -202,6 +203,6 @@ def test_lora_acts_on_plip(tmp_path: Path) -> None:
 
 
 def test_the_matrix_says_what_works_with_a_resnet() -> None:
-    found = capabilities.capabilities(functools.partial(methods.build, "clip_lora"))
+    found = probes.capabilities(functools.partial(methods.build, "clip_lora"))
     assert "is a ResNet, which has no tokens" in found.resnet
     assert found.notes == ()

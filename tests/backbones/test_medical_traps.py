@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import methods
-from benchmark.backbones.medical.records import record_of
+from benchmark.backbones.medical.load import record_of
 from benchmark.backbones.medical.words import Words, sentences_of_words
 from benchmark.data.samples import Batch
 from benchmark.errors import BenchmarkError

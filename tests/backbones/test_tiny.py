@@ -12,34 +12,34 @@ import pytest
 import torch
 import yaml
 
-from benchmark.backbones import tiny
-from benchmark.data.phantom.parts import draw_part
-from benchmark.data.phantom.vocabulary import make_tokenizer, vocabulary
+from benchmark.backbones import embedded
 from benchmark.errors import DataError
+from benchmark.phantom.chest.parts import draw_part
+from benchmark.phantom.pretraining.vocabulary import make_tokenizer, vocabulary
 
 NAMES = ["tiny", "tiny_b"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def loaded(request):
-    return tiny.load_tiny(request.param)
+    return embedded.load_tiny(request.param)
 
 
 def test_both_weights_are_there_and_small():
-    assert tiny.tiny_names() == NAMES
-    assert sum(path.stat().st_size for path in tiny.WEIGHTS.iterdir()) < 6_000_000
+    assert embedded.tiny_names() == NAMES
+    assert sum(path.stat().st_size for path in embedded.WEIGHTS.iterdir()) < 6_000_000
 
 
 def test_shapes_and_unit_norm(loaded):
     model, tokenizer = loaded
-    images = tiny.to_input(torch.randint(0, 256, (2, 64, 64), dtype=torch.uint8))
+    images = embedded.to_input(torch.randint(0, 256, (2, 64, 64), dtype=torch.uint8))
     with torch.inference_mode():
         image, text = (
             model.encode_image(images, normalize=True),
             model.encode_text(tokenizer(["edema"]), normalize=True),
         )
-    assert image.shape == (2, tiny.EMBED_DIM)
-    assert text.shape == (1, tiny.EMBED_DIM)
+    assert image.shape == (2, embedded.EMBED_DIM)
+    assert text.shape == (1, embedded.EMBED_DIM)
     assert image.norm(dim=-1) == pytest.approx([1, 1], abs=1e-5)
 
 
@@ -52,50 +52,50 @@ def test_padding_does_not_matter(loaded):
 
 
 def test_the_two_seeds_differ():
-    first, second = (tiny.load_tiny(name)[0].state_dict() for name in NAMES)
+    first, second = (embedded.load_tiny(name)[0].state_dict() for name in NAMES)
     assert first.keys() == second.keys()
     assert not torch.equal(first["visual.trunk.cls_token"], second["visual.trunk.cls_token"])
 
 
 def test_every_weight_has_its_record():
     for name in NAMES:
-        record = json.loads((tiny.WEIGHTS / f"{name}.json").read_text())
-        assert record["command"].startswith("python -m benchmark.data.phantom.pretrain ")
+        record = json.loads((embedded.WEIGHTS / f"{name}.json").read_text())
+        assert record["command"].startswith("python -m benchmark.phantom.pretraining.pretrain ")
         assert {"settings", "versions", "machine", "stages"} <= set(record)
 
 
 def test_building_is_reproducible_and_leaves_the_random_state_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first, second = tiny.build_tiny(50, seed=1), tiny.build_tiny(50, seed=1)
+    first, second = embedded.build_tiny(50, seed=1), embedded.build_tiny(50, seed=1)
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_a_second_import_is_quiet(monkeypatch):
-    monkeypatch.delitem(sys.modules, "benchmark.backbones.tiny")
+    monkeypatch.delitem(sys.modules, "benchmark.backbones.embedded")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = importlib.import_module("benchmark.backbones.tiny")
+        again = importlib.import_module("benchmark.backbones.embedded")
         again.build_tiny(50)
 
 
 def test_unknown_weights_suggest_a_name():
     with pytest.raises(DataError, match="Did you mean 'tiny"):
-        tiny.load_tiny("tinny")
+        embedded.load_tiny("tinny")
 
 
 def test_weights_that_do_not_fit_are_named(monkeypatch, tmp_path):
-    for source in tiny.WEIGHTS.iterdir():
+    for source in embedded.WEIGHTS.iterdir():
         (tmp_path / source.name).write_bytes(source.read_bytes())
     (tmp_path / "tiny.safetensors").write_bytes(b"not safetensors")
-    monkeypatch.setattr(tiny, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(embedded, "WEIGHTS", tmp_path)
     with pytest.raises(DataError, match=r"tiny\.safetensors: does not fit"):
-        tiny.load_tiny("tiny")
+        embedded.load_tiny("tiny")
 
 
 def test_committed_tokenizer_is_the_one_the_grammar_gives():
-    kept = json.loads((tiny.WEIGHTS / "tiny.tokenizer.json").read_text())
+    kept = json.loads((embedded.WEIGHTS / "tiny.tokenizer.json").read_text())
     assert kept["model"]["vocab"] == {token: number for number, token in enumerate(vocabulary())}
     assert kept == json.loads(make_tokenizer().to_str())
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbones import Backbone, Intervention, TokenSequence, Tower, from_open_clip
-from benchmark.backbones.split import SplitAttention
-from benchmark.backbones.towers import SITES
+from benchmark.backbones.towers.base import SITES
+from benchmark.backbones.towers.split import SplitAttention
 from benchmark.errors import BenchmarkError
 from tests.parity import ace_reference, clip_reference
 from tests.small import whole_features

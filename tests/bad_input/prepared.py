@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.verified import file_sha256
+from benchmark.files import file_sha256
 from tests.bad_input.case import TRAIN, Case, Setup, files, together
 
 _PICS = '''
 """Twelve pictures."""
 import numpy as np
 import pandas as pd
-from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.registry import register_dataset
 
 
@@ -50,8 +50,8 @@ _PIXELS = f"{FOLDER}/pixels-shortest_crop-64x64.npy"
 
 def prepared(folder: Path) -> None:
     """Write the plugin and its suite, and prepare the pictures."""
-    from benchmark.data.fitting import Fitting
-    from benchmark.data.prepare import prepare
+    from benchmark.data.prepare.prepare import prepare
+    from benchmark.preprocess import Fitting
     from benchmark.registry import DATASETS, load_plugins
 
     files({"pics.py": _PICS, "s.yaml": _PICS_SUITE, "raw/x": "x"})(folder)

@@ -20,7 +20,7 @@ _SUITE = {"name": "toy", "title": "Toy", "tasks": {"zeroshot": {"datasets": {"se
 
 def store(folder: Path) -> None:
     """Write two finished cells."""
-    from benchmark.store import Store
+    from benchmark.store.cells import Store
 
     for method in ("zero_shot", "taskres"):
         cell = Store(folder / "results").cell(f"runs/toy/tiny/{method}/seed-0")
@@ -241,9 +241,9 @@ KEPT = "out/runs/small/tiny/zero_shot/seed-0"
 def finished(folder: Path) -> None:
     """Write the small world and a finished cell of it."""
     small(folder)
-    from benchmark.config import load_config
+    from benchmark.config.load import load_config
     from benchmark.plan import make_plan
-    from benchmark.store import Store
+    from benchmark.store.cells import Store
 
     place = Store(Path("out"))
     flags = {"suite": "s.yaml", "methods": ["zero_shot"], "data_root": "data", "device": "cpu"}

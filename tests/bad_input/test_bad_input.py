@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import layers, paths
+from benchmark import files as paths
 from benchmark.cli import main
 from benchmark.cli import report as report_verb
-from benchmark.data.verified import SEEN
+from benchmark.config import layers
+from benchmark.files import SEEN
 from tests.bad_input import (
     adapters,
     configs,

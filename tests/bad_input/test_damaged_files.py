@@ -14,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.images import read_image
+from benchmark.data.prepare.images import read_image
 from benchmark.errors import DataError
-from benchmark.shapes import CONFIG, RESULT, problem
-from benchmark.store import CellFolder, StoreError
+from benchmark.store.cells import CONFIG, RESULT, CellFolder, StoreError
+from benchmark.store.cells import shape_problem as problem
 from tests.bad_input.drawn import attempt, folder, nested, quick
 
 

@@ -44,7 +44,7 @@ WEIGHTS, CONFIG = "model/open_clip_model.safetensors", "model/open_clip_config.j
 
 @functools.cache
 def _state() -> dict[str, Any]:
-    from benchmark.backbones.architectures import build
+    from benchmark.backbones.published import build
 
     return dict(build(_MODEL, _BERT).state_dict())
 

@@ -11,14 +11,14 @@ import torch
 import methods
 from benchmark.backbones import load_backbone
 from benchmark.cli import main
-from benchmark.config import load_config
+from benchmark.config.load import load_config
+from benchmark.conformance.small_models import move
 from benchmark.plan import make_plan
-from benchmark.provenance import provenance
 from benchmark.report.collect import collect_blocks
 from benchmark.report.paper import load_paper
-from benchmark.runner import execute_cell
-from benchmark.small_models import move
-from benchmark.store import CellFolder, Store
+from benchmark.run.execute import execute_cell
+from benchmark.store.cells import CellFolder, Store
+from benchmark.store.provenance import provenance
 from methods.base import Method
 
 CELL = "runs/phantom/tiny"
@@ -148,7 +148,7 @@ def test_a_cell_is_exported_and_comes_back(tmp_path: Path, capsys: pytest.Captur
     config = load_config({"methods": ["peft:ia3"], "output_dir": str(tmp_path / "a"), "device": "cpu"})
     store = Store(tmp_path / "a")
     spec = make_plan(config, store).cells[0].spec
-    from benchmark.adapters import write_adapter
+    from benchmark.run.adapters import write_adapter
 
     method = methods.build("peft:ia3", load_backbone("tiny"))
     move(method)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import conformance
 from benchmark.cli import main
+from benchmark.conformance import checks
 
 BROKEN = '''
 """A method that trains a frozen tensor behind everybody's back."""
@@ -36,7 +36,7 @@ NAMES = ("declared parameter count", "identity at initialisation")
 
 @pytest.fixture(autouse=True)
 def two_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conformance, "CHECKS", {name: conformance.CHECKS[name] for name in NAMES})
+    monkeypatch.setattr(checks, "CHECKS", {name: checks.CHECKS[name] for name in NAMES})
 
 
 def test_a_conforming_method_passes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,9 +68,9 @@ def test_options_reach_the_method_in_their_types(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        conformance,
+        checks,
         "CHECKS",
-        {"look": lambda build, family: seen.append(build(conformance.small_backbone(family)))},
+        {"look": lambda build, family: seen.append(build(checks.small_backbone(family)))},
     )
     words = ["r=2", "params=q,v", "lora_alpha=0.5", "logit_scale=frozen"]
     assert main(["check-method", "clip_lora", *words]) == 0

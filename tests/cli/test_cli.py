@@ -13,11 +13,11 @@ import pytest
 from benchmark.cli import main
 from benchmark.cli import run as run_verb
 from benchmark.cli._parser import ArgumentParser, normalised, verbs
+from benchmark.config.request import load_request
 from benchmark.errors import PluginError
-from benchmark.paths import ROOT
+from benchmark.files import ROOT
 from benchmark.plan import make_plan
-from benchmark.request import load_request
-from benchmark.store import Store
+from benchmark.store.cells import Store
 
 
 @pytest.fixture
@@ -141,12 +141,12 @@ def test_result_of_a_newer_version_is_refused(capsys, fakes, words, world):
 
 
 def test_failing_report_does_not_lose_the_run(capsys, fakes, words, monkeypatch):
-    import benchmark.report
+    from benchmark.report import report
 
     def broken(*_, **__):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(benchmark.report, "read_report", broken)
+    monkeypatch.setattr(report, "read_report", broken)
     assert main(words) == 0
     assert "warning: no report (RuntimeError: no ink)" in capsys.readouterr().err
 

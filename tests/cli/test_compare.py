@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from benchmark.cli import main
-from benchmark.metrics import plain_value, zero_shot_metrics
-from benchmark.store import Store
+from benchmark.metrics.classification import plain_value, zero_shot_metrics
+from benchmark.store.cells import Store
 
 N = 120
 TARGET = np.arange(N) % 3

@@ -9,26 +9,26 @@ import pytest
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from benchmark import input_pipeline, rates
 from benchmark.backbones import Tower, load_backbone
 from benchmark.cli import efficiency, main
 from benchmark.cli._parser import ArgumentParser
 from benchmark.cli.efficiency import _Measurement
+from benchmark.efficiency import throughput
+from benchmark.efficiency.timing import Times
+from benchmark.efficiency.workbench import Candidate, Form, MadeUpTokenizer, Workbench, shared_copy
 from benchmark.errors import CellError
-from benchmark.timing import Times
-from benchmark.workbench import Candidate, Form, MadeUpTokenizer, Workbench, shared_copy
 
 
 @pytest.fixture
 def peak(monkeypatch) -> None:
-    monkeypatch.setattr(rates, "matrix_peak", lambda device, precision: 1e12)
+    monkeypatch.setattr(throughput, "matrix_peak", lambda device, precision: 1e12)
 
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch) -> None:
-    monkeypatch.setattr(input_pipeline, "SAMPLES", 16)
-    monkeypatch.setattr(input_pipeline, "BATCH", 8)
-    monkeypatch.setattr(input_pipeline, "WORKERS", (0,))
+    monkeypatch.setattr(throughput, "SAMPLES", 16)
+    monkeypatch.setattr(throughput, "BATCH", 8)
+    monkeypatch.setattr(throughput, "WORKERS", (0,))
 
 
 def run(tmp_path, *words: str) -> int:
@@ -112,7 +112,9 @@ def measured(sizes: list[int], *, flop: float = 1.0, compiled: bool = False) -> 
     found: list[list[dict]] = []
     backbone = load_backbone("random:tiny")
     flops_of = {"clip_lora": flop}
-    rates.Rates(backbone, 16, "fp32", 1, flops_of, compiled, lambda text: None, found.append).measure(sizes)
+    throughput.Rates(backbone, 16, "fp32", 1, flops_of, compiled, lambda text: None, found.append).measure(
+        sizes
+    )
     return found[-1]
 
 
@@ -135,7 +137,7 @@ def test_a_batch_that_does_not_fit_is_a_row_too(monkeypatch, peak) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(rates, "Candidate", full)
+    monkeypatch.setattr(throughput, "Candidate", full)
     rows = measured([2, 4], compiled=True)
     assert [(row["batch_size"], row["form"]) for row in rows] == [
         (2, "eager"), (2, "compiled"), (4, "eager"), (4, "compiled")
@@ -147,9 +149,9 @@ def test_a_batch_that_does_not_fit_is_a_row_too(monkeypatch, peak) -> None:
 
 def test_compiling_pays_where_its_slowest_round_beats_the_fastest_one() -> None:
     eager = Times(wall=[[1.0], [1.2]])
-    assert rates.pays(eager, Times(wall=[[0.5], [0.6]])) == "pays: 2.00x"
-    assert rates.pays(eager, Times(wall=[[2.2], [2.2]])) == "does not pay: 0.50x"
-    assert rates.pays(eager, Times(wall=[[1.1], [1.1]])) == "makes no difference beyond the noise: 1.00x"
+    assert throughput.pays(eager, Times(wall=[[0.5], [0.6]])) == "pays: 2.00x"
+    assert throughput.pays(eager, Times(wall=[[2.2], [2.2]])) == "does not pay: 0.50x"
+    assert throughput.pays(eager, Times(wall=[[1.1], [1.1]])) == "makes no difference beyond the noise: 1.00x"
 
 
 def test_compiled_and_eager_steps_are_timed_side_by_side(monkeypatch, peak) -> None:
@@ -172,8 +174,8 @@ def test_a_compiler_that_fails_is_one_clear_line(monkeypatch, peak) -> None:
 
 def test_the_peak_counts_two_operations_per_multiply_add(monkeypatch) -> None:
     times = {"product": Times(wall=[[0.5], [0.25], [1.0]])}
-    monkeypatch.setattr(rates, "in_turns", lambda *_, **__: times)
-    assert rates.matrix_peak(torch.device("cpu"), "fp32", side=100) == 2 * 100**3 / 0.25
+    monkeypatch.setattr(throughput, "in_turns", lambda *_, **__: times)
+    assert throughput.matrix_peak(torch.device("cpu"), "fp32", side=100) == 2 * 100**3 / 0.25
 
 
 @pytest.mark.parametrize(
@@ -193,10 +195,10 @@ def test_sizes_of_the_rates(words, device, sizes) -> None:
 
 # ---------------------------------------------------------------------------------------------- input pipeline
 def test_stages_of_the_input_pipeline_beside_the_fastest_method_that_takes_images(monkeypatch) -> None:
-    monkeypatch.setattr(input_pipeline, "WORKERS", (0, 1))
+    monkeypatch.setattr(throughput, "WORKERS", (0, 1))
     found: list = []
     bench = Workbench(load_backbone("random:tiny"), batch_size=2, text_length=16)
-    input_pipeline.measure(bench, rounds=1, told=lambda text: None, done=lambda rows, _: found.extend(rows))
+    throughput.measure(bench, rounds=1, told=lambda text: None, done=lambda rows, _: found.extend(rows))
     kinds = [
         f"{kind}_{stage}"
         for kind in ("grey", "colour")
@@ -219,13 +221,13 @@ def test_the_loader_keeps_up_when_it_brings_what_the_fastest_step_needs() -> Non
         {"title": "C", "pairs_per_s": 1e6, "cached_towers": "image text"},
         {"title": "D", "pairs_per_s": None, "cached_towers": ""},
     ]
-    assert input_pipeline.judged(stages, methods) == {
+    assert throughput.judged(stages, methods) == {
         "fastest": "B",
         "needs": 60.0,
         "brings": {"grey": 90.0, "colour": 30.0},
         "keeps_up": {"grey": True, "colour": False},
     }
-    assert input_pipeline.judged(stages, methods[2:]) == {}
+    assert throughput.judged(stages, methods[2:]) == {}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from benchmark import matrix
 from benchmark.cli import main
+from benchmark.conformance import page
 from benchmark.registry import METHODS
 
 CHEAP = ["taskres", "zero_shot"]
@@ -38,7 +38,7 @@ def cheap(monkeypatch):
 
     monkeypatch.setattr(METHODS, "names", few)
     monkeypatch.setattr(
-        matrix,
+        page,
         "members",
         lambda entry: {f"{entry.name}:lora": "", f"{entry.name}:odd": "needs a language model"},
     )
@@ -93,7 +93,7 @@ def test_names_and_all_other_lists_need_no_torch(tmp_path):
         "['backbones'], ['tables'])]; print(codes, 'torch' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(matrix.METHODS.folder.parent)},
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(page.METHODS.folder.parent)},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout.strip().endswith("[0, 0, 0, 0, 0, 0] False"), done.stderr

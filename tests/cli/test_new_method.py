@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from benchmark.cli import main, new_method
-from benchmark.layers import read_yaml
-from benchmark.paths import ROOT
+from benchmark.files import ROOT, read_yaml
 from benchmark.registry import METHODS
 
 
@@ -152,7 +151,7 @@ def test_the_written_method_and_its_test_work_outside_the_checkout(tmp_path, mon
 
 
 def test_settings_of_the_written_file_are_read(tmp_path, monkeypatch):
-    from benchmark.config import load_config
+    from benchmark.config.load import load_config
 
     monkeypatch.chdir(tmp_path)
     assert main(["new-method", "gate_of_ours"]) == 0

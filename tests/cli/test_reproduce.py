@@ -15,14 +15,14 @@ import pytest
 import torch
 import yaml
 
-from benchmark import reproduction
 from benchmark.cli import main
-from benchmark.difference import compare_cells, differing_origin
 from benchmark.errors import BenchmarkError, ConfigError, StoreError
-from benchmark.paths import ROOT
-from benchmark.reproduction import read_cell
-from benchmark.runner import Outcome
-from benchmark.store import CellFolder
+from benchmark.files import ROOT
+from benchmark.run import reproduce as reproduction
+from benchmark.run.execute import Outcome
+from benchmark.run.reproduce import read_cell
+from benchmark.store.cells import CellFolder
+from benchmark.store.compare import compare_cells, differing_origin
 
 SUITE = """
 name: small
@@ -279,7 +279,7 @@ def test_an_imported_adapter_is_evaluated_again(made: Path, tmp_path: Path, monk
     cell = CellFolder(Path(shutil.copytree(made / "out" / CELL, tmp_path / CELL)))
     cell.remove("history.jsonl")  # nothing was trained
     rewrite(cell, "adapt.json", imported={"file": "a.pt", "sha256": "0", "not_in_file": []})
-    monkeypatch.setattr("benchmark.cell.Trainer", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("benchmark.run.cell.Trainer", lambda *_, **__: pytest.fail("trained"))
     words = ("--data-root", str(made / "data"), "--output-dir", str(tmp_path / "again"))
     assert reproduce(cell, *words) == 0
     assert CellFolder(tmp_path / "again" / CELL).read_json("provenance.json")["imported"]["file"] == "a.pt"
@@ -288,7 +288,9 @@ def test_an_imported_adapter_is_evaluated_again(made: Path, tmp_path: Path, monk
 
 def test_a_second_run_that_fails_is_told(made: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     cell = CellFolder(Path(shutil.copytree(made / "out" / CELL, tmp_path / CELL)))
-    monkeypatch.setattr("benchmark.cell.run_cell", lambda *_: (_ for _ in ()).throw(StoreError("no room")))
+    monkeypatch.setattr(
+        "benchmark.run.cell.run_cell", lambda *_: (_ for _ in ()).throw(StoreError("no room"))
+    )
     assert reproduce(cell, "--data-root", str(made / "data")) == 1
     assert "the second run failed: no room" in capsys.readouterr().err
 

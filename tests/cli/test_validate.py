@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import probe, validation
 from benchmark.cli import main
-from benchmark.data.fitting import Fitting
-from benchmark.data.prepare import prepare
+from benchmark.data.prepare.prepare import prepare
 from benchmark.errors import CellError
+from benchmark.preprocess import Fitting
 from benchmark.registry import DATASETS, load_plugins
+from benchmark.run import preflight
 
 FILMS = '''
 """A dataset of twelve noise images."""
 import numpy as np
 import pandas as pd
-from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.registry import register_dataset
 
 
@@ -155,7 +155,7 @@ def test_a_method_that_cannot_be_probed_is_a_note(
     def fail(*_: Any) -> None:
         raise CellError("out of memory with 1 pairs at a time")
 
-    monkeypatch.setattr(probe, "_timed", fail)
+    monkeypatch.setattr(preflight, "_timed", fail)
     items = verdict(capsys, [*prepared, "--probe", "2", "--jobs", "1"], 0)
     assert items["taskres"]["state"] == "note"
     assert items["taskres"]["found"].endswith("probe failed: out of memory with 1 pairs at a time")
@@ -225,7 +225,7 @@ class Small:
 def test_a_size_that_was_not_prepared(
     capsys: pytest.CaptureFixture[str], prepared: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "check_backbone", lambda *_, **__: Small())
+    monkeypatch.setattr(preflight, "check_backbone", lambda *_, **__: Small())
     items = verdict(capsys, prepared, 2)
     assert items["films test"]["todo"].endswith("--data-root data --crop squash --size 32x48")
     assert items["device"]["state"] == "missing"
@@ -235,7 +235,7 @@ def test_a_size_that_was_not_prepared(
 def test_generated_data_of_another_size(
     capsys: pytest.CaptureFixture[str], words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "check_backbone", lambda *_, **__: Small())
+    monkeypatch.setattr(preflight, "check_backbone", lambda *_, **__: Small())
     phantom = [word if word != "small.yaml" else "phantom" for word in words]
     items = verdict(capsys, [*phantom, "corpus.n=32"], 2)
     assert "has images of 64 x 64 pixels, the backbone takes 32 x 48" in items["phantom mimic"]["found"]

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmark.conformance import CHECKS, ConformanceError, matching, verdicts
+from benchmark.conformance.checks import CHECKS, ConformanceError, matching, verdicts
+from benchmark.conformance.small_models import FAMILIES
 from benchmark.errors import ConfigError
-from benchmark.small_models import FAMILIES
 from methods.base import Method, MethodCard
 
 FAMILY = FAMILIES[1]  # the cheaper one
@@ -262,7 +262,7 @@ def test_the_sound_method_passes(check):
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_a_broken_method_fails(check, broken, says, monkeypatch):
-    monkeypatch.setattr("benchmark.conformance.FAMILIES", (FAMILY,))
+    monkeypatch.setattr("benchmark.conformance.checks.FAMILIES", (FAMILY,))
     (verdict,) = verdicts(broken, [check])
     assert says in verdict.reason
 

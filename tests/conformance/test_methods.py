@@ -7,9 +7,9 @@ import functools
 import pytest
 
 import methods
-from benchmark.conformance import CHECKS
+from benchmark.conformance.checks import CHECKS
+from benchmark.conformance.small_models import FAMILIES
 from benchmark.registry import METHODS
-from benchmark.small_models import FAMILIES
 
 # a family stands for no method; its members are tried where the family is tested
 NAMES = [name for name in METHODS.names() if not METHODS.entry(name).family]

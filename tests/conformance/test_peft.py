@@ -11,8 +11,8 @@ from __future__ import annotations
 import pytest
 
 import methods
-from benchmark.conformance import CHECKS
-from benchmark.small_models import FAMILIES
+from benchmark.conformance.checks import CHECKS
+from benchmark.conformance.small_models import FAMILIES
 from methods.layers.peft_tuners import candidates, tried
 from tests.methods.test_peft import NAMED
 

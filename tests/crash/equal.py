@@ -6,8 +6,8 @@ import csv
 import re
 from pathlib import Path
 
-from benchmark.difference import compare_cells
-from benchmark.store import CellFolder
+from benchmark.store.cells import CellFolder
+from benchmark.store.compare import compare_cells
 
 RESULTS = (".safetensors", ".npz", ".json", ".yaml", ".jsonl")
 """Endings of the files of a cell."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.cli import main as command_line
-from benchmark.runner import limit_threads
+from benchmark.machine import limit_threads
 from tests.crash.equal import differences
 from tests.crash.kill_anywhere import SUITE
 

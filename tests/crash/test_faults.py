@@ -1,7 +1,8 @@
 """What the machine can do to a run: each fault is one clear line, and takes nothing with it that was finished.
 
-Faults of input and of single parts have their tests beside these: tests/bad_input, tests/test_trainer.py,
-tests/test_runner.py, tests/test_stop.py, tests/test_plan.py, tests/data/test_prepared.py, tests/data/test_features.py.
+Faults of input and of single parts have their tests beside these: tests/bad_input, tests/run/training/test_trainer.py,
+tests/run/test_execute.py, tests/test_stop.py, tests/test_plan.py, tests/data/test_prepared.py,
+tests/data/test_features.py.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark import store as store_module
-from benchmark.checkpoint import Checkpoint
 from benchmark.cli import main
 from benchmark.cli import run as run_verb
 from benchmark.console import NullReporter
-from benchmark.paths import ROOT
-from benchmark.store import CellFolder, Store, write_whole
-from benchmark.temporary import LEFTOVERS, remove_dead, temporary_beside
+from benchmark.files import LEFTOVERS, ROOT, remove_dead, temporary_beside, write_whole
+from benchmark.run.training.checkpoint import Checkpoint
+from benchmark.store import cells as store_module
+from benchmark.store.cells import CellFolder, Store
 from tests.test_stop import train
 
 CELL = "runs/fakes/tiny/fake_one/seed-0"
@@ -212,7 +212,7 @@ def test_a_cell_without_memory_says_what_to_do(run, take):
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from benchmark.temporary import temporary_beside
+from benchmark.files import temporary_beside
 with temporary_beside(Path(sys.argv[1])) as file, temporary_beside(Path(sys.argv[2]), folder=True) as folder:
     (folder / "half").write_text("x")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -300,4 +300,4 @@ def test_durations_come_from_clocks_that_nobody_sets():
         str(path.relative_to(ROOT)) for path in files if re.search(r"time\.time(_ns)?\(", path.read_text())
     }
     # There the age of a file decides whether it is read once more, which is never wrong.
-    assert using <= {"benchmark/data/verified.py"}
+    assert using <= {"benchmark/files.py"}

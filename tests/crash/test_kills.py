@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from benchmark.store import RESULT_COLUMNS
+from benchmark.store.cells import RESULT_COLUMNS
 from tests.crash.equal import differences
 from tests.crash.kill_at_writes import compare, end, start, warm_up, words
 

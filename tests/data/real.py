@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.paths import ROOT
+from benchmark.files import ROOT
 
 
 def tables() -> Path:

@@ -14,13 +14,12 @@ import PIL.Image
 import pytest
 import torch
 
-from benchmark.data.batches import PairBatches
-from benchmark.data.fitting import Fitting
-from benchmark.data.images import read_image
-from benchmark.data.loading import PixelLoader
+from benchmark.data.batches import PairBatches, PixelLoader
+from benchmark.data.prepare.images import read_image
 from benchmark.data.prepared import Rows, take
 from benchmark.data.samples import Batch, PairData
 from benchmark.errors import CellError, ConfigError
+from benchmark.preprocess import Fitting
 from methods.base import Method
 from tests.small import CPU, corpus, frozen, method
 

@@ -19,12 +19,12 @@ from benchmark.console import NullReporter
 from benchmark.data import tokens
 from benchmark.data.augment import Augment
 from benchmark.data.batches import PairBatches
+from benchmark.data.cache import kept
 from benchmark.data.features import FrozenFeatures
-from benchmark.data.kept import kept
 from benchmark.data.samples import PairData
-from benchmark.store import file_lock
+from benchmark.files import file_lock
 from methods.base import Method
-from tasks.dense import DenseImages
+from tasks.heads.images import DenseImages
 from tasks.heads.taps import TapBatches, Taps
 from tasks.zeroshot import similarities
 from tests.small import CPU, context, corpus, frozen, images

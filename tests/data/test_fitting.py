@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmark.data.fitting import Fitting
 from benchmark.errors import ConfigError
+from benchmark.preprocess import Fitting
 
 RNG = np.random.default_rng
 

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from benchmark.data.images import ImageError, read_image
+from benchmark.data.prepare.images import ImageError, read_image
 from benchmark.errors import DataError
 
 GREY = np.array([[0, 50, 100], [150, 200, 255]], dtype=np.uint8)

@@ -10,11 +10,11 @@ import yaml
 
 from benchmark.cli import main
 from benchmark.data.datasets.medmnist import PARTS, SETS, NpzImages, medmnist
-from benchmark.data.fitting import Fitting
-from benchmark.data.prepare import prepare
+from benchmark.data.prepare.prepare import prepare
 from benchmark.data.samples import labelled_images, pairs
 from benchmark.errors import ConfigError, DataError
-from benchmark.paths import configs
+from benchmark.files import configs
+from benchmark.preprocess import Fitting
 
 COUNTS = (5, 3, 4)
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from benchmark.data.datasets.phantom import load
-from benchmark.data.phantom import grammar
-from benchmark.data.phantom.domains import MIMIC, NIH
-from benchmark.data.phantom.parts import FIVE, PARTS, RSNA_OTHERS, draw_part
-from benchmark.data.phantom.render import IMAGE_SIZE, render
-from benchmark.data.phantom.reports import ASSERTED, DENIED, DOUBTED, OMIT, labels_of, report
-from benchmark.data.phantom.studies import (
+from benchmark.errors import DataError
+from benchmark.phantom.chest import grammar
+from benchmark.phantom.chest.domains import MIMIC, NIH
+from benchmark.phantom.chest.parts import FIVE, PARTS, RSNA_OTHERS, draw_part
+from benchmark.phantom.chest.render import IMAGE_SIZE, render
+from benchmark.phantom.chest.reports import ASSERTED, DENIED, DOUBTED, OMIT, labels_of, report
+from benchmark.phantom.chest.studies import (
     BLOCK,
     BOTH,
     CHEXPERT_LABELS,
@@ -30,7 +31,6 @@ from benchmark.data.phantom.studies import (
     sample_present,
     sample_studies,
 )
-from benchmark.errors import DataError
 
 GOLDEN = {"mimic": "d1ae5f1e5e00", "nih": "d64503129bba", "siim": "c4d8fc9295d8"}
 
@@ -291,7 +291,7 @@ def test_wrong_requests_are_refused(tmp_path, request_, message):
 
 
 def test_impressions_name_the_findings_of_the_report_plainly():
-    from benchmark.data.phantom.grammar import NAMES, NORMAL
+    from benchmark.phantom.chest.grammar import NAMES, NORMAL
 
     texts = draw_part("mimic", 256, 0).manifest["text"]
     ends = [text.rsplit("impression: ", 1)[1].removesuffix(".") for text in texts if "impression: " in text]

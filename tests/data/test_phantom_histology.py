@@ -11,30 +11,24 @@ import yaml
 from open_clip.model import CustomTextCLIP
 from PIL import Image
 
-from benchmark.backbones.tiny import CONTEXT_LENGTH, WordPieceTokenizer, load_tiny
+from benchmark.backbones.embedded import TINY_CONTEXT_LENGTH as CONTEXT_LENGTH
+from benchmark.backbones.embedded import WordPieceTokenizer, load_tiny
 from benchmark.console import NullReporter
 from benchmark.data.datasets.phantom_histology import load
-from benchmark.data.fitting import Fitting
-from benchmark.data.load import data_entries, load_dataset
-from benchmark.data.phantom import histology_sheet
-from benchmark.data.phantom.captions import WORDS, caption
-from benchmark.data.phantom.histology import TILES, Sections, render, sample_sections
-from benchmark.data.phantom.histology_parts import (
-    GENERATOR_VERSION,
-    NAMES,
-    PARTS,
-    PartData,
-    describe,
-    draw_part,
-)
-from benchmark.data.phantom.histology_probe import linear_probe
-from benchmark.data.phantom.render import IMAGE_SIZE
-from benchmark.data.phantom.shapes import Array
-from benchmark.data.phantom.studies import BLOCK, block_rng
-from benchmark.data.phantom.tissues import ARTICLES, LC25000, MHIST, Lab
+from benchmark.data.entries import data_entries, load_dataset
 from benchmark.data.samples import labelled_images, pairs
 from benchmark.errors import DataError
-from benchmark.paths import configs
+from benchmark.files import configs
+from benchmark.phantom.chest.render import IMAGE_SIZE
+from benchmark.phantom.chest.studies import BLOCK, block_rng
+from benchmark.phantom.histology.captions import WORDS, caption
+from benchmark.phantom.histology.parts import GENERATOR_VERSION, NAMES, PARTS, PartData, describe, draw_part
+from benchmark.phantom.histology.sections import TILES, Sections, render, sample_sections
+from benchmark.phantom.histology.tissues import ARTICLES, LC25000, MHIST, Lab
+from benchmark.phantom.pretraining import histology_sheet
+from benchmark.phantom.pretraining.histology_probe import linear_probe
+from benchmark.phantom.shapes import Array
+from benchmark.preprocess import Fitting
 
 GOLDEN = {"pmc_oa": "b6f869e779cf", "pmc_oa_val": "1d70ce982650", "mhist": "ad59727b9bde"}
 SUITE = yaml.safe_load(configs("suites", "phantom_histology.yaml").read_text())
@@ -244,7 +238,7 @@ def test_suite_asks_with_the_words_and_the_loss_of_the_real_one():
 
 
 def test_probe_finds_the_classes(tiny, monkeypatch):
-    from benchmark.data.phantom import histology_probe
+    from benchmark.phantom.pretraining import histology_probe
 
     parts = {"lc25000_lung": histology_probe.PARTS["lc25000_lung"]}
     monkeypatch.setattr(histology_probe, "PARTS", parts)

@@ -18,14 +18,15 @@ import pytest
 import toy as toy_module
 from toy import make_raw, toy
 
-from benchmark.data import decode, verified
-from benchmark.data.fitting import THUMBNAIL, Fitting
-from benchmark.data.images import read_image
-from benchmark.data.prepare import prepare
+from benchmark import files as verified
+from benchmark.data.prepare import decode
+from benchmark.data.prepare.images import read_image
+from benchmark.data.prepare.prepare import prepare
+from benchmark.data.prepare.raw import RawTable
 from benchmark.data.prepared import load_prepared
-from benchmark.data.raw import RawTable
 from benchmark.errors import ConfigError, DataError
-from benchmark.paths import ROOT
+from benchmark.files import ROOT
+from benchmark.preprocess import THUMBNAIL, Fitting
 
 SIZE = (8, 8)
 FITTING = Fitting(SIZE)
@@ -178,7 +179,7 @@ def _key_of_a_run_that_stops(raw: Path, root: Path) -> str:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmark.data.prepare.decode_all", stop)
+        patch.setattr("benchmark.data.prepare.prepare.decode_all", stop)
         with pytest.raises(KeyboardInterrupt):
             made(raw, root)
     return json.loads((root / "toy" / f"pixels-{NAME}.journal").read_text().splitlines()[0])["key"]
@@ -307,7 +308,7 @@ def test_files_replaced_by_others_of_equal_size_and_time_are_noticed(tmp_path, c
     raw, read = make_raw(tmp_path / "raw", 4), []
     original = verified.file_sha256
     monkeypatch.setattr(
-        "benchmark.data.prepare.file_sha256", lambda path: read.append(path.name) or original(path)
+        "benchmark.data.prepare.prepare.file_sha256", lambda path: read.append(path.name) or original(path)
     )
     for i in (1, 2):  # not compressed, so that all have one size
         PIL.Image.open(raw / f"00{i}.png").save(raw / f"00{i}.png", format="bmp")
@@ -431,7 +432,7 @@ def test_options_are_checked_with_the_nearest(tmp_path):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    from benchmark.store import file_lock
+    from benchmark.files import file_lock
 
     raw = make_raw(tmp_path / "raw", 3)
     with (

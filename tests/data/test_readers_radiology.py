@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.data.datasets import chexpert_5x200, nih, rsna, siim
-from benchmark.data.splits import published
+from benchmark.data.prepare.splits import published
 from benchmark.errors import DataError
 from tests.data import trees
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmark.data.reports import MIN_TOKENS, collapse, num_tokens, parse_report
+from benchmark.data.prepare.reports import MIN_TOKENS, collapse, num_tokens, parse_report
 from tests.data import real
 
 NAMES = ("COMPARISON", "INDICATION", "FINDINGS", "IMPRESSION")

@@ -17,11 +17,10 @@ import pandas as pd
 import pytest
 
 from benchmark.cli import main
-from benchmark.data import splits
 from benchmark.data.datasets import chexpert_5x200, nih, openi, rsna, siim
 from benchmark.data.datasets._sources import Source, label_values
-from benchmark.data.raw import RawTable
-from benchmark.data.tables import checked_table
+from benchmark.data.prepare import splits
+from benchmark.data.prepare.raw import RawTable, checked_table
 from tests.data import real, trees
 
 NIH_COUNTS = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.data.reports import collapse, num_tokens, parse_report
+from benchmark.data.prepare.reports import collapse, num_tokens, parse_report
 
 USUAL = """\
                                  FINAL REPORT

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from benchmark.console import NullReporter
-from benchmark.data.fitting import Fitting
-from benchmark.data.load import data_entries, load_dataset
+from benchmark.data.entries import data_entries, load_dataset
 from benchmark.data.prepared import Prepared, Rows, write_prepared
 from benchmark.data.samples import Batch, labelled_images, pairs, share
 from benchmark.errors import ConfigError, DataError, PluginError
-from benchmark.losses import label_mask
+from benchmark.preprocess import Fitting
+from methods.losses import label_mask
 
 LABELS = {
     "Edema": [1, 0, 0, 1, 0, None],

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from benchmark.data import splits
+from benchmark.data.prepare import splits
 from benchmark.errors import DataError
 
 IDS = ["b", "a", "c"]

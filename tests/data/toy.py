@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.registry import register_dataset
 
 LABELS = ("1", "0", "-1", "")

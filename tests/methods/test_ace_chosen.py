@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import methods
+from benchmark.conformance.small_models import FAMILIES, move, small_backbone, small_batch
 from benchmark.data.samples import Batch
-from benchmark.gradients import backward
-from benchmark.small_models import FAMILIES, move, small_backbone, small_batch
+from benchmark.run.training.gradients import backward
 from methods.layers.hypergraph import Incidence
 
 both_families = pytest.mark.parametrize("family", FAMILIES)

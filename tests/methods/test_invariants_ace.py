@@ -20,12 +20,12 @@ from torch.nn import functional
 
 import methods
 from benchmark.backbones import load_backbone
+from benchmark.conformance.small_models import FAMILIES, small_backbone
 from benchmark.errors import ConfigError
-from benchmark.losses import clip_loss
-from benchmark.small_models import FAMILIES, small_backbone
 from methods import ace_lora
 from methods.base import Method
 from methods.layers.hypergraph import Incidence, refine_all
+from methods.losses import clip_loss
 from tests.methods.watch import END, build, frozen, given, inputs, move
 from tests.parity.ace_reference import golden_backbone, under
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.small_models import FAMILIES, small_backbone
+from benchmark.conformance.small_models import FAMILIES, small_backbone
 from tests.methods.watch import build, frozen, given, inputs, move, one_step
 
 both_families = pytest.mark.parametrize("family", FAMILIES)

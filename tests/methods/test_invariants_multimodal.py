@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.losses import clip_loss
+from benchmark.conformance.small_models import FAMILIES, small_backbone
 from benchmark.registry import METHODS
-from benchmark.small_models import FAMILIES, small_backbone
 from methods.base import Method
 from methods.layers.prompts import BlockTokens
+from methods.losses import clip_loss
 from methods.maple import AppendedPrompt
 from tests.methods.watch import Watcher, build, frozen, given, inputs, move, one_step
 

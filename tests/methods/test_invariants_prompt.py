@@ -21,10 +21,10 @@ from torch.nn import functional
 
 import methods
 from benchmark.backbones import Backbone, load_backbone
+from benchmark.conformance.small_models import FAMILIES, small_backbone
 from benchmark.errors import ConfigError
-from benchmark.losses import Objective
-from benchmark.small_models import FAMILIES, small_backbone
 from methods.layers.prompts import InsertedPrompt, PromptAround
+from methods.losses import Objective
 from tests.methods.watch import END, Watcher, build, frozen, inputs, move
 
 both_families = pytest.mark.parametrize("family", FAMILIES)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import methods
+from benchmark.efficiency.timing import saved_bytes
 from benchmark.errors import ConfigError
-from benchmark.timing import saved_bytes
 from methods.layers.lora import LoRA, LoRAOptions, blocks_at, drawn_mask, dropped
 from tests.parity.ace_reference import golden_backbone
 

@@ -12,15 +12,16 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 import methods
 from benchmark.backbones import load_backbone
-from benchmark.checkpoint import Checkpoint
-from benchmark.config import RunConfig, load_config
+from benchmark.config.load import load_config
+from benchmark.config.run_config import RunConfig
+from benchmark.conformance.small_models import small_backbone
 from benchmark.errors import ConfigError, PluginError
 from benchmark.registry import METHODS
-from benchmark.small_models import small_backbone
+from benchmark.run.training.checkpoint import Checkpoint
 from methods.base import Method
 from methods.peft_tuner import PeftTuner, tuners
+from tests.run.training.test_trainer import StoppedError, constant, trainer
 from tests.small import RECIPE
-from tests.test_trainer import StoppedError, constant, trainer
 
 NAMED = ("lora", "dora", "rslora", "pissa", "vera", "adalora", "loha", "lokr", "oft", "boft", "ia3", "hra")
 WIDTH, SITES = 96, 10 * 3  # tiny: six image and four text blocks of width 96, q, k and v in each

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import methods
 from benchmark.backbones import Intervention, TokenSequence, Tower
-from benchmark.small_models import small_backbone, small_batch
+from benchmark.conformance.small_models import small_backbone, small_batch
 from methods.base import Method
 
 END = 79

@@ -37,16 +37,16 @@ def _of(file: str, tests: str, *changes: tuple[str, str, str]) -> tuple[Mutant, 
 
 MUTANTS: tuple[Mutant, ...] = (
     *_of(
-        "benchmark/guards/imprint.py",
-        "tests/test_guards_leaks.py::test_near_copies_are_those_of_the_plain_formula",
+        "benchmark/run/checks/image_hashes.py",
+        "tests/run/checks/test_leaks.py::test_near_copies_are_those_of_the_plain_formula",
         ("near copies: cosine of grey levels", "values -= values.mean(axis=1, keepdims=True)", ""),
         ("near copies: bound too tight", "< 2 - 2 * NEAR + 1e-4", "< (2 - 2 * NEAR) / 4"),
         ("near copies: means too long", "np.full((4, 1), 0.5)", "np.full((4, 1), 1.0)"),
         ("near copies: at half the correlation", ".sum(axis=1) > NEAR", ".sum(axis=1) > NEAR / 2"),
     ),
     *_of(
-        "benchmark/losses.py",
-        "tests/test_losses.py",
+        "methods/losses.py",
+        "tests/methods/test_losses.py",
         ("loss: one direction only", "return (image_to_text + text_to_image) / 2", "return image_to_text"),
         ("loss: sum instead of mean", "(image_to_text + text_to_image) / 2", "image_to_text + text_to_image"),
         ("loss: not transposed", "cross_entropy(logits.T, targets)", "cross_entropy(logits, targets)"),
@@ -62,8 +62,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ("loss: unlabelled rows match", "& ~unlabelled[:, None] & ~unlabelled[None, :]", ""),
     ),
     *_of(
-        "benchmark/metrics.py",
-        "tests/test_metrics.py",
+        "benchmark/metrics/classification.py",
+        "tests/metrics/test_classification.py",
         ("auroc: ties lose", "cumulated[below] + cumulated[up_to]) / 2", "cumulated[below] * 2) / 2"),
         (
             "auroc: area below one half",
@@ -103,8 +103,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ("auroc: softmax of final scores", "odds = similarity if final else", "odds ="),
     ),
     *_of(
-        "benchmark/statistics.py",
-        "tests/test_statistics.py",
+        "benchmark/metrics/bootstrap.py",
+        "tests/metrics/test_bootstrap.py",
         (
             "bootstrap: images instead of patients",
             "return counts[codes]",
@@ -115,8 +115,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ("bootstrap: missing ids are one patient", "len(found) + np.arange(missing.sum())", "len(found)"),
     ),
     *_of(
-        "benchmark/paired.py",
-        "tests/test_paired.py",
+        "benchmark/metrics/paired_tests.py",
+        "tests/metrics/test_paired_tests.py",
         ("holm: factors upside down", "len(order) - np.arange(len(order))", "1.0 + np.arange(len(order))"),
         (
             "holm: not monotone",
@@ -158,8 +158,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ("paired: groups weigh by size", "(sizes[labels] * len(sizes))[:, None]", "float(len(labels))"),
     ),
     *_of(
-        "benchmark/detection_metrics.py",
-        "tests/test_detection_metrics.py",
+        "benchmark/metrics/detection.py",
+        "tests/metrics/test_detection.py",
         ("iou: union counts the overlap twice", "other_area[None, :] - shared", "other_area[None, :]"),
         ("iou: negative sides multiply", "np.clip(high - low, 0, None)", "(high - low)"),
         ("ap: a box is found twice", "free[found, best[found]] = False", "pass"),
@@ -183,8 +183,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_of(
-        "benchmark/dense_metrics.py",
-        "tests/test_dense_metrics.py",
+        "benchmark/metrics/segmentation.py",
+        "tests/metrics/test_segmentation.py",
         ("dice: without the factor two", "_fractions(2 * overlaps.shared,", "_fractions(overlaps.shared,"),
         ("dice: empty masks count zero", "out=np.ones_like(wholes)", "out=np.zeros_like(wholes)"),
         ("iou: of masks, as dice", "overlaps.actual - overlaps.shared)", "overlaps.actual)"),
@@ -319,8 +319,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_of(
-        "benchmark/precision.py",
-        "tests/test_precision.py",
+        "benchmark/backbones/towers/precision.py",
+        "tests/backbones/test_precision.py",
         (
             "precision: similarities rounded",
             "    with full_precision(left.device):\n        return at_least_fp32(left) @",
@@ -352,8 +352,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_of(
-        "benchmark/trainer.py",
-        "tests/test_trainer.py",
+        "benchmark/run/training/trainer.py",
+        "tests/run/training/test_trainer.py",
         ("schedule: cosine upside down", "0.5 * (1.0 + math.cos(", "0.5 * (1.0 - math.cos("),
         (
             "schedule: warm-up off by one",
@@ -369,8 +369,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ("selection: worst weights kept", "row[key] > progress.best[key]", "row[key] < progress.best[key]"),
     ),
     *_of(
-        "benchmark/process_group.py",
-        "tests/test_parallel.py",
+        "benchmark/run/training/distributed.py",
+        "tests/run/training/test_distributed.py",
         ("parallel: gradients summed", "flat /= self.size", "flat /= 1"),
     ),
 )

@@ -113,7 +113,7 @@ def test_loss(variant: str, labelled: bool, mode: str) -> None:
 
 
 def test_label_mask_is_the_authors() -> None:
-    from benchmark.losses import label_mask
+    from methods.losses import label_mask
 
     stored = tensors()
     assert torch.equal(label_mask(stored["labels"].float()).int(), stored["label_mask"])

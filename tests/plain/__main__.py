@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from benchmark import input_pipeline, method_costs
 from benchmark.backbones import load_backbone
-from benchmark.timing import Times
+from benchmark.efficiency import costs, throughput
+from benchmark.efficiency.timing import Times
 from tests.plain import compare
 from tests.plain.bench import PlainBench
 
@@ -58,11 +58,11 @@ def measure(bench: PlainBench, content: Any, *, rounds: int) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
     times: dict[str, Times] = {}
     cached = sorted({entry["cached"] for entry in content["targets"] if "cached" in entry})
-    method_costs.measure(
+    costs.measure(
         bench, cached, rounds=rounds, precision="fp32", told=told,
         done=lambda now, taken: (rows.__setitem__(slice(None), now), times.update(taken)),
     )  # fmt: skip
-    input_pipeline.measure(
+    throughput.measure(
         bench, rounds=rounds, told=told, done=lambda now, _: stages.__setitem__(slice(None), now)
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import methods
 from benchmark.backbones import Backbone
-from benchmark.workbench import Form, Workbench
+from benchmark.efficiency.workbench import Form, Workbench
 from methods.base import Method
 from tests import plain as plain_forms
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.efficiency import measure_method
+from benchmark.efficiency.timing import Times, in_turns, ratio
+from benchmark.efficiency.workbench import RUN_PAIRS, Candidate, Workbench, shared_copy
 from benchmark.errors import CellError
-from benchmark.layers import read_yaml
-from benchmark.timing import Times, in_turns, ratio
-from benchmark.workbench import RUN_PAIRS, Candidate, Workbench, shared_copy
+from benchmark.files import read_yaml
+from benchmark.run.cost import measure_method
 from methods.base import Method
 from tests.plain import pieces
 from tests.plain.bench import PlainBench, PlainForm

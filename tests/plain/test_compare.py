@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import input_pipeline
 from benchmark.backbones import load_backbone
-from benchmark.efficiency import flops
-from benchmark.timing import Times
+from benchmark.efficiency import throughput
+from benchmark.efficiency.timing import Times
+from benchmark.run.cost import flops
 from tests.plain import __main__ as command
 from tests.plain import compare, hypergraph, pieces
 from tests.plain.bench import PlainBench, PlainForm
@@ -44,7 +44,7 @@ def small_bench(pairs: int = 2) -> PlainBench:
 def test_targets_are_met_or_not_and_say_where_they_are_judged(monkeypatch) -> None:
     monkeypatch.setattr(compare, "fast_bf16", lambda device: False)
     for name, value in (("SAMPLES", 16), ("BATCH", 8), ("WORKERS", (0,))):
-        monkeypatch.setattr(input_pipeline, name, value)
+        monkeypatch.setattr(throughput, name, value)
     found = command.measure(small_bench(), CONTENT, rounds=1)
     lines = found["targets"]
     assert [line.met for line in lines] == [False, True, None, None, True, None, True, True]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import methods
+from benchmark.conformance.small_models import move, small_backbone, small_batch
 from benchmark.errors import ConfigError
-from benchmark.small_models import move, small_backbone, small_batch
 from methods.layers.hypergraph import HypergraphNetwork, incidence
 from tests.plain import build
 from tests.plain.hypergraph import incidence_matrix

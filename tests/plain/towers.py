@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmark.backbones import Backbone, TokenSequence, Tower, TowerOutput
-from benchmark.backbones.hf_bert import HFBertTower
-from benchmark.backbones.sequences import Choose
-from benchmark.backbones.timm_vit import TimmVitTower
+from benchmark.backbones.towers.hf_bert import HFBertTower
+from benchmark.backbones.towers.timm_vit import TimmVitTower
+from benchmark.backbones.towers.tokens import Choose
 from benchmark.errors import ConfigError
 
 

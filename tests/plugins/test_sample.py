@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.paths import ROOT
+from benchmark.files import ROOT
 from tests.test_docs import SUITE
 
 if sys.version_info >= (3, 11):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmark import report
-from benchmark.experiments import Experiment, ResolvedRow
-from benchmark.report import datasets, views
-from benchmark.store import CellFolder, Store
+from benchmark.config.experiments import Experiment, ResolvedRow
+from benchmark.report import experiment_tables, report
+from benchmark.report.tables import datasets
+from benchmark.store.cells import CellFolder, Store
 
 SUITE = {
     "name": "toy",
@@ -138,9 +138,9 @@ def choose_experiments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def choose(*chosen: tuple[Experiment, Sequence[ResolvedRow]]) -> None:
         rows = {experiment.id: tuple(resolved) for experiment, resolved in chosen}
-        for module in (report, views, datasets):
+        for module in (report, experiment_tables, datasets):
             monkeypatch.setattr(module, "experiments", lambda: tuple(one for one, _ in chosen))
-        for module in (views, datasets):
+        for module in (experiment_tables, datasets):
             monkeypatch.setattr(module, "resolve", lambda one, suite, backbone: rows[one.id])
 
     return choose

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from benchmark.report import collect, write_report
+from benchmark.report import collect
 from benchmark.report.collect import Block, Row, collect_blocks, comparable
 from benchmark.report.paper import load_paper
-from benchmark.report.significance import block_tests
+from benchmark.report.report import write_report
+from benchmark.report.significance.comparisons import block_tests
 from tests.report.conftest import WriteCell
 
 ACC = ("zeroshot", "rsna", "acc")

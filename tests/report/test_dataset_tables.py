@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmark.experiments import Experiment, ResolvedRow
-from benchmark.report import collect, read_report, write_report
+from benchmark.config.experiments import Experiment, ResolvedRow
+from benchmark.report import collect
+from benchmark.report.report import read_report, write_report
 from tests.report.conftest import SUITE, WriteCell, metric
 
 SPLITS = ("n_classes", "total_size", "train_pct", "val_pct", "test_pct")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmark.report import read_report
 from benchmark.report.collect import collect_blocks
-from benchmark.report.formats import latex, markdown
-from benchmark.report.frames import table_frame
 from benchmark.report.paper import load_paper
-from benchmark.report.render import render_block
+from benchmark.report.report import read_report
+from benchmark.report.tables.formats import latex, markdown
+from benchmark.report.tables.numbers import table_frame
+from benchmark.report.tables.render import render_block
 from tests.report.conftest import SUITE, metric
 
 DENSE: dict[str, Any] = SUITE | {

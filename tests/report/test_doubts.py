@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmark.report import collect, read_report
+from benchmark.report import collect
 from benchmark.report.collect import Doubt
+from benchmark.report.report import read_report
 from tests.report.conftest import WriteCell
 
 PAIRS = "corpus 'toy': the frozen model likes its pairs no more than permuted ones (p = 0.51)"

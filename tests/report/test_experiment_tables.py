@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmark.experiments import Experiment, ResolvedRow, experiments
-from benchmark.report import collect, read_report, write_report
+from benchmark.config.experiments import Experiment, ResolvedRow, experiments
+from benchmark.report import collect
 from benchmark.report.collect import collect_blocks
+from benchmark.report.experiment_tables import experiment_blocks
 from benchmark.report.paper import load_paper
-from benchmark.report.tables import Rendered
-from benchmark.report.views import experiment_blocks
+from benchmark.report.report import read_report, write_report
+from benchmark.report.tables.columns import Rendered
 from tests.report.conftest import SUITE, WriteCell
 
 COMPARABLE: dict[str, Any] = copy.deepcopy(SUITE)

@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmark.experiments import Experiment, ExperimentRow, ResolvedRow
+from benchmark.config.experiments import Experiment, ExperimentRow, ResolvedRow
 from benchmark.report.collect import Block, collect_blocks
+from benchmark.report.experiment_tables import experiment_blocks
 from benchmark.report.figures import (
     confusion,
     efficiency,
@@ -27,11 +28,10 @@ from benchmark.report.figures import (
     write_figures,
 )
 from benchmark.report.figures.efficiency import pareto_front
+from benchmark.report.figures.label_placement import place_labels, spread_apart
 from benchmark.report.figures.stored import Stored
 from benchmark.report.figures.style import Drawing
-from benchmark.report.labels import place_labels, spread_apart
 from benchmark.report.paper import load_paper
-from benchmark.report.views import experiment_blocks
 from tests.report.conftest import SUITE, WriteCell
 
 Choose = Callable[..., None]

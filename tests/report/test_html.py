@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.report import collect, figures, read_report
+from benchmark.report import collect, figures
 from benchmark.report.figures import Picture
 from benchmark.report.html import page
 from benchmark.report.html.curve import charts
+from benchmark.report.report import read_report
 from tests.report.conftest import SUITE, WriteCell
 
 TITLES = {"zero_shot": "BiomedCLIP", "clip_lora": "CLIP-LoRA", "ace_lora": "ACE-LoRA", "full_ft": "Full FT"}

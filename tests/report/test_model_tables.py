@@ -6,9 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from benchmark.report import read_report
-from benchmark.report.tables import Rendered
-from benchmark.store import CellFolder
+from benchmark.report.report import read_report
+from benchmark.report.tables.columns import Rendered
+from benchmark.store.cells import CellFolder
 from tests.report.conftest import SUITE, WriteCell, metric
 
 RADIOLOGY: dict[str, Any] = copy.deepcopy(SUITE) | {"name": "radiology", "backbone": "biomedclip"}

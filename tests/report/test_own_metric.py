@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmark.metrics import Metric, SampleMean, stored_form
-from benchmark.report import read_report
-from benchmark.report.tables import Rendered
-from benchmark.statistics import metrics_report
-from benchmark.store import Store
+from benchmark.metrics.bootstrap import metrics_report
+from benchmark.metrics.classification import Metric, SampleMean, stored_form
+from benchmark.report.report import read_report
+from benchmark.report.tables.columns import Rendered
+from benchmark.store.cells import Store
 
 N = 80
 SUITE = {"name": "own", "tasks": {"probe": {"datasets": {"set": {"title": "Toy set"}}}, "zeroshot": {}}}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from benchmark.report import write_report
 from benchmark.report.collect import Block, collect_blocks
 from benchmark.report.figures import maps, panels, write_figures
 from benchmark.report.figures.stored import Stored
 from benchmark.report.figures.style import Drawing
 from benchmark.report.paper import load_paper
-from benchmark.store import CellFolder
+from benchmark.report.report import write_report
+from benchmark.store.cells import CellFolder
 from tests.report.conftest import WriteCell, metric
 
 IDS = np.array(["a", "b"])

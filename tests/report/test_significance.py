@@ -11,14 +11,22 @@ import numpy as np
 import pytest
 
 from benchmark.backbones import load_backbone
-from benchmark.dense_metrics import Overlaps, segmentation_metrics
-from benchmark.metrics import MeanArea, plain_value, zero_shot_metrics
-from benchmark.paired import Placements, delong_test, holm, permutation_tests
-from benchmark.report.collect import Block, Row, Run, make_row
-from benchmark.report.predictions import read_predictions, run_evidence
-from benchmark.report.significance import BlockTests, adjusted, block_tests, compare_rows, seed_error
-from benchmark.statistics import cluster_codes
-from benchmark.store import Store
+from benchmark.metrics.bootstrap import cluster_codes
+from benchmark.metrics.classification import MeanArea, plain_value, zero_shot_metrics
+from benchmark.metrics.paired_tests import Placements, delong_test, holm, permutation_tests
+from benchmark.metrics.segmentation import Overlaps, segmentation_metrics
+from benchmark.report.collect import Block, Row, make_row
+from benchmark.report.runs import Run
+from benchmark.report.significance.comparisons import (
+    BlockTests,
+    adjusted,
+    block_tests,
+    compare_rows,
+    seed_error,
+)
+from benchmark.report.significance.evidence import read_predictions, run_evidence
+from benchmark.report.significance.wording import sentences, summary
+from benchmark.store.cells import Store
 from tasks.zeroshot import ZeroShotOptions, scored
 from tests import small
 
@@ -150,11 +158,11 @@ def test_a_certain_difference_is_too_small_below_the_smallest_that_matters(table
         assert one is not None
         assert one.verdict == verdict
         assert ("frozen" in block_tests(judged).tied_with_best(ACC)) is (verdict == "too small")
-    words = block_tests(judged).words([ACC])
+    words = sentences(block_tests(judged), [ACC])
     assert "BETTER (+" in words[0]
     assert f"shows no difference that matters (less than {100 * smallest:g} points)" in words[0]
     assert f"from {100 * smallest:g} points on" in words[1]
-    assert block_tests(judged).short()[0] == "Toy set ACC: of 2 tested, 0 better and 0 worse than FROZEN."
+    assert summary(block_tests(judged))[0] == "Toy set ACC: of 2 tested, 0 better and 0 worse than FROZEN."
 
 
 def test_tied_rows_are_found(make: Make) -> None:
@@ -170,21 +178,23 @@ def test_same_block_same_tests(table: Block) -> None:
 
 
 def test_words(table: Block) -> None:
-    words = block_tests(table).words([ACC])
+    words = sentences(block_tests(table), [ACC])
     assert words[0].startswith("Toy set ACC: BETTER (+")
     assert "p < 0.001) is better than FROZEN; the other one is not told apart (|difference| <= " in words[0]
     assert "two standard errors over seeds" in words[1]
     assert len(words) == 2  # no seed is missing
-    short = block_tests(table).short()[0]
+    short = summary(block_tests(table))[0]
     assert short.startswith("Toy set ACC: of 2 tested, 1 better and 0 worse than FROZEN, most BETTER (+")
 
 
 def test_words_say_when_one_seed_was_run(make: Make) -> None:
     made = block(row("frozen", make("frozen", trained=0)), row("a", make("a", 1.8, 1)), seeds(make, "b", 1.0))
-    words = block_tests(made).words()
+    words = sentences(tests := block_tests(made), tests.keys)
     assert words[-1] == "A was run with one seed only: the noise of training is not covered there."
     many = [row(f"m{i}", make(f"m{i}", 1 + i / 10, i)) for i in range(5)]
-    words = block_tests(block(row("frozen", make("frozen", trained=0)), *many)).words()
+    words = sentences(
+        tests := block_tests(block(row("frozen", make("frozen", trained=0)), *many)), tests.keys
+    )
     assert words[-1].startswith("The methods that train were run with one seed only")
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 import methods
-from benchmark.backbones.preprocess import preprocess_of
+from benchmark.conformance.small_models import small_backbone
 from benchmark.data.augment import AS_IT_IS, Augment, View
 from benchmark.errors import CellError, ConfigError, DataError
-from benchmark.small_models import small_backbone
+from benchmark.preprocess import preprocess_of
 from methods.base import Method
-from tasks.dense import DenseOptions, check_apart, panel_rows, read_part
+from tasks.heads.images import DenseOptions, check_apart, panel_rows, read_part
 from tasks.heads.taps import TapBatches, Taps, tap_indices
 from tasks.heads.training import decay_factor, fit_head, seeded
 from tests.small import context, method

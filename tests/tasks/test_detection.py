@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.backbones.towers import TowerOutput
-from benchmark.config import load_config
-from benchmark.detection_metrics import RECALLS, Boxes, detection_metrics
+from benchmark.backbones.towers.base import TowerOutput
+from benchmark.config.load import load_config
 from benchmark.errors import ConfigError, DataError
-from benchmark.metrics import plain_value
+from benchmark.metrics.classification import plain_value
+from benchmark.metrics.detection import RECALLS, Boxes, detection_metrics
 from methods.base import Method
 from tasks.base import DatasetResult
 from tasks.detection import DetectionOptions, DetectionTask, best_fixed_box
@@ -159,8 +159,8 @@ def test_a_tower_with_a_pyramid_of_its_own_is_taken_as_it_is(tmp_path: Path) -> 
 def test_rsna_runs_from_its_downloads_on(tmp_path: Path) -> None:
     pytest.importorskip("pydicom")
     from benchmark.data.datasets.rsna import rsna
-    from benchmark.data.fitting import Fitting
-    from benchmark.data.prepare import prepare
+    from benchmark.data.prepare.prepare import prepare
+    from benchmark.preprocess import Fitting
     from tests.data.trees import make_rsna
 
     prepare(

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 import methods
 from benchmark.errors import BenchmarkError, ConfigError, DataError
-from benchmark.grounding_metrics import boxed, central_map, map_scores, scores_of
-from benchmark.metrics import SampleMean, plain_value
+from benchmark.metrics.classification import SampleMean, plain_value
+from benchmark.metrics.grounding import boxed, central_map, map_scores, scores_of
 from benchmark.registry import METHODS
 from methods.base import Method
 from methods.layers.hypergraph import refine_all

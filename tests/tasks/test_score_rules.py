@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import methods
 from benchmark.backbones import load_backbone
-from benchmark.config import load_config
+from benchmark.config.load import load_config
 from benchmark.data.samples import Batch
 from benchmark.errors import ConfigError
 from benchmark.registry import METHODS

@@ -12,19 +12,21 @@ import pytest
 import torch
 
 import tasks.dense
-from benchmark import cell
 from benchmark.backbones import load_backbone
-from benchmark.config import Recipe, load_config
+from benchmark.backbones.backbone import tower_digest
+from benchmark.config.load import load_config
+from benchmark.config.run_config import Recipe
 from benchmark.console import NullReporter
-from benchmark.data.fitting import Fitting
-from benchmark.data.load import data_entries
-from benchmark.data.prepare import prepare
-from benchmark.dense_metrics import Overlaps, dice_per_image
+from benchmark.data.entries import data_entries
+from benchmark.data.prepare.prepare import prepare
 from benchmark.errors import ConfigError
+from benchmark.metrics.segmentation import Overlaps, dice_per_image
 from benchmark.plan import CellSpec
+from benchmark.preprocess import Fitting
 from benchmark.registry import DATASETS, TASKS
-from benchmark.shared import forget_image_tower, tower_digest
-from benchmark.store import Store
+from benchmark.run import cell
+from benchmark.run.shared_results import forget_image_tower
+from benchmark.store.cells import Store
 from tasks.base import DatasetResult
 from tasks.segmentation import SegmentationOptions, SegmentationTask, tversky_loss
 from tests.data import trees

@@ -15,10 +15,9 @@ from torch import nn
 
 import methods
 from benchmark.backbones import Backbone, InputSpec, from_open_clip
-from benchmark.backbones.preprocess import Preprocess
-from benchmark.data.fitting import Fitting
-from benchmark.data.prepare import prepare
+from benchmark.data.prepare.prepare import prepare
 from benchmark.errors import DataError
+from benchmark.preprocess import Fitting, Preprocess
 from benchmark.registry import DATASETS
 from tasks.detection import DetectionOptions, DetectionTask
 from tasks.segmentation import SegmentationOptions, SegmentationTask

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.config import build_options
+from benchmark.config.load import build_options
 from benchmark.errors import ConfigError
 from benchmark.registry import TASKS
 from tasks.transclip import TransClipOptions, TransClipTask, assign, image_features, neighbour_graph

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.detection_metrics import box_iou
+from benchmark.metrics.detection import box_iou
 from tasks.heads.yolov3 import (
     COCO_ANCHORS,
     YoloV3,

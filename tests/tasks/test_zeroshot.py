@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from benchmark.errors import ConfigError
 from benchmark.registry import METHODS
-from tasks.prompts import fill
+from tasks.base import fill
 from tasks.zeroshot import ZeroShotOptions, ZeroShotTask, class_tokens, similarities
 from tests.small import context, images, method
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 
-from benchmark.backbones.files import Place
-from benchmark.backbones.medical.layouts import OPENAI, bert, bert_shapes
-from benchmark.backbones.medical.records import ImageSide, Option, Record, Rule, Source, TextSide
+from benchmark.backbones.medical.records import (
+    OPENAI,
+    ImageSide,
+    Option,
+    Record,
+    Rule,
+    Source,
+    TextSide,
+    bert,
+    bert_shapes,
+)
+from benchmark.backbones.published import Place
 
 PUBMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
 

@@ -20,15 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.backbones.files import hub_cache
+from benchmark.backbones.checkpoints import read_foreign
 from benchmark.backbones.medical.heads import MissingTensor, Shapes
 from benchmark.backbones.medical.model import build, names_of
-from benchmark.backbones.medical.reader import read_foreign
 from benchmark.backbones.medical.records import Record, Source
-from benchmark.data.verified import known_sha256
+from benchmark.backbones.published import hub_cache
 from benchmark.errors import DataError, StoreError
-from benchmark.paths import default_data_root
-from benchmark.store import write_whole
+from benchmark.files import default_data_root, known_sha256, write_whole
 
 _NAMED = 2
 _OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -13,24 +13,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from benchmark.backbones.backbone import Backbone, Tokenizer
-from benchmark.backbones.files import Place
-from benchmark.backbones.medical.convert import (
-    Renamed,
-    convert,
-    fit,
-    is_converted,
-)
+from benchmark.backbones.checkpoints import SUFFIXES
+from benchmark.backbones.medical.broad import PLIP, PMC_CLIP, QUILTNET
+from benchmark.backbones.medical.convert import Renamed, convert, fit, is_converted
 from benchmark.backbones.medical.heads import Shapes
-from benchmark.backbones.medical.layouts import WORD_TABLE
 from benchmark.backbones.medical.model import EXTRAS, build
-from benchmark.backbones.medical.published import RECORDS
-from benchmark.backbones.medical.reader import SUFFIXES
-from benchmark.backbones.medical.records import Record, Source, record_of
+from benchmark.backbones.medical.radiology import (
+    BIOVIL,
+    BIOVIL_TEMPORAL,
+    CONVIRT,
+    GLORIA,
+    KAD,
+    MGCA_R50,
+    MGCA_VIT,
+    PRIOR,
+)
+from benchmark.backbones.medical.records import WORD_TABLE, Record, Source
 from benchmark.backbones.medical.text import SentenceTower
 from benchmark.backbones.medical.words import BERT_FILES, ROBERTA_FILES, Words
-from benchmark.backbones.preprocess import Preprocess
-from benchmark.data.verified import known_sha256
-from benchmark.errors import ConfigError, DataError
+from benchmark.backbones.published import Place
+from benchmark.errors import ConfigError, DataError, unknown
+from benchmark.files import known_sha256
+from benchmark.preprocess import Preprocess
 from benchmark.registry import BACKBONES
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -323,3 +327,26 @@ def _tokenizer(found: Found, backbone: Backbone) -> Tokenizer:
         table: Any = backbone.extras["continues"]
         table.table.copy_(words.continues())
     return words
+
+
+RECORDS: dict[str, Record] = {
+    record.name: record
+    for record in (
+        *(CONVIRT, GLORIA, MGCA_R50, MGCA_VIT, BIOVIL, BIOVIL_TEMPORAL, PRIOR, KAD),
+        *(PMC_CLIP, PLIP, QUILTNET),
+    )
+}
+
+
+def record_of(name: str, *, ask: bool = True) -> Record:
+    """Return the record of a backbone's name, its options applied; ``ask`` as in :meth:`Record.with_options`.
+
+    Raises:
+        ConfigError: an unknown name, option or value, or an option that has to be chosen is missing.
+    """
+    from benchmark.backbones.medical.load import RECORDS
+
+    head, _, options = name.partition(":")
+    if head not in RECORDS:
+        raise ConfigError(unknown("medical backbone", head, RECORDS))
+    return RECORDS[head].with_options(options, ask=ask)

@@ -14,9 +14,9 @@ from benchmark.backbones.medical.heads import Shapes
 from benchmark.backbones.medical.records import Record
 from benchmark.backbones.medical.text import build_text
 from benchmark.backbones.medical.visual import build_visual, freeze_statistics, heads_of
-from benchmark.backbones.resnet import ResNetTower
-from benchmark.backbones.timm_vit import TimmVitTower
-from benchmark.backbones.towers import ImageTower
+from benchmark.backbones.towers.base import ImageTower
+from benchmark.backbones.towers.resnet import ResNetTower
+from benchmark.backbones.towers.timm_vit import TimmVitTower
 
 EXTRAS = "extras."
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 
-from benchmark.backbones.files import Place
-from benchmark.backbones.medical.layouts import GREY_SQUARE, RESNET_SHAPES, bert, bert_shapes, resnet
-from benchmark.backbones.medical.records import ImageSide, Option, Record, Rule, Source, TextSide
-from benchmark.backbones.preprocess import Preprocess
+from benchmark.backbones.medical.records import (
+    GREY_SQUARE,
+    RESNET_SHAPES,
+    ImageSide,
+    Option,
+    Record,
+    Rule,
+    Source,
+    TextSide,
+    bert,
+    bert_shapes,
+    resnet,
+)
+from benchmark.backbones.published import Place
+from benchmark.preprocess import Preprocess
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNIT = ((0.0,) * 3, (1.0,) * 3)

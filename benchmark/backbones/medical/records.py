@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from benchmark.backbones.files import Place
-from benchmark.backbones.preprocess import Preprocess
+from benchmark.backbones.backbone import OPENAI_MEAN, OPENAI_STD
+from benchmark.backbones.published import Place
 from benchmark.errors import ConfigError, unknown
+from benchmark.preprocess import Preprocess
 
 Rule = tuple[str, str | None]
 """Published name -> name here, first match wins. ``*`` stands for any text, in both in the same order; None drops.
@@ -22,6 +23,8 @@ Behind ``|`` stands what is done to the tensor: ``transpose``, ``squeeze`` (a 1x
 ``log``, or ``part 0`` to ``part 2`` (of one fused map, laid one below the other). Two tensors with one name here must
 be equal.
 """
+
+
 Steps = tuple[str, ...]
 """Layers of a head, in order: linear, matrix (linear without bias), batchnorm, plain_batchnorm (statistics alone),
 layernorm, relu, gelu, constant (values appended to every cell). Shapes tell their sizes, never what they consist of."""
@@ -189,15 +192,42 @@ def _changed(record: Record, changes: Mapping[str, Any]) -> Record:
     return record
 
 
-def record_of(name: str, *, ask: bool = True) -> Record:
-    """Return the record of a backbone's name, its options applied; ``ask`` as in :meth:`Record.with_options`.
+GREY_SQUARE = Preprocess(
+    (224, 224), (0.5,) * 3, (0.5,) * 3, "longest_pad", side=256, interpolation="area", channels="grey"
+)
 
-    Raises:
-        ConfigError: an unknown name, option or value, or an option that has to be chosen is missing.
-    """
-    from benchmark.backbones.medical.published import RECORDS
 
-    head, _, options = name.partition(":")
-    if head not in RECORDS:
-        raise ConfigError(unknown("medical backbone", head, RECORDS))
-    return RECORDS[head].with_options(options, ask=ask)
+OPENAI = Preprocess((224, 224), OPENAI_MEAN, OPENAI_STD)
+
+
+WORD_TABLE = "text.transformer.embeddings.word_embeddings.weight"
+
+
+RESNET_SHAPES = {
+    "visual.trunk.conv1.weight": (64, 3, 7, 7),
+    "visual.trunk.layer3.5.conv3.weight": (1024, 256, 1, 1),
+    "visual.trunk.layer4.2.conv3.weight": (2048, 512, 1, 1),
+}
+
+
+def bert(prefix: str, *, pooler: bool = False) -> tuple[Rule, ...]:
+    """Return the rules of a Hugging Face BERT below ``prefix``."""
+    kept: tuple[Rule, ...] = () if pooler else ((f"{prefix}pooler.*", None),)
+    return (
+        (f"{prefix}embeddings.position_ids", None),
+        *kept,
+        (f"{prefix}*", "text.transformer.*"),
+    )
+
+
+def bert_shapes(words: int, layers: int = 12) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of a BERT-base with so many words and layers."""
+    return {
+        WORD_TABLE: (words, 768),
+        f"text.transformer.encoder.layer.{layers - 1}.output.dense.weight": (768, 3072),
+    }
+
+
+def resnet(prefix: str) -> tuple[Rule, ...]:
+    """Return the rules of a torchvision ResNet below ``prefix``, its classifier left out."""
+    return ((f"{prefix}fc.*", None), (f"{prefix}*", "visual.trunk.*"))

@@ -13,11 +13,11 @@ import torch
 from open_clip.hf_model import ClsLastHiddenStatePooler
 from torch import Tensor, nn
 
-from benchmark.backbones.hf_bert import HFBertTower
 from benchmark.backbones.medical.heads import AttentionPool, Bank, Shapes, head, width_behind
 from benchmark.backbones.medical.records import TextSide
 from benchmark.backbones.medical.visual import heads_of
-from benchmark.backbones.towers import Intervention, TokenSequence
+from benchmark.backbones.towers.base import Intervention, TokenSequence
+from benchmark.backbones.towers.hf_bert import HFBertTower
 
 _LAYERS_SUMMED = 4
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.data.raw import Access
+from benchmark.data.prepare.raw import Access
 from benchmark.errors import DataError
 
 _LEVELS = 2

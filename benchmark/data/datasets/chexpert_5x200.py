@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.data.datasets._sources import Source, label_values
-from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
 

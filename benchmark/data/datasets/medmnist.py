@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmark.data.fitting import Fitting
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepared import Prepared
-from benchmark.data.raw import Access, RawDataset, RawTable
 from benchmark.errors import ConfigError, DataError, unknown
+from benchmark.preprocess import Fitting
 from benchmark.registry import register_dataset
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.data.datasets._sources import Source
-from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
 

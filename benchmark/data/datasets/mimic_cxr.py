@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.data.datasets._sources import Source, label_values, refuse_foreign
-from benchmark.data.raw import Access, RawDataset, RawTable
-from benchmark.data.reports import MIN_TOKENS, Sections, collapse, num_tokens, parse_report
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.reports import MIN_TOKENS, Sections, collapse, num_tokens, parse_report
 from benchmark.errors import DataError, unknown
 from benchmark.registry import register_dataset
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmark.data.datasets._sources import Source, parts, read_lines
 from benchmark.data.datasets.rsna import nih_images
-from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError, unknown
 from benchmark.registry import register_dataset
 

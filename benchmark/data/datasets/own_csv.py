@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from benchmark.data.fitting import CROPS, Fitting
-from benchmark.data.inside import Inside
 from benchmark.data.labels import NO_FINDING
-from benchmark.data.prepare import VERSION, BadImagesError, prepare
+from benchmark.data.prepare.images import Inside
+from benchmark.data.prepare.prepare import VERSION, BadImagesError, prepare
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable, box_problem
 from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, SIZES, Prepared
-from benchmark.data.raw import Access, RawDataset, RawTable
-from benchmark.data.tables import box_problem
 from benchmark.errors import ConfigError, DataError, suggest, unknown
-from benchmark.paths import user_path
+from benchmark.files import user_path
+from benchmark.preprocess import CROPS, Fitting
 from benchmark.registry import register_dataset
 from benchmark.settings import words
 

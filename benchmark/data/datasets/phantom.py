@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.data.phantom.cache import Drawn, Generator
-from benchmark.data.phantom.parts import PARTS, describe, draw_part
+from benchmark.data.datasets._drawn import Drawn, Generator
 from benchmark.data.prepared import Prepared
+from benchmark.phantom.chest.parts import PARTS, describe, draw_part
 from benchmark.registry import register_dataset
 
 if TYPE_CHECKING:

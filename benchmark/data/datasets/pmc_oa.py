@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.data.datasets._sources import Source, refuse_foreign
-from benchmark.data.raw import Access, RawDataset, RawTable
-from benchmark.data.reports import MIN_TOKENS, collapse, num_tokens
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.reports import MIN_TOKENS, collapse, num_tokens
 from benchmark.errors import DataError, unknown
 from benchmark.registry import register_dataset
 

@@ -18,7 +18,7 @@ import pandas as pd
 import PIL.Image
 
 from benchmark.data.datasets._sources import Source, hold_out, parts, sample_rows
-from benchmark.data.raw import Access, RawDataset, RawTable
+from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
 

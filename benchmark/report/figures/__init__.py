@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark.report.collect import Block
+from benchmark.report.experiment_tables import experiment_blocks
 from benchmark.report.figures import (
     confusion,
     efficiency,
@@ -19,7 +20,6 @@ from benchmark.report.figures import (
 )
 from benchmark.report.figures.stored import Stored, results
 from benchmark.report.figures.style import Drawing, Picture, write
-from benchmark.report.views import experiment_blocks
 
 __all__ = ["Picture", "write_figures"]
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmark.report.figures.stored import Array, Shown, Stored, shared_columns
+from benchmark.report.figures.stored import Array, Shown, Stored, Verdicts, shared_columns, verdicts
 from benchmark.report.figures.style import Drawing, new_figure, set_title
-from benchmark.report.figures.verdicts import Verdicts, verdicts
 
 _COLUMNS = 4
 _LETTERS = 12

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from benchmark.report.collect import Block, Row
+from benchmark.report.figures.label_placement import Segment, place_labels
 from benchmark.report.figures.style import (
     GREY,
     Drawing,
@@ -23,7 +24,6 @@ from benchmark.report.figures.style import (
     seeds_text,
     unranked_text,
 )
-from benchmark.report.labels import Segment, place_labels
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from matplotlib.axes import Axes
 
-from benchmark.report.collect import Block, Key, Row
+from benchmark.report.collect import Block, Row
 from benchmark.report.figures.style import (
     GREY,
     Drawing,
@@ -17,7 +17,8 @@ from benchmark.report.figures.style import (
     seeds_text,
     unranked_text,
 )
-from benchmark.report.significance import block_tests
+from benchmark.report.runs import Key
+from benchmark.report.significance.comparisons import block_tests
 
 _COLUMNS = 4
 _LEAST = 1.0  # length of the axis of scores

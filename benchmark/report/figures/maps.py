@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmark.report.figures.pictures import PictureGrid, Place, column_title
+from benchmark.report.figures.panels import PictureGrid, Place, column_title
 from benchmark.report.figures.stored import Array, Stored, shared_columns
 from benchmark.report.figures.style import Drawing
 

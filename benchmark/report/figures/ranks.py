@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from benchmark.report.collect import Block
 from benchmark.report.figures.style import Drawing, look, new_figure
-from benchmark.report.significance import Ranks, block_tests
-from benchmark.report.wording import p_text
+from benchmark.report.significance.comparisons import Ranks, block_tests
+from benchmark.report.significance.wording import p_text
 
 _STEP = 0.26  # between two names, in inches
 _BAR = 0.13  # between two bars

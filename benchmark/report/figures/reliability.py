@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmark.report.figures.stored import Array, Shown, Stored, shared_columns
+from benchmark.report.figures.stored import Array, Shown, Stored, shared_columns, verdicts
 from benchmark.report.figures.style import GREY, Drawing, look, new_figure, set_title
-from benchmark.report.figures.verdicts import verdicts
 
 _COLUMNS = 4
 _BINS = 15  # of equal width, as in arXiv 1706.04599

@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmark.errors import StoreError
 from benchmark.report.collect import Block, Row
-from benchmark.report.predictions import read_predictions
+from benchmark.report.significance.comparisons import is_transductive
+from benchmark.report.significance.evidence import read_predictions
 
 Array = np.ndarray[Any, Any]
 
@@ -109,3 +110,40 @@ def _arrays(row: Row, task: str, dataset: str) -> Iterator[tuple[Mapping[str, Ar
 
 def _equal(ones: Mapping[str, Array], others: Mapping[str, Array], keys: Sequence[str]) -> bool:
     return all(np.array_equal(ones[key], others[key]) for key in keys)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the methods of a block answered on one dataset.
+
+    Attributes:
+        classes: names of the classes. target: true class of each image, [N].
+        methods: those that answered these images, with ``similarity`` [N, C] and ``target`` [N] in their arrays.
+    """
+
+    classes: Sequence[str]
+    target: Array
+    methods: list[Shown]
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(self.target)
+
+
+def verdicts(stored: Stored) -> Verdicts | None:
+    """Return the answers where an image has one class; transductive answers are no one model's."""
+    block, task, dataset = stored.block, stored.task, stored.dataset
+    methods = [one for one in stored.shown(("similarity", "target")) if _is_plain(one)]
+    if not methods or is_transductive(block, (task, dataset, "")):
+        return None
+    first = methods[0].arrays
+    shape = first["similarity"].shape
+    methods = [one for one in methods if all(run["similarity"].shape == shape for run in one.runs)]
+    named = next((info["classes"] for info in block.facts(dataset, task) if info.get("classes")), ())
+    classes = named if len(named) == shape[1] else range(shape[1])
+    return Verdicts([str(name) for name in classes], first["target"], methods)
+
+
+def _is_plain(one: Shown) -> bool:
+    return one.arrays["target"].ndim == 1 and one.arrays["similarity"].ndim == 2

@@ -18,9 +18,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
-from benchmark.metrics import Metric
-from benchmark.report.collect import Block, Key, Row
-from benchmark.store import write_whole
+from benchmark.files import write_whole
+from benchmark.metrics.classification import Metric
+from benchmark.report.collect import Block, Row
+from benchmark.report.runs import Key
 
 # Okabe and Ito's palette without yellow, which is too light for lines and text; repeated with other markers.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

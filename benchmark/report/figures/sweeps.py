@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from benchmark.report.collect import Block, Key, Row
+from benchmark.report.collect import Block, Row
+from benchmark.report.figures.label_placement import Label, label_line_ends
 from benchmark.report.figures.style import (
     Drawing,
     lay_out,
@@ -19,7 +20,7 @@ from benchmark.report.figures.style import (
     seeds_text,
     unranked_text,
 )
-from benchmark.report.labels import Label, label_line_ends
+from benchmark.report.runs import Key
 
 _LEAST = 2  # points that make a curve
 _DODGE = 0.012  # of the axis' length, between the lines of two datasets

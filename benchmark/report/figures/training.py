@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.report.collect import Block, Row
+from benchmark.report.figures.label_placement import label_line_ends
 from benchmark.report.figures.style import Drawing, Look, lay_out, look, new_figure
-from benchmark.report.labels import label_line_ends
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from benchmark.report.collect import Block
 from benchmark.report.html.cells import cell_view
 from benchmark.report.html.overview import Image, TableView, facts, image, subject, summary, table_view
-from benchmark.report.tables import Rendered, parameters_text
+from benchmark.report.tables.columns import Rendered, parameters_text
 
 if TYPE_CHECKING:
     from benchmark.report.figures import Picture

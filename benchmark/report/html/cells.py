@@ -10,10 +10,11 @@ from urllib.parse import quote
 import yaml
 
 from benchmark.errors import StoreError
-from benchmark.provenance import scrub
-from benchmark.report.collect import Row, Run, flat_numbers
+from benchmark.report.collect import Row, flat_numbers
 from benchmark.report.html.curve import Chart, charts
-from benchmark.store import CellFolder
+from benchmark.report.runs import Run
+from benchmark.store.cells import CellFolder
+from benchmark.store.provenance import scrub
 
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LEVELS = 5  # runs/<suite>/<backbone>/<method>/seed-<n>

@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.collect import Block, Row, Run
+from benchmark.report.collect import Block, Row
 from benchmark.report.doubts import row_marks
 from benchmark.report.html.cells import anchor, commit, section
-from benchmark.report.tables import NOTE_MARK, Cell, Column, Rendered, column_groups
+from benchmark.report.runs import Run
+from benchmark.report.tables.columns import NOTE_MARK, Cell, Column, Rendered, column_groups
 
 if TYPE_CHECKING:
     from benchmark.report.figures import Picture

@@ -1,0 +1,1 @@
+"""One interface over the image and text towers of several libraries."""

@@ -1,0 +1,153 @@
+"""Deltas: modules that add to the output of a tower's frozen linear maps (LoRA), at named sites of its blocks."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.backbones.towers.split import PARTS, size_of
+
+SITES = ("q", "k", "v", "o", "up", "down")
+"""The linear maps of a block that take deltas: attention's query, key, value and output, the MLP's two layers."""
+
+
+class Delta:
+    """Handle of an attached delta; :meth:`remove` takes it off the tower again."""
+
+    def __init__(self, remove: Callable[[], None]) -> None:
+        self._remove = remove
+
+    def remove(self) -> None:
+        """Take the delta off its tower."""
+        self._remove()
+
+
+class DeltaSites(ABC):
+    """The part of a tower that knows its linear maps and what is attached to them.
+
+    Attributes:
+        kind: "image" or "text". width: token width D. blocks: the library's transformer blocks.
+    """
+
+    kind: str
+    width: int
+    blocks: Sequence[nn.Module]
+
+    def __init__(self) -> None:
+        # (block, linear name) -> {part: [delta modules]}. Deltas belong to the method that made them; keeping them
+        # out of the library's modules leaves the backbone's state_dict as it was.
+        self._deltas: dict[tuple[int, str], dict[str, list[nn.Module]]] = {}
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.blocks)
+
+    # ------------------------------------------------------------------ what a subclass says about its library
+    @abstractmethod
+    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
+        """Return module, its name, and the output columns [start, stop) that serve ``site`` in block ``index``."""
+
+    @abstractmethod
+    def linear_at(self, index: int, site: str) -> nn.Module:
+        """Return the Linear that serves ``site`` alone; a fused map as a whole until :meth:`split_qkv`."""
+
+    def split_qkv(self) -> None:  # noqa: B027  (nothing to do is the usual case)
+        """Give q, k and v a Linear each where the library has one fused map; outputs stay the same.
+
+        What is attached stays attached, and a second call does nothing. Towers without fused maps have nothing to do.
+
+        Raises:
+            ValueError: if this form of attention cannot be split.
+        """
+
+    # ------------------------------------------------------------------ what methods call
+    def attach(self, index: int, site: str, delta: nn.Module) -> Delta:
+        """Add ``delta(x)`` to the output of the frozen linear map ``site`` of block ``index``.
+
+        Args:
+            index: 0-based block.
+            site: one of :data:`SITES`.
+            delta: maps the linear's input ``[..., in]`` to an addend ``[..., out]`` of that site alone.
+
+        Raises:
+            ValueError: if the tower has no such block or site.
+        """
+        if not 0 <= index < self.depth or site not in SITES:
+            raise ValueError(f"{self.kind} tower has no site '{site}' in block {index} (depth {self.depth})")
+        _, name, _, _ = self.linear_of(index, site)
+        parts = self._deltas.setdefault((index, name), {})
+        if not parts:
+            self._on_first_delta(index, site)
+        parts.setdefault(site, []).append(delta)
+        return Delta(lambda: self._detach(index, name, site, delta))
+
+    def site_shape(self, index: int, site: str) -> tuple[int, int]:
+        """Return (inputs, outputs) of a site."""
+        module, _, start, stop = self.linear_of(index, site)
+        return self.width if site in PARTS else size_of(module)[0], stop - start
+
+    @contextlib.contextmanager
+    def without_deltas(self, *, only_foldable: bool = False) -> Iterator[None]:
+        """Leave deltas out for a while; ``only_foldable``: those that the frozen weights could take up (LoRA).
+
+        A delta says so by an attribute ``foldable``.
+        """
+        kept = self._deltas
+        self._deltas = {
+            place: {
+                site: [item for item in deltas if only_foldable and not getattr(item, "foldable", False)]
+                for site, deltas in parts.items()
+            }
+            for place, parts in kept.items()
+        }
+        try:
+            yield
+        finally:
+            self._deltas = kept
+
+    # ------------------------------------------------------------------ internals
+    def deltas_at(self, index: int, site: str) -> list[nn.Module]:
+        """Return the deltas that act on ``site`` of block ``index``."""
+        return self._deltas.get((index, self.linear_of(index, site)[1]), {}).get(site, [])
+
+    def _on_first_delta(self, index: int, site: str) -> None:
+        """Hook the linear map once; towers whose block does not call a Linear override :meth:`run_block` instead."""
+        module, name, _, _ = self.linear_of(index, site)
+        # a partial of a bound method, unlike a closure, follows its tower through copy.deepcopy
+        module.register_forward_hook(partial(self._delta_hook, index, name))
+
+    def _delta_hook(
+        self, index: int, name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor:
+        return self.add_deltas(index, name, args[0], output)
+
+    def has_deltas(self, index: int, name: str) -> bool:
+        """Return whether any delta acts on linear ``name`` of block ``index``."""
+        return any(self._deltas.get((index, name), {}).values())
+
+    def add_deltas(self, index: int, name: str, inputs: Tensor, output: Tensor) -> Tensor:
+        """Return ``output`` plus the deltas attached to linear ``name`` of block ``index``."""
+        parts = self._deltas.get((index, name), {})
+        addends: dict[tuple[int, int], Tensor] = {}
+        for site, deltas in parts.items():
+            _, _, start, stop = self.linear_of(index, site)
+            for delta in deltas:
+                value = delta(inputs).to(output.dtype)
+                addends[start, stop] = addends[start, stop] + value if (start, stop) in addends else value
+        if not addends:
+            return output
+        if sum(stop - start for start, stop in addends) == output.shape[-1]:
+            return output + torch.cat([addends[key] for key in sorted(addends)], dim=-1)
+        for (start, stop), value in addends.items():
+            output = torch.cat([output[..., :start], output[..., start:stop] + value, output[..., stop:]], -1)
+        return output
+
+    def _detach(self, index: int, name: str, site: str, delta: nn.Module) -> None:
+        deltas = self._deltas.get((index, name), {}).get(site, [])
+        self._deltas[index, name][site] = [item for item in deltas if item is not delta]

@@ -1,0 +1,114 @@
+"""The plan of a run for people: what is run and what is reused, and the recipe that each method trains with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.table
+
+from benchmark.config.layers import plugin_options
+from benchmark.config.run_config import Recipe, RunConfig
+from benchmark.plan import CellSpec, Plan
+from benchmark.registry import METHODS
+from benchmark.store.cells import cell_name
+
+_SAID = {"lr", "epochs", "max_steps", "batch_size", "optimiser", "warmup_epochs", "schedule", "weight_decay"} | {
+    "precision", "loss",
+}  # fmt: skip
+_WHOLE = ("authors", "suite", "defaults")
+"""Layers that hold a whole recipe: named without their keys."""
+
+
+def plan_table(plan: Plan) -> rich.table.Table:
+    """Return the cells of a plan: what runs and what is reused."""
+    words = {"todo": "run", "partial": "evaluate", "done": "reuse"}
+    table = rich.table.Table(title=f"plan: {len(plan.open)} of {len(plan.cells)} cells to run")
+    for column in ("method", "seed", "backbone", "suite", "tasks", "state"):
+        table.add_column(column, overflow="fold")
+    for cell in plan.cells:
+        spec = cell.spec
+        tasks = " ".join(cell.missing or spec.tasks)
+        table.add_row(spec.cell, str(spec.seed), spec.backbone, spec.suite_name, tasks, words[cell.state])
+    return table
+
+
+def recipe_table(plan: Plan, configs: Sequence[RunConfig]) -> rich.table.Table:
+    """Return what the cells of a plan use: recipe, options that differ from their defaults, and from which layers.
+
+    Args:
+        plan: the cells.
+        configs: those that the plan was made of.
+    """
+    origins = {
+        (one.suite_name, one.backbone, cell_name(name, one.variants.get(name, ""))): one.origins.get(name, {})
+        for one in configs
+        for name in one.methods
+    }
+    several = len({(spec.suite_name, spec.backbone) for spec in (cell.spec for cell in plan.cells)}) > 1
+    shared: dict[str, list[str]] = {}
+    for spec in (cell.spec for cell in plan.cells):
+        key = (spec.suite_name, spec.backbone, spec.cell)
+        shared.setdefault(_words(spec, origins.get(key, {})), []).append(
+            "/".join(key if several else key[2:])
+        )
+    table = rich.table.Table(title="what they use (configs/defaults.yaml: which layer wins)", show_lines=True)
+    table.add_column("method", overflow="fold", max_width=26)
+    table.add_column("recipe", overflow="fold", max_width=66)
+    for text, cells in shared.items():
+        table.add_row(", ".join(dict.fromkeys(cells)), text)
+    return table
+
+
+def _words(spec: CellSpec, origins: Mapping[str, str]) -> str:
+    plugin = METHODS.get(spec.method)
+    defaults = plugin_options(plugin, [], spec.method, [])
+    options = [f"{key}={_plain(value)}" for key, value in spec.options.items() if value != defaults.get(key)]
+    lines = [f"options: {', '.join(options)}"] * bool(options)
+    if getattr(plugin, "deterministic", False):
+        return "\n".join(["trains nothing", *lines])
+    return "\n".join([_recipe_words(spec.recipe), *lines, f"from {_origin_words(origins)}"])
+
+
+def _recipe_words(recipe: Recipe) -> str:
+    length, warm_up = recipe.epochs, recipe.warmup_epochs
+    said = [
+        f"lr {recipe.lr:g}",
+        f"{length} epoch{'s' * (length != 1)}"
+        + (f", at most {recipe.max_steps} steps" if recipe.max_steps else ""),
+        f"batch {recipe.batch_size}",
+        recipe.optimiser,
+        f"{warm_up:g} epoch{'s' * (warm_up != 1)} of warm-up" if warm_up else "no warm-up",
+        recipe.schedule,
+        f"weight decay {recipe.weight_decay:g}",
+        f"precision {recipe.precision}",
+        f"loss {recipe.loss}",
+    ]
+    rest = [
+        f"{item.name}={_plain(value)}"
+        for item in dataclasses.fields(recipe)
+        if item.name not in _SAID
+        and item.metadata["hashed"]
+        and (value := getattr(recipe, item.name)) != item.default
+    ]
+    return "; ".join([", ".join(said), *rest])
+
+
+def _origin_words(origins: Mapping[str, str]) -> str:
+    """Return the layers that a recipe comes from, strongest first, with the keys that they set."""
+    found = []
+    for label in dict.fromkeys(reversed(list(origins.values()))):
+        keys = [key for key, layer in origins.items() if layer == label]
+        says_it = label.replace("-", "_").endswith(keys[0])  # a flag or a key=value word
+        found.append(label if says_it or label in _WHOLE else f"{label} ({', '.join(keys)})")
+    return ", ".join(found)
+
+
+def _plain(value: Any) -> str:
+    """Return a value as it is written in key=value words."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_plain, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value) or "''"

@@ -1,0 +1,223 @@
+"""The data entries of a configuration (corpus, validation set, datasets of tasks): their keys, each with its place."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmark.config.layers import Layer, merged
+from benchmark.data.entries import PARTS, VIEW_KEYS, view_problems
+from benchmark.errors import PluginError, quoted, unknown
+from benchmark.registry import DATASETS, TASKS
+from benchmark.settings import coerce
+
+_OURS = frozenset({"data_root", "reporter", "size", "fitting"})
+"""What a dataset plugin is called with beside the keys of its entry."""
+
+
+@dataclass
+class Entry:
+    """One data entry: what each layer says of it, weakest first, with the path of the entry there."""
+
+    said: list[tuple[Mapping[str, Any], Layer, str]] = field(default_factory=list)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All layers, laid one over the other."""
+        found: dict[str, Any] = {}
+        for values, _, _ in self.said:
+            found = merged(found, values)
+        return found
+
+    def where(self, key: str) -> str:
+        """Return how a message names a key: by the last layer that has it."""
+        _, layer, path = next((x for x in reversed(self.said) if key in x[0]), self.said[0])
+        return layer.where(f"{path}.{key}")
+
+    def whole(self) -> str:
+        """Return how a message names the entry."""
+        return self.said[0][1].where(self.said[0][2])
+
+    def below(self, part: str) -> Entry:
+        """Return the entry of one part: what stands below its key is laid over the rest."""
+        rest = [
+            ({key: value for key, value in values.items() if key not in PARTS}, layer, path)
+            for values, layer, path in self.said
+        ]
+        own = [
+            (values[part], layer, f"{path}.{part}")
+            for values, layer, path in self.said
+            if isinstance(values.get(part), Mapping)
+        ]
+        return Entry(rest + own)
+
+
+class DataEntries:
+    """Collects data entries as the layers are read, and later checks their keys against the imported plugins.
+
+    Args:
+        problems: where what is wrong is added.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        self.found: dict[str, Entry] = {}
+
+    def read(self, layer: Layer) -> None:
+        """Keep what a layer says of data entries; a task may be spelt in any way."""
+        for key in ("corpus", "validation"):
+            if values := mapping(layer.values.get(key)):
+                self._add(key, values, layer, key)
+        for task, options in mapping(layer.values.get("tasks")).items():
+            for name, entry in mapping(mapping(options).get("datasets")).items():
+                self._add(
+                    f"tasks.{_canonical(task)}.datasets.{name}", entry, layer, f"tasks.{task}.datasets.{name}"
+                )
+
+    def _add(self, name: str, values: Any, layer: Layer, path: str) -> None:
+        """Keep what a layer says of the entry that is called ``name``, and stands at ``path`` there."""
+        if not isinstance(values, Mapping):
+            self.problems.append(f"{layer.where(path)}: expected keys and values, got {quoted(values)}")
+            return
+        if "fraction" in values and name != "corpus":
+            self.problems.append(f"{layer.where(f'{path}.fraction')}: only the corpus can be cut to a share")
+        self.found.setdefault(name, Entry()).said.append((values, layer, path))
+
+    def check_names(self) -> None:
+        """Check what needs no plugin: that the dataset is known, and the keys of the view."""
+        for entry in self._each():
+            values = entry.values
+            if "dataset" not in values:
+                self.problems.append(f"{entry.whole()}: the key 'dataset' is missing")
+                continue
+            self.problems += view_problems(values, entry.where)
+            try:
+                DATASETS.resolve(values["dataset"])
+            except PluginError as error:
+                self.problems.append(f"{entry.where('dataset')}: {error}")
+
+    def check_keys(self) -> None:
+        """Check the keys of all entries against what each dataset plugin takes."""
+        for entry in self._each():
+            name = entry.values["dataset"]
+            try:
+                plugin = DATASETS.get(name)
+            except PluginError as error:
+                self.problems.append(f"{entry.where('dataset')}: {error}")
+                continue
+            self.problems += _plugin_problems(entry, str(name), plugin)
+
+    def check_task(self, task: str, plugin: Any) -> None:
+        """Check the entries of a task against what it needs to know of them."""
+        for name, entry in self.found.items():
+            if name.startswith(f"tasks.{task}.datasets."):
+                self.problems += _task_problems(plugin, entry, validation=False)
+
+    def check_validation(self, suite: Layer, *, trains: bool) -> None:
+        """Check the validation entry; only what trains must have one."""
+        entry = self.found.get("validation")
+        if entry is None:
+            if trains:
+                self.problems.append(
+                    f"{suite.source}: the key 'validation' is missing: training keeps what scores best there"
+                )
+            return
+        values = entry.values
+        lacking = [key for key in ("task", "metric") if key not in values]
+        self.problems += [f"{entry.where(key)}: the key '{key}' is missing" for key in lacking]
+        if "task" in values:
+            try:
+                self.problems += _task_problems(TASKS.get(values["task"]), entry, validation=True)
+            except PluginError as error:
+                self.problems.append(f"{entry.where('task')}: {error}")
+
+    def _each(self) -> Iterator[Entry]:
+        """Yield all entries, those that have parts part by part."""
+        for entry in self.found.values():
+            parts = [part for part in PARTS if part in entry.values]
+            for values, layer, path in entry.said:
+                for part in parts:
+                    if not isinstance(values.get(part, {}), Mapping):
+                        where = layer.where(f"{path}.{part}")
+                        self.problems.append(f"{where}: expected keys and values, got {quoted(values[part])}")
+            yield from [entry.below(part) for part in parts] or [entry]
+
+    def with_share(self, corpus: Any) -> Any:
+        """Return a corpus with its share as a number; all of it is what no share says, so that cells agree."""
+        if not isinstance(corpus, dict) or "fraction" not in corpus:
+            return corpus
+        rest = {key: value for key, value in corpus.items() if key != "fraction"}
+        try:
+            share = coerce(corpus["fraction"], float)
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            self.problems.append(
+                f"{self.found['corpus'].where('fraction')}: expected a number above 0 and up to 1, "
+                f"got {quoted(corpus['fraction'])}"
+            )
+        return rest if share == 1 else rest | {"fraction": share}
+
+
+def mapping(section: Any) -> dict[str, Any]:
+    """Return a section; an empty one in place of what is none, which has a line of its own."""
+    return section if isinstance(section, dict) else {}
+
+
+def _canonical(task: str) -> str:
+    try:
+        return TASKS.resolve(task)
+    except PluginError:
+        return task
+
+
+def _plugin_problems(entry: Entry, name: str, plugin: Any) -> Iterator[str]:
+    """Yield one line for each key that a dataset plugin does not take, lacks, or wants of another type."""
+    parameters = {
+        item.name: item for item in inspect.signature(plugin).parameters.values() if item.name not in _OURS
+    }
+    if any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+        return
+    values = entry.values
+    for key, value in values.items():
+        if key in parameters:
+            yield from _type_problems(value, _hint(plugin, parameters[key].annotation), entry.where(key))
+        elif key not in VIEW_KEYS:
+            known = VIEW_KEYS | set(parameters)
+            yield f"{entry.where(key)}: {unknown('data key', key, known)}"
+    for key, item in parameters.items():
+        if item.default is item.empty and key not in values:
+            yield f"{entry.whole()}: dataset '{name}' needs the key '{key}'"
+
+
+def _task_problems(plugin: Any, entry: Entry, *, validation: bool) -> Iterator[str]:
+    if check := getattr(plugin, "check_entry", None):  # what is no task at all is found when it runs
+        for key, problem in check(entry.values, validation=validation):
+            yield f"{entry.where(key)}: {problem}"
+
+
+def _type_problems(value: Any, hint: Any, where: str) -> Iterator[str]:
+    try:
+        typed = coerce(value, hint)
+    except ValueError as error:
+        yield f"{where}: expected {error}, got {quoted(value)}"
+    else:
+        if isinstance(typed, int | float) and isinstance(value, str):
+            yield f"{where}: expected {quoted(typed)} without quotes, got {quoted(value)}"
+
+
+def _hint(plugin: Any, annotation: Any) -> Any:
+    """Return the type that an annotation stands for; Any where it names what only type checkers import."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    holder = types.SimpleNamespace(__annotations__={"value": annotation})
+    module = getattr(plugin, "__module__", type(plugin).__module__)
+    try:
+        return typing.get_type_hints(holder, vars(sys.modules[module]))["value"]
+    except Exception:  # an annotation may say anything
+        return Any

@@ -1,0 +1,376 @@
+"""The layers of a configuration: values of one YAML file, the flags or key=value words, and their places."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import ConfigError, PluginError, quoted, suggest, unknown
+from benchmark.files import configs, parse_yaml, read_yaml, shown, user_path
+from benchmark.registry import Registry, reason_of
+from benchmark.settings import Given, check, unsaid
+
+FLAGS, OVERRIDES = "flags", "key=value"
+
+
+VARIANTS = ("common", "authors")
+
+
+DEFAULT_SUITE = "phantom"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Nested values of one source.
+
+    Attributes:
+        source: a file name, "flags" or "key=value".
+        values: nested mapping. A plain selection (``methods: all``) is kept as ``only_methods``, so that
+            ``methods`` always holds settings by name; the same for tasks.
+        places: key -> where it stands, for keys that are written elsewhere than the nesting says.
+    """
+
+    source: str
+    values: dict[str, Any]
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, key: str) -> str:
+        """Return how a message names a key of this layer: ``file:key``, ``--flag`` or the key."""
+        key = "recipe" if key == "recipe_name" else key.removeprefix("only_")
+        if key in self.places:
+            return self.places[key]
+        if self.source == FLAGS:
+            return "--" + key.split(".")[-1].replace("_", "-")
+        return key if self.source == OVERRIDES else f"{self.source}:{key}"
+
+    def below(self, key: str) -> list[Given]:
+        """Return the values below a key, each with its place."""
+        section = self.values.get(key)
+        if not isinstance(section, dict):  # which has a line of its own
+            return []
+        return [Given(name, value, self.where(f"{key}.{name}")) for name, value in section.items()]
+
+    def sections(self, key: str, name: str, registry: Registry) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield (path, settings) of each ``<key>.<spelling of name>`` mapping."""
+        group = self.values.get(key)
+        for spelling, section in group.items() if isinstance(group, dict) else ():
+            try:
+                same = registry.resolve(str(spelling)) == name
+            except PluginError:
+                continue
+            if same and isinstance(section, dict):
+                yield f"{key}.{spelling}", section
+
+
+def from_yaml(path: Path, problems: list[str]) -> Layer:
+    """Read a YAML file as a layer; what is wrong with it is added to ``problems``."""
+    return Layer(shown(path), selections(read_yaml(path, problems)))
+
+
+def from_flags(flags: Mapping[str, Any]) -> Layer:
+    """Return the layer of command-line flags; names of recipe fields go below ``recipe``."""
+    recipe_flags = ("epochs", "max_steps", "batch_size", "lr", "precision", "loss")
+    given = {key: value for key, value in flags.items() if value is not None and value is not False}
+    values = {key: value for key, value in given.items() if key not in recipe_flags}
+    recipe = {key: value for key, value in given.items() if key in recipe_flags}
+    return Layer(FLAGS, selections(values | ({"recipe": recipe} if recipe else {})))
+
+
+def from_overrides(pairs: Sequence[str], recipe: type, problems: list[str]) -> Layer:
+    """Return the layer of ``key=value`` words; values are YAML, ``lr`` is short for ``recipe.lr``."""
+    recipe_fields = {item.name for item in dataclasses.fields(recipe)}
+    layer = Layer(OVERRIDES, {})
+    for pair in pairs:
+        try:
+            parts, value = key_and_value(pair)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        if len(parts) == 1 and parts[0] in recipe_fields:
+            parts = ["recipe", *parts]
+        _put(layer, parts, value, problems)
+    return layer
+
+
+def key_and_value(pair: str) -> tuple[list[str], Any]:
+    """Return the parts of the key of a ``key=value`` word, and its value as YAML reads it.
+
+    Raises:
+        ConfigError: it has no key, or an empty part in it.
+    """
+    key, equals, text = pair.partition("=")
+    parts = key.strip().replace("-", "_").split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"expected key=value, got {quoted(pair)}. Example: recipe.lr=1e-3")
+    return parts, yaml_value(text)
+
+
+def suite_layer(reference: Any, problems: list[str]) -> Layer:
+    """Read a suite by name (``configs/suites/<name>.yaml``) or path (``FILE.yaml``)."""
+    text = str(reference)
+    is_path = text.endswith((".yaml", ".yml")) or "/" in text
+    known = {item.stem: item for item in configs("suites").glob("*.yaml")}
+    path = user_path(text) if is_path else known.get(text)
+    if path is None or not path.is_file():
+        problem = f"file '{text}' does not exist" if is_path else unknown("suite", text, known)
+        problems.append(f"--suite: {problem}")
+        return Layer(text, {})
+    values = read_yaml(path, problems)
+    return Layer(shown(path), values if "name" in values else {"name": path.stem, **values})
+
+
+def method_file(name: str) -> Path:
+    """Return ``configs/methods/<name>.yaml``, one file for all members of a family."""
+    return configs("methods", f"{name.split(':', 1)[0]}.yaml")
+
+
+def method_layer(name: str, problems: list[str]) -> Layer:
+    """Read the settings file of a method, where it exists, as a layer below ``methods.<name>``."""
+    path = method_file(name)
+    if not path.is_file():
+        return Layer(shown(path), {})
+    section = read_yaml(path, problems)
+    for key in section:
+        if key not in (known := ("source", "recipe", "options")):
+            problems.append(f"{shown(path)}:{unknown('key', key, known)}")
+    return Layer(shown(path), {"methods": {name: section}})
+
+
+def yaml_value(text: str) -> Any:
+    """Return the value of a ``key=value`` word: YAML, or the text itself where it is none."""
+    try:
+        return parse_yaml(text)
+    except ConfigError:
+        return text
+
+
+def selections(values: dict[str, Any]) -> dict[str, Any]:
+    """Tell a selection of names (``methods: all``) from settings by name (``methods: {name: ...}``)."""
+    out = {}
+    for key, value in values.items():
+        plain = key in ("methods", "tasks") and not isinstance(value, dict)
+        out[f"only_{key}" if plain else key] = value
+    if isinstance(out.get("recipe"), str):
+        out["recipe_name"] = out.pop("recipe")
+    return out
+
+
+def _put(layer: Layer, parts: list[str], value: Any, problems: list[str]) -> None:
+    if len(parts) == 1:
+        chosen = selections({parts[0]: value})
+        layer.values.update(chosen)
+        return
+    here = layer.values
+    for part in parts[:-1]:
+        here = here.setdefault(part, {})
+        if not isinstance(here, dict):
+            problems.append(f"{'.'.join(parts)}: '{part}' is already given as a plain value")
+            return
+    here[parts[-1]] = value
+
+
+def part(section: Any, variant: str) -> tuple[str, dict[str, Any]]:
+    """Return what a recipe or options say for "common" or "authors", and below which key; flat ones are common."""
+    if not isinstance(section, dict):
+        return "", {}
+    if set(section) <= set(VARIANTS):
+        found = section.get(variant)
+        return f".{variant}", found if isinstance(found, dict) else {}
+    return "", section if variant == "common" else {}
+
+
+def recipe_values(layer: Layer, prefix: str, section: dict[str, Any], variant: str) -> list[Given]:
+    """Return the recipe values of a method's section that are meant for a variant."""
+    below, chosen = part(section.get("recipe"), variant)
+    return [
+        Given(name, value, layer.where(f"{prefix}.recipe{below}.{name}")) for name, value in chosen.items()
+    ]
+
+
+def option_values(
+    layer: Layer, prefix: str, section: dict[str, Any], kind: str, variant: str = "common"
+) -> list[Given]:
+    """Return option values of a section for a variant; those below ``options:`` and those beside it are the same."""
+    found = []
+    for key, value in section.items():
+        if key == "options" and isinstance(value, dict):
+            below, chosen = part(value, variant)
+            place = f"{prefix}.options{below}"
+            found += [Given(name, item, layer.where(f"{place}.{name}")) for name, item in chosen.items()]
+        elif variant == "common" and not (key in ("recipe", "source") and kind == "method"):
+            found.append(Given(key, value, layer.where(f"{prefix}.{key}")))
+    return found
+
+
+@dataclass(frozen=True)
+class _NoOptions:
+    """For plugins that declare no Options."""
+
+
+def plugin_options(plugin: Any, given: Sequence[Given], label: str, problems: list[str]) -> dict[str, Any]:
+    """Return all options of a method or task as JSON types, and the datasets of a task.
+
+    Args:
+        plugin: the class.
+        given: its values in all layers, weakest first.
+        label: how a message names it, beginning with "method" or "task".
+        problems: where what is wrong is added.
+    """
+    is_task = label.startswith("task")
+    datasets: dict[str, Any] = {}
+    for item in given:
+        if is_task and item.key == "datasets" and isinstance(item.value, dict):
+            datasets = merged(datasets, item.value)
+    rest = [item for item in given if not (is_task and item.key == "datasets")]
+    cls = getattr(plugin, "Options", _NoOptions)
+    values, wrong = check(cls, rest, f"option of {label}")
+    problems += wrong
+    resolved: dict[str, Any] = {"datasets": datasets} if is_task else {}
+    if not wrong:
+        try:
+            made = cls(**values)
+            said = {item.name: getattr(made, item.name) for item in dataclasses.fields(cls)}
+            resolved |= {name: plain(said[name]) for name in said if name not in unsaid(made)}
+        except Exception as error:  # a plugin's own check may raise anything
+            problems.append(f"{label}: {reason_of(error)}")
+    return resolved
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``old`` with ``new`` laid over it, mappings key by key."""
+    out = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merged(out[key], value) if both else value
+    return out
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+SUITE_KEYS = frozenset(
+    {"name", "title", "description", "backbone", "pretrained", "corpus", "templates", "validation"}
+    | {"tasks", "recipe", "methods", "paper", "related", "backbones"}
+)
+
+
+_SECTIONS = ("corpus", "validation", "tasks", "methods", "paper", "related", "weights")
+
+
+def key_problems(layers: Sequence[Layer], suite: Layer, settings: type, recipe: type) -> Iterator[str]:
+    """Yield one line for each key that no layer, or not this one, may have.
+
+    Args:
+        layers: all of them.
+        suite: the one that is the suite.
+        settings: dataclass of the settings.
+        recipe: dataclass of the recipe.
+    """
+    run_keys = {item.name for item in dataclasses.fields(settings)}
+    run_keys |= {"suite", "methods", "tasks", "recipe", "only_methods", "only_tasks"}
+    run_keys |= {"corpus", "validation", "templates", "weights"}
+    fields = {item.name for item in dataclasses.fields(recipe)}
+    for layer in layers:
+        known = SUITE_KEYS if layer is suite else run_keys
+        for key in layer.values:
+            if key not in known:
+                names = ", ".join(sorted(name for name in known if not name.startswith("only_")))
+                near = f" Did you mean 'recipe.{key}'?" if key in fields else suggest(key, known)
+                yield f"{layer.where(key)}: unknown key '{key}'.{near} Known: {names}"
+
+
+def sort_problems(layer: Layer, *, suite: bool) -> Iterator[str]:
+    """Yield one line for each key of a layer whose value is of the wrong sort.
+
+    Args:
+        layer: any layer.
+        suite: it is the suite, which has some keys more.
+    """
+    values = layer.values
+    for key in _SECTIONS:
+        if values.get(key) is not None and not isinstance(values[key], Mapping):
+            yield f"{layer.where(key)}: expected keys and values, got {quoted(values[key])}"
+    if values.get("recipe") is not None and not isinstance(values["recipe"], Mapping):
+        yield (
+            f"{layer.where('recipe')}: expected common, authors, or keys and values, got {quoted(values['recipe'])}"
+        )
+    for name, section in _items(values.get("methods")):
+        yield from method_problems(layer, f"methods.{name}", section)
+    for name, section in _items(values.get("tasks")):
+        yield from _nested_problems(layer, f"tasks.{name}", section, ("datasets",))
+    if values.get("templates"):
+        yield from _template_problems(layer, values["templates"])
+    if suite:
+        yield from _suite_problems(layer)
+
+
+def missing_problems(suite: Layer, merged: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line for each key that neither the suite nor the user gives, ``merged`` being what both say."""
+    needed = {
+        "templates": 'prompts such as ["a picture of {}"]',
+        "corpus": "the pairs that methods are adapted on",
+    }
+    for key, meaning in needed.items():
+        if not merged.get(key):
+            yield f"{suite.source}: the key '{key}' is missing: {meaning}"
+
+
+def method_problems(layer: Layer, path: str, section: Any) -> Iterator[str]:
+    """Yield one line for each part of a method's settings that should hold keys and values, and does not."""
+    yield from _nested_problems(layer, path, section, ("recipe",))
+    source = section.get("source", "") if isinstance(section, Mapping) else ""
+    if not isinstance(source, str):
+        yield f"{layer.where(f'{path}.source')}: expected a text, got {quoted(source)}"
+    for key in ("recipe", "options"):
+        below = section.get(key) if isinstance(section, Mapping) else None
+        if isinstance(below, Mapping) and set(below) <= set(VARIANTS):
+            yield from _nested_problems(layer, f"{path}.{key}", below, VARIANTS)
+
+
+def _nested_problems(layer: Layer, path: str, section: Any, keys: Sequence[str]) -> Iterator[str]:
+    """Yield one line when a section, or what stands below one of some keys of it, holds no keys and values."""
+    below = section if isinstance(section, Mapping) else {}
+    for place, value in [(path, section), *((f"{path}.{key}", below.get(key)) for key in keys)]:
+        if value is not None and not isinstance(value, Mapping):
+            yield f"{layer.where(place)}: expected keys and values, got {quoted(value)}"
+
+
+def _template_problems(layer: Layer, templates: Any) -> Iterator[str]:
+    if not isinstance(templates, list | tuple):
+        yield f"{layer.where('templates')}: expected a list of prompts, got {quoted(templates)}"
+    else:
+        for template in templates:
+            if not isinstance(template, str) or template.count("{}") != 1:
+                yield (
+                    f"{layer.where('templates')}: expected a text with one {{}} for the class, got {quoted(template)}"
+                )
+
+
+def _suite_problems(suite: Layer) -> Iterator[str]:
+    for key in ("name", "title", "description"):
+        if key in suite.values and not isinstance(suite.values[key], str | int | float):
+            yield f"{suite.where(key)}: expected a text, got {quoted(suite.values[key])}"
+    backbones = suite.values.get("backbones")
+    if backbones is not None and not isinstance(backbones, str | list):
+        yield f"{suite.where('backbones')}: expected a list of names, got {quoted(backbones)}"
+    for key, value in _items(suite.values.get("related")):
+        if not isinstance(value, str):
+            yield f"{suite.where(f'related.{key}')}: expected the name of a suite or backbone, got {quoted(value)}"
+    for key, value in _items(suite.values.get("paper")):
+        if str(key).startswith("table_") and not isinstance(value, Mapping):
+            yield f"{suite.where(f'paper.{key}')}: expected the paper's names and ours, got {quoted(value)}"
+
+
+def _items(section: Any) -> list[tuple[Any, Any]]:
+    return list(section.items()) if isinstance(section, Mapping) else []

@@ -1,0 +1,397 @@
+"""The configuration of a run: layers of YAML and command line become one frozen, checked RunConfig.
+
+Which layer wins is written in configs/defaults.yaml. All problems of all layers are collected, then raised once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.config.data_entries import DataEntries, mapping
+from benchmark.config.layers import (
+    DEFAULT_SUITE,
+    FLAGS,
+    OVERRIDES,
+    VARIANTS,
+    Layer,
+    from_flags,
+    from_overrides,
+    from_yaml,
+    key_problems,
+    method_file,
+    method_layer,
+    method_problems,
+    missing_problems,
+    option_values,
+    plugin_options,
+    recipe_values,
+    sort_problems,
+    suite_layer,
+)
+from benchmark.config.run_config import Recipe, RunConfig, Settings, _head
+from benchmark.data.batch_size import one_pair
+from benchmark.errors import ConfigError, PluginError
+from benchmark.files import configs, default_data_root, shown
+from benchmark.machine import processes
+from benchmark.registry import BACKBONES, METHODS, TASKS, Registry, load_plugins, scan_plugins, told_once
+from benchmark.settings import Given, check, contract_problem, words
+
+
+def load_config(
+    flags: Mapping[str, Any] | None = None, overrides: Sequence[str] = (), config_file: str | None = None
+) -> RunConfig:
+    """Read all layers and return the checked configuration.
+
+    Args:
+        flags: flag name (underscores) -> raw value; None means not given.
+        overrides: ``key=value`` words, for example ``recipe.lr=1e-3`` or ``methods.<name>.<option>=3``.
+        config_file: a YAML file of the user.
+
+    Returns:
+        The configuration. The selected methods and tasks have been imported.
+
+    Raises:
+        ConfigError: holds every problem found, each with where it stands.
+        PluginError: no selected method can be imported.
+    """
+    problems: list[str] = []
+    return config_of(user_layers(flags or {}, overrides, config_file, problems), problems)
+
+
+def user_layers(
+    flags: Mapping[str, Any], overrides: Sequence[str], config_file: str | None, problems: list[str]
+) -> list[Layer]:
+    """Return what the user says, weakest first: the file, the flags, the key=value words."""
+    layers = [from_yaml(Path(config_file), problems)] if config_file else []
+    return [*layers, from_flags(flags), from_overrides(overrides, Recipe, problems)]
+
+
+def config_of(user: Sequence[Layer], problems: Sequence[str] = ()) -> RunConfig:
+    """Return the checked configuration of the user's layers above the suite that they name.
+
+    Args:
+        user: weakest first.
+        problems: found while these layers were read.
+
+    Raises:
+        ConfigError, PluginError: as in :func:`load_config`.
+    """
+    return _Loader(user, problems).load()
+
+
+def suite_recipe(method: str, suite: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a suite gives a method when the user says nothing; nothing is imported.
+
+    Args:
+        method: canonical name.
+        suite: as read, or as a cell's config.yaml holds it.
+
+    Raises:
+        ConfigError: the suite's recipe of the method is wrong.
+    """
+    loader = _Loader([], suite=_as_layer(suite))
+    recipe = loader._recipe(loader._recipe_values(method, loader._method_layers(method)))
+    loader._raise()
+    return recipe
+
+
+def suite_options(method: str, suite: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a suite gives a method when the user says nothing.
+
+    Raises:
+        ConfigError: the suite's options of the method are wrong.
+        PluginError: the method is unknown or cannot be imported.
+    """
+    loader = _Loader([], suite=_as_layer(suite))
+    _, options, broken = loader._options(METHODS, [method], {method: loader._method_layers(method)})
+    loader._raise()
+    if broken:
+        raise PluginError(broken[0])
+    return options[method]
+
+
+def _as_layer(suite: Mapping[str, Any]) -> Layer:
+    return Layer(f"suite '{suite.get('name', '')}'", dict(suite))
+
+
+class _Loader:
+    """Collects the problems of all layers: first what needs no import, then the plugins' own options."""
+
+    def __init__(
+        self, user: Sequence[Layer], problems: Sequence[str] = (), *, suite: Layer | None = None
+    ) -> None:
+        self.problems: list[str] = list(problems)
+        self.entries = DataEntries(self.problems)
+        self.defaults = from_yaml(configs("defaults.yaml"), self.problems)
+        self.user = list(user)
+        before = len(self.problems)
+        self.suite = suite or suite_layer(self._last("suite", DEFAULT_SUITE), self.problems)
+        self.readable = len(self.problems) == before
+        self.layers = [self.defaults, self.suite, *self.user]
+        self.variants: tuple[str, ...] = VARIANTS[:1]
+
+    def load(self) -> RunConfig:
+        self.problems += key_problems(self.layers, self.suite, Settings, Recipe)
+        for layer in self.layers:
+            self.problems += sort_problems(layer, suite=layer is self.suite)
+        settings = self._settings()
+        self.variants = VARIANTS if settings.get("recipe_name") == "authors" else VARIANTS[:1]
+        methods = self._select(METHODS, "methods", METHODS.names(extras=False))
+        suite = self._suite()
+        self.problems += missing_problems(self.suite, suite) if self.readable else []
+        known_tasks = list(mapping(suite.get("tasks")))
+        everything = [name for name in known_tasks if _knows(TASKS, name) and TASKS.entry(name).in_all]
+        tasks = self._select(TASKS, "tasks", everything)
+        adapt_only = not tasks
+        for task in tasks if known_tasks else []:
+            if task not in [_canonical(TASKS, name) for name in known_tasks]:
+                have = ", ".join(known_tasks)
+                self.problems.append(
+                    f"{self.suite.source}: the suite has no data for task '{task}', only: {have}"
+                )
+        layers = {name: self._method_layers(name) for name in methods}
+        given = {name: self._recipe_values(name, layers[name]) for name in methods}
+        recipes = {name: self._recipe(given[name]) for name in methods}
+        self._raise()
+        broken = load_plugins(settings.get("plugins", ()))
+        methods, options, more = self._options(METHODS, methods, layers)
+        task_layers = {name: [*self.layers] for name in tasks}
+        tasks, task_options, lost = self._options(TASKS, tasks, task_layers)
+        broken += more + lost
+        self.entries.check_keys()
+        self._check_entries(methods, tasks)
+        trained = [name for name in methods if not getattr(METHODS.get(name), "deterministic", False)]
+        for name in trained:
+            self.problems += _one_pair(recipes[name], given[name])
+        self._raise()
+        if not methods or not (tasks or adapt_only):
+            raise PluginError(
+                "; ".join(told_once(broken)) or "nothing to run: no method or no task is selected"
+            )
+        return RunConfig(
+            **settings, methods=tuple(methods), tasks=tuple(tasks), recipes=recipes, options=options,
+            suite_name=str(suite["name"]), suite=suite | {"tasks": task_options},
+            task_options=task_options, broken=tuple(told_once(broken)),
+            origins={name: _origins(given[name]) for name in methods},
+            notes=tuple(filter(None, [self._without_authors(trained, given)])),
+        )  # fmt: skip
+
+    def _check_entries(self, methods: Sequence[str], tasks: Sequence[str]) -> None:
+        for task in tasks:
+            self.entries.check_task(task, TASKS.get(task))
+        trains = any(not getattr(METHODS.get(name), "deterministic", False) for name in methods)
+        self.entries.check_validation(self.suite, trains=trains)
+
+    def _raise(self) -> None:
+        if self.problems:
+            raise ConfigError(list(dict.fromkeys(self.problems)))
+
+    def _last(self, key: str, default: Any) -> Any:
+        for layer in reversed([self.defaults, *self.user]):
+            if key in layer.values:
+                return layer.values[key]
+        return default
+
+    def _settings(self) -> dict[str, Any]:
+        names = {item.name for item in dataclasses.fields(Settings)}
+        given = [
+            Given(key, value, layer.where(key))
+            for layer in self.layers
+            for key, value in layer.values.items()
+            if key in names
+        ]
+        values, problems = check(Settings, given, "key")
+        self.problems += problems
+        values.setdefault("data_root", default_data_root())
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device := values.get("device", "auto")):
+            self.problems.append(f"--device: expected auto, cpu, cuda or cuda:<i>, got '{device}'")
+        values["seeds"] = tuple(dict.fromkeys(values.get("seeds", (0,))))
+        if not values["seeds"]:
+            self.problems.append("--seeds: expected at least one seed, got none")
+        missing = scan_plugins(values.get("plugins", ()))
+        self.problems += missing
+        self.complete = not missing  # else a name that is not known may be one of theirs
+        values["backbone"] = self._resolved(BACKBONES, values.get("backbone", Settings.backbone), "backbone")
+        if values.get("baseline") is not None:
+            values["baseline"] = self._resolved(METHODS, values["baseline"], "baseline")
+        values["weights"] = self._weights()
+        values["pretrained"] = values.get("pretrained") or values["weights"].get(_head(values["backbone"]))
+        return values
+
+    def _weights(self) -> dict[str, str]:
+        named: dict[str, str] = {}
+        for layer in self.layers:
+            for name, path in mapping(layer.values.get("weights")).items():
+                self._resolved_below(BACKBONES, name, layer, "weights")
+                named[_canonical(BACKBONES, name)] = str(path)
+        return named
+
+    def _resolved(self, registry: Registry, name: str, key: str) -> str:
+        try:
+            return registry.resolve(name)
+        except PluginError as error:
+            where = next(layer.where(key) for layer in reversed(self.layers) if key in layer.values)
+            self.problems.append(f"{where}: {error}")
+            return name
+
+    def _select(self, registry: Registry, key: str, everything: list[str]) -> list[str]:
+        """Return the canonical names that the last ``methods`` or ``tasks`` selection stands for."""
+        source = next((x for x in reversed([self.defaults, *self.user]) if f"only_{key}" in x.values), None)
+        wanted = words(source.values[f"only_{key}"]) if source else ["all"]
+        if key == "tasks" and wanted == ["none"]:  # adapt only: the test sets stay unopened
+            return []
+        chosen: list[str] = []
+        for item in wanted:
+            try:
+                chosen += everything if item == "all" else registry.expand([str(item)])
+            except PluginError as error:
+                if self.complete:
+                    self.problems.append(f"{source.where(key) if source else key}: {error}")
+        if not wanted:
+            self.problems.append(
+                f"{source.where(key) if source else key}: expected at least one name, got none"
+            )
+        return list(dict.fromkeys(_canonical(registry, name) for name in chosen))
+
+    def _suite(self) -> dict[str, Any]:
+        """Return the suite with the user's changes to its data entries; check their keys and datasets."""
+        suite = dict(self.suite.values)
+        for layer in self.user:
+            for key in ("corpus", "validation"):
+                if key in layer.values:
+                    suite[key] = {**mapping(suite.get(key)), **mapping(layer.values[key])}
+            if "templates" in layer.values:
+                suite["templates"] = layer.values["templates"]
+        for layer in self.layers:
+            for registry, key in ((METHODS, "methods"), (TASKS, "tasks")):
+                for name in mapping(layer.values.get(key)):
+                    self._resolved_below(registry, name, layer, key)
+            self.entries.read(layer)
+        self.entries.check_names()
+        suite["corpus"] = self.entries.with_share(suite.get("corpus"))
+        suite.setdefault("name", Path(self.suite.source).stem)
+        return suite
+
+    def _resolved_below(self, registry: Registry, name: str, layer: Layer, key: str) -> None:
+        try:
+            registry.resolve(name)
+        except PluginError as error:
+            self.problems.append(f"{layer.where(f'{key}.{name}')}: {error}")
+
+    def _method_layers(self, name: str) -> list[Layer]:
+        """Return the layers that may hold ``methods.<name>`` settings, the method's own file in its place."""
+        own = method_layer(name, self.problems)
+        section = mapping(own.values.get("methods")).get(name)
+        self.problems += method_problems(own, f"methods.{name}", section)
+        return [self.defaults, own, self.suite, *self.user]
+
+    def _in_order(self, layers: Sequence[Layer]) -> list[tuple[Layer, str]]:
+        """Return the layers of a method with the part that is read, weakest first: the authors' over the common."""
+        below = [layer for layer in layers if layer not in self.user]
+        return [
+            *((layer, variant) for variant in self.variants for layer in below),
+            *((layer, variant) for layer in self.user for variant in self.variants),
+        ]
+
+    def _recipe_values(self, name: str, layers: Sequence[Layer]) -> list[tuple[str, Given]]:
+        """Return the values of a method's recipe, weakest first, each with the name of its layer."""
+        found = [("defaults", item) for item in self.defaults.below("recipe")]
+        found += [("suite", item) for item in self.suite.below("recipe")]
+        for layer, variant in self._in_order(layers):
+            if variant == "common" and layer in self.user:
+                found += [(_origin(layer, item), item) for item in layer.below("recipe")]
+            for prefix, section in layer.sections("methods", name, METHODS):
+                for item in recipe_values(layer, prefix, section, variant):
+                    label = "suite.methods" if layer is self.suite else _origin(layer, item)
+                    found.append(("authors" if variant == "authors" else label, item))
+        return found
+
+    def _recipe(self, given: Sequence[tuple[str, Given]]) -> Recipe:
+        values, problems = check(Recipe, [item for _, item in given], "recipe key")
+        self.problems += problems
+        try:
+            return Recipe(**values)
+        except ConfigError as error:
+            self.problems += error.problems
+            return Recipe()
+
+    def _without_authors(self, names: Sequence[str], given: Mapping[str, Sequence[tuple[str, Given]]]) -> str:
+        """Return the line on methods that train by another recipe than the authors' one that was asked for."""
+        lacking = [name for name in names if "authors" not in [label for label, _ in given[name]]]
+        if not lacking or "authors" not in self.variants:
+            return ""
+        files = ", ".join(dict.fromkeys(shown(method_file(name)) for name in lacking))
+        return (
+            f"recipe=authors: no authors' recipe of {', '.join(lacking)} ({files}: recipe.authors). "
+            "The common one is taken"
+        )
+
+    def _options(
+        self, registry: Registry, names: Sequence[str], layers: Mapping[str, list[Layer]]
+    ) -> tuple[list[str], dict[str, dict[str, Any]], list[str]]:
+        """Import plugins; return those that work, their resolved options, and what is broken."""
+        key, options, broken = f"{registry.kind}s", {}, []
+        for name in names:
+            try:
+                plugin = registry.get(name)
+            except PluginError as error:
+                broken.append(str(error))
+                continue
+            if problem := contract_problem(plugin):
+                broken.append(f"{registry.kind} '{name}' ({registry.entry(name).origin}): {problem}")
+                continue
+            given: list[Given] = []
+            for layer, variant in self._in_order(layers[name]):
+                for prefix, section in layer.sections(key, name, registry):
+                    given += option_values(layer, prefix, section, registry.kind, variant)
+            options[name] = plugin_options(plugin, given, f"{registry.kind} '{name}'", self.problems)
+        return list(options), options, broken
+
+
+def _origin(layer: Layer, item: Given) -> str:
+    """Return a short name of the layer that a value comes from."""
+    return item.where if layer.source in (FLAGS, OVERRIDES) else Path(layer.source).name
+
+
+def _origins(given: Sequence[tuple[str, Given]]) -> dict[str, str]:
+    """Return recipe key -> name of the layer that set it last, weakest layer first."""
+    found: dict[str, str] = {}
+    for label, item in given:
+        found.pop(item.key, None)
+        found[item.key] = label
+    return found
+
+
+def _one_pair(recipe: Recipe, given: Sequence[tuple[str, Given]]) -> Iterator[str]:
+    """Yield the line on a batch in which no pair is compared with another one."""
+    if found := one_pair(recipe.batch_size, processes() if recipe.negatives == "local" else 1):
+        where = [item.where for _, item in given if item.key == "batch_size"] or ["recipe.batch_size"]
+        yield f"{where[-1]}: {found}"
+
+
+def build_options(cls: type, values: Mapping[str, Any]) -> Any:
+    """Build a frozen ``Options`` dataclass from JSON types (lists become the declared tuples).
+
+    Raises:
+        ConfigError: unknown keys or wrong values, all of them in one error.
+    """
+    typed, problems = check(cls, [Given(key, value, key) for key, value in values.items()], "option")
+    if problems:
+        raise ConfigError(problems)
+    return cls(**typed)
+
+
+def _knows(registry: Registry, name: str) -> bool:
+    try:
+        registry.resolve(name)
+    except PluginError:
+        return False
+    return True
+
+
+def _canonical(registry: Registry, name: str) -> str:
+    return registry.resolve(name) if _knows(registry, name) else name

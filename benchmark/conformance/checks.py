@@ -1,0 +1,533 @@
+"""What every method must keep, checked on two small random models, one of each tower family.
+
+The checks read a method's declarations (what it adapts, its parameter count, identity at the start) and hold it to
+them. They run over the whole registry in the tests; a check that fails says what it saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import io
+import math
+import tempfile
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmark.backbones.towers.precision import TrainingArithmetic
+from benchmark.conformance import probes
+from benchmark.conformance.small_models import FAMILIES, Build, made, move, moved, small_backbone, small_batch
+from benchmark.data.samples import Batch
+from benchmark.errors import ConfigError, unknown
+from benchmark.run.cost import parameter_counts
+from benchmark.run.training.gradients import backward
+from benchmark.store.cells import CellFolder
+from methods.base import Method
+
+Check = Callable[[Build, str], None]
+
+
+CHECKS: dict[str, Check] = {}
+
+
+_GROUPS = ("image", "text", "shared", "scale")
+
+
+class ConformanceError(AssertionError):
+    """A method does not keep what every method must keep, or what it declared."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of one check on one family; ``reason`` is empty when it holds."""
+
+    check: str
+    family: str
+    reason: str
+
+
+def verdicts(build: Build, names: Sequence[str] | None = None) -> Iterator[Verdict]:
+    """Run checks on both families.
+
+    Args:
+        build: wraps a fresh backbone with the method, as ``methods.build`` does.
+        names: of the checks; None runs all.
+    """
+    for name in CHECKS if names is None else names:
+        for family in FAMILIES:
+            try:
+                CHECKS[name](build, family)
+                reason = ""
+            except Exception as error:  # a stranger's method may raise anything
+                text = " ".join(str(error).split())
+                reason = text if isinstance(error, ConformanceError) else f"{type(error).__name__}: {text}"
+            yield Verdict(name, family, reason)
+
+
+def matching(words: Sequence[str]) -> list[str]:
+    """Return the names of the checks that contain one of the words; all without words.
+
+    Raises:
+        ConfigError: a word is in no name.
+    """
+    for word in words:
+        if not any(word.lower() in name.lower() for name in CHECKS):
+            raise ConfigError(f"--only: {unknown('check', word, CHECKS)}")
+    return [name for name in CHECKS if not words or any(word.lower() in name.lower() for word in words)]
+
+
+def _check(check: Check) -> Check:
+    CHECKS[check.__name__.removeprefix("_").replace("_", " ")] = check
+    return check
+
+
+def _hold(condition: bool, what: str) -> None:
+    if not condition:
+        raise ConformanceError(what)
+
+
+def _close(ours: Tensor, expected: Tensor, what: str, tolerance: float = 1e-5) -> None:
+    _hold(
+        ours.shape == expected.shape, f"{what}: shape {tuple(ours.shape)}, expected {tuple(expected.shape)}"
+    )
+    error = float((ours - expected).abs().max())
+    _hold(error <= tolerance, f"{what}: differs by {error:.2g}, allowed {tolerance:.0e}")
+
+
+def _step(method: Method, batch: Batch, optimiser: torch.optim.Optimizer, step: int, total: int) -> None:
+    method.train()
+    optimiser.zero_grad()
+    method.loss(batch).backward()
+    optimiser.step()
+    method.after_step(step + 1, total)
+
+
+@_check
+def _declared_parameter_count(build: Build, family: str) -> None:
+    method, _ = made(build, family)
+    for name in method.trainable_parameters():
+        group = method.parameter_group(name)
+        _hold(group in _GROUPS, f"{name}: parameter group '{group}' is none of {', '.join(_GROUPS)}")
+    counted = parameter_counts(method)["trainable_without_logit_scale"]
+    declared = method.expected_parameters()
+    _hold(counted == declared, f"trains {counted:,} values, its formula says {declared:,}")
+
+
+@_check
+def _frozen_tensors_stay_bit_identical(build: Build, family: str) -> None:
+    method, batch = made(build, family)
+    trained = set(method.trainable_parameters())
+    frozen = {
+        name: value.detach().clone() for name, value in method.state_dict().items() if name not in trained
+    }
+    if trained:
+        optimiser = torch.optim.AdamW(method.trainable_parameters().values(), lr=1e-3)
+        for step in range(3):
+            _step(method, batch, optimiser, step, 3)
+    after = method.state_dict()
+    changed = [name for name, value in frozen.items() if not torch.equal(after[name], value)]
+    _hold(not changed, f"frozen tensors changed in three steps: {', '.join(changed[:3])}")
+
+
+@_check
+def _trained_tensors_receive_gradients(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    if not method.trainable_parameters():
+        return
+    method.train().loss(batch).backward()
+    without = [name for name, value in method.trainable_parameters().items() if value.grad is None]
+    _hold(not without, f"trained tensors without gradient: {', '.join(without[:3])}")
+    stray = [n for n, v in method.named_parameters() if not v.requires_grad and v.grad is not None]
+    _hold(not stray, f"frozen tensors with gradient: {', '.join(stray[:3])}")
+
+
+@_check
+def _identity_at_initialisation(build: Build, family: str) -> None:
+    method, batch = made(build, family)
+    if not method.identity_at_init:
+        return
+    frozen = small_backbone(family)
+    with torch.no_grad():
+        method.eval()
+        image = functional.normalize(frozen.image.features(batch.images), dim=-1)
+        text = functional.normalize(frozen.text.features(batch.token_ids), dim=-1)
+        _close(method.encode_image(batch.images), image, "image features at the start", 1e-5)
+        _close(method.encode_text(batch.token_ids), text, "text features at the start", 1e-5)
+
+
+@_check
+def _towers_it_leaves_alone_keep_their_features(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    frozen = small_backbone(family)
+    inputs = {"image": batch.images, "text": batch.token_ids}
+    with torch.no_grad():
+        method.eval()
+        for kind in {"image", "text"} - method.adapts:
+            plain = getattr(frozen, kind).features(inputs[kind])
+            ours = getattr(method.backbone, kind).features(inputs[kind])
+            _close(ours, plain, f"{kind} tower is not declared as adapted", 0.0)
+            live = getattr(method, f"encode_{kind}")(inputs[kind])
+            cached = getattr(method, f"from_{kind}_features")(plain)
+            _close(live, cached, f"{kind} features from the cache", 1e-6)
+
+
+@_check
+def _features_are_unit_norm(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    with torch.no_grad():
+        method.eval()
+        for features in (method.encode_image(batch.images), method.encode_text(batch.token_ids)):
+            _hold(
+                features.shape == (len(batch.images), method.backbone.embed_dim),
+                f"features have shape {tuple(features.shape)}",
+            )
+            _close(features.norm(dim=-1), torch.ones(len(batch.images)), "feature norms", 1e-4)
+
+
+@_check
+def _evaluation_is_deterministic(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    method.eval()
+    with torch.no_grad():
+        first = method.similarity(batch.images, batch.token_ids)
+        _close(method.similarity(batch.images, batch.token_ids), first, "two passes in eval mode", 0.0)
+        method.train()
+        if not any(name.startswith("backbone.") for name in method.trainable_parameters()):
+            _hold(not any(m.training for m in method.backbone.modules()), "a frozen tower is in train mode")
+
+
+@_check
+def _batch_mates_and_padding_do_not_matter(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    with torch.no_grad():
+        method.eval()
+        together = method.similarity(batch.images, batch.token_ids)
+        for row in range(len(batch.images)):
+            image, ids = batch.images[row : row + 1], batch.token_ids[row : row + 1]
+            if method.text_padding == "longest":
+                ids = method.backbone.trim(ids)
+            _close(method.similarity(image, ids)[0, 0], together[row, row], f"pair {row} alone", 2e-4)
+
+
+@_check
+def _order_of_pairs_does_not_matter(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    shuffled: Any = Batch(
+        **{name: None if value is None else value[order] for name, value in vars(batch).items()}
+    )
+    with torch.no_grad():
+        method.eval()
+        logits = method.similarity(batch.images, batch.token_ids)
+        _close(
+            method.similarity(shuffled.images, shuffled.token_ids),
+            logits[order][:, order],
+            "permuted logits",
+            2e-4,
+        )
+        _close(method.loss(shuffled), method.loss(batch), "loss of permuted pairs", 2e-4)
+
+
+@_check
+def _zero_shot_path_equals_training_path(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    with torch.no_grad():
+        method.eval()
+        classes = method.prepare_classes(batch.token_ids[:, None])
+        cosines = method.classify(Batch(images=batch.images), classes)
+        _close(
+            method.logit_scale() * cosines, method.similarity(batch.images, batch.token_ids), "logits", 2e-4
+        )
+        twice = method.classify(
+            Batch(images=batch.images), method.prepare_classes(batch.token_ids[:, None].repeat(1, 2, 1))
+        )
+        _close(twice, cosines, "a repeated template", 1e-5)
+
+
+@_check
+def _trained_state_survives_the_store(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    torch.manual_seed(5)  # another start
+    fresh = build(small_backbone(family))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        cell = CellFolder(Path(folder))
+        cell.write_tensors("adapter.safetensors", method.trainable_state())
+        fresh.load_trainable_state(cell.read_tensors("adapter.safetensors"))
+        method.eval(), fresh.eval()
+        _close(
+            fresh.similarity(batch.images, batch.token_ids),
+            method.similarity(batch.images, batch.token_ids),
+            "logits after saving and loading",
+            1e-6,
+        )
+
+
+@_check
+def _overfits_sixteen_pairs(build: Build, family: str) -> None:
+    """Train on 16 random pairs and nothing else, without labels.
+
+    The logit scale is held, since it alone lowers the loss. What may be asked depends on the method's size. As many
+    trained values as the 32 features have (32 E) could store every feature: such a method must reach half of ln 16, the
+    loss of features that tell nothing. A residual of E values cannot tell sixteen texts apart, so a smaller method has
+    to lower the loss by a fiftieth. Three learning rates are tried, as a rate that suits a prompt breaks a backbone.
+    """
+    torch.manual_seed(0)
+    method = build(small_backbone(family))
+    method.logit_scale.value.requires_grad_(False)
+    trained = sum(value.numel() for value in method.trainable_parameters().values())
+    if not trained:
+        return
+    start = dict(method.trainable_state())
+    batch = _sixteen(method)
+    before = _loss(method, batch)
+    large = trained >= 32 * method.backbone.embed_dim
+    goal = math.log(16) / 2 if large else 0.98 * before
+    reached = before
+    for rate in (1e-2, 1e-3, 1e-1):
+        method.load_trainable_state(start)
+        reached = min(reached, _overfitted(method, batch, rate, goal))
+        if reached <= goal:
+            return
+    size = f"{trained:,} trained values could store the pairs" if large else f"{trained:,} trained values"
+    raise ConformanceError(f"loss went from {before:.2f} to {reached:.2f}, expected {goal:.2f} ({size})")
+
+
+def _sixteen(method: Method) -> Batch:
+    """Return 16 pairs without labels; towers that the method leaves alone bring features, as in training."""
+    batch = small_batch(method.backbone, 16)
+    images, ids, constant = batch.images, batch.token_ids, {"image", "text"} - method.adapts
+    assert images is not None and ids is not None  # noqa: PT018
+    ids = method.backbone.trim(ids) if method.text_padding == "longest" else ids
+    with torch.no_grad():
+        return Batch(
+            images=images,
+            token_ids=ids,
+            image_features=method.backbone.image.features(images) if "image" in constant else None,
+            text_features=method.backbone.text.features(ids) if "text" in constant else None,
+        )
+
+
+def _overfitted(method: Method, batch: Batch, rate: float, goal: float, steps: int = 80) -> float:
+    """Return the loss after training until ``goal``; a rate that gets nowhere in 40 steps is given up."""
+    optimiser = torch.optim.AdamW(method.trainable_parameters().values(), lr=rate, weight_decay=0.0)
+    before = best = _loss(method, batch)
+    for step in range(steps):
+        _step(method, batch, optimiser, step, steps)
+        if (step + 1) % 10 == 0:
+            best = min(best, _loss(method, batch))
+            if best <= goal or (step == 39 and before - best < (before - goal) / 4):
+                break
+    return best
+
+
+def _loss(method: Method, batch: Batch) -> float:
+    with torch.no_grad():
+        return float(method.eval().loss(batch))
+
+
+@_check
+def _parts_of_a_batch_give_its_gradients(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    if not method.trainable_parameters() or not method.splits:
+        return
+    method.eval()  # dropout masks of a whole and of parts differ; everything else must not
+    gradients = []
+    for size in (None, 4):
+        method.zero_grad(set_to_none=True)
+        backward(method, batch, size, torch.amp.GradScaler("cpu", enabled=False))
+        gradients.append(
+            {n: v.grad.clone() for n, v in method.trainable_parameters().items() if v.grad is not None}
+        )
+    _hold(gradients[0].keys() == gradients[1].keys(), "other tensors receive gradients")
+    for name, whole in gradients[0].items():
+        error = float((gradients[1][name] - whole).norm() / whole.norm().clamp(min=1e-4))
+        _hold(error < 1e-3, f"gradient of {name} differs by {error:.2g}")
+
+
+@_check
+def _runs_in_bf16_and_float64(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    method.eval()
+    with torch.no_grad():
+        plain = method.loss(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = method.loss(batch)
+        _hold(bool(rounded.isfinite()), "loss under bf16 autocast is not finite")
+        _hold(
+            abs(float(rounded - plain)) < 0.15 * max(1.0, float(plain)),
+            f"bf16 loss {rounded:.3f}, fp32 {plain:.3f}",
+        )
+        method.double()
+        batch.images = batch.images.double()
+        precise = method.loss(batch)
+        _hold(abs(float(precise - plain)) < 1e-3, f"float64 loss {precise:.5f}, fp32 {plain:.5f}")
+
+
+@_check
+def _makes_a_step_in_bf16(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    trained = method.train().trainable_parameters()
+    if not trained:
+        return
+    optimiser = torch.optim.AdamW(trained.values(), lr=1e-4)
+    with TrainingArithmetic("bf16", torch.device("cpu"), method.backbone.model)():
+        backward(method, batch, None, torch.amp.GradScaler("cpu", enabled=False))
+    optimiser.step()
+    method.after_step(1, 2)
+    lost = [
+        n for n, v in trained.items() if v.grad is None or not bool((v.grad.isfinite() & v.isfinite()).all())
+    ]
+    _hold(not lost, f"no finite gradient for {', '.join(lost[:3])}")
+
+
+@_check
+def _similarities_and_loss_are_not_rounded(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    method.eval()
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            images, classes = Batch(images=batch.images), method.prepare_classes(batch.token_ids[:, None])
+            found = {
+                "classify": method.classify(images, classes),
+                "classify_patches": method.classify_patches(batch.images, classes),
+                "similarity": method.similarity(batch.images, batch.token_ids),
+            }
+            loss, embeddings = method.loss(batch), method.embed(batch)
+        for what, values in found.items():
+            # few fp32 values are bf16 values too; a product that was rounded and widened again always is one
+            rounded = values.dtype != torch.float32 or bool(
+                (values.bfloat16() == values).float().mean() > 0.5
+            )
+            _hold(not rounded, f"{what} is rounded to bf16 under autocast: multiply by precision.similarity")
+        _hold(loss.dtype == torch.float32, f"the loss is {loss.dtype} under bf16 autocast, expected fp32")
+        if method.splits:
+            _close(loss, method.loss_of(embeddings, batch.labels), "loss under bf16 autocast", 1e-5)
+
+
+@_check
+def _every_tensor_moves_with_the_method(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    registered = {id(tensor) for tensor in (*method.parameters(), *method.buffers())}
+    strays = [place for place, tensor in reachable_tensors(method) if id(tensor) not in registered]
+    _hold(
+        not strays,
+        f"{', '.join(strays[:3])}: neither parameter nor buffer, so it stays behind on .to(device). "
+        "Register it, or make it in the forward pass",
+    )
+    if torch.cuda.is_available():
+        here = _loss(method, batch)
+        method.cuda()
+        there = _loss(
+            method, Batch(**{name: x if x is None else x.cuda() for name, x in vars(batch).items()})
+        )
+        _hold(abs(there - here) < 1e-2, f"loss on the GPU {there:.4f}, on the CPU {here:.4f}")
+
+
+@_check
+def _trains_the_same_tensors_once_moved(build: Build, family: str) -> None:
+    method, _ = made(build, family)
+    trained = set(method.trainable_parameters())
+    # another type stands for another device: for both, libraries put new tensors in the place of old ones
+    for order, there in (
+        ("it was moved", method.bfloat16()),
+        ("it was built on a moved backbone", build(small_backbone(family).bfloat16())),
+    ):
+        other = sorted(trained ^ set(there.trainable_parameters()))
+        _hold(not other, f"once {order}, it trains {len(other)} other tensors: {', '.join(other[:3])}")
+
+
+@_check
+def _a_copy_stands_on_its_own(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    copied = copy.deepcopy(method.eval())
+    with torch.no_grad():
+        before = method.similarity(batch.images, batch.token_ids)
+        _close(copied.similarity(batch.images, batch.token_ids), before, "logits of a copy", 0.0)
+        move(copied, size=0.5)
+        _close(
+            method.similarity(batch.images, batch.token_ids), before, "logits after the copy was trained", 0.0
+        )
+        after = copied.similarity(batch.images, batch.token_ids)
+        trains = parameter_counts(method)["trainable_without_logit_scale"] > 0
+        _hold(trains != torch.equal(after, before), "training a copy changes nothing in the copy")
+
+
+@_check
+def _classes_are_scored_one_by_one(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    _hold(
+        probes.scores_unseen_classes(method, batch),
+        "the score of a class depends on the other classes, or is missing",
+    )
+
+
+@_check
+def _declared_merge_gives_the_same_features(build: Build, family: str) -> None:
+    method, batch = moved(build, family)
+    if method.mergeable:
+        merges = probes.can_merge(method, batch, small_backbone(family))
+        _hold(merges, "folded into the weights, what it has learnt gives other features")
+
+
+@_check
+def _seeds_and_prints_nothing(build: Build, family: str) -> None:
+    states, said = [], io.StringIO()
+    with (
+        torch.random.fork_rng(devices=[]),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+    ):
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            method = build(small_backbone(family))
+            _loss(method, small_batch(method.backbone))
+            states.append(torch.get_rng_state())
+    _hold(not torch.equal(*states), "the random state does not depend on the run's seed: it seeds by itself")
+    _hold(not said.getvalue(), f"prints '{said.getvalue().strip()[:60]}'")
+
+
+def reachable_tensors(root: object, name: str = "method") -> Iterator[tuple[str, Tensor]]:
+    """Yield (place, tensor) once for every tensor held by an object, its containers, closures and partials.
+
+    Args:
+        root: where to start.
+        name: what the root is called in places, for example ``method.options.table``.
+    """
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [(name, root)]
+    while waiting:
+        place, item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            yield place, item
+        elif not isinstance(item, str | bytes | int | float | type | types.ModuleType):
+            waiting += _held(place, item)
+
+
+def _held(place: str, item: Any) -> list[tuple[str, object]]:
+    if isinstance(item, Mapping):
+        return [(f"{place}[{key!r}]", value) for key, value in item.items()]
+    if isinstance(item, list | tuple | set | frozenset):
+        return [(f"{place}[{index}]", value) for index, value in enumerate(item)]
+    if isinstance(item, functools.partial):
+        return [(place, value) for value in (item.func, *item.args, *item.keywords.values())]
+    if isinstance(item, types.MethodType):
+        return [(place, item.__self__), (place, item.__func__)]
+    if isinstance(item, types.FunctionType):
+        cells = [
+            cell for cell in item.__closure__ or () if cell != types.CellType()
+        ]  # empty ones cannot be read
+        return [
+            (f"{place}()", value) for value in (*(cell.cell_contents for cell in cells), item.__defaults__)
+        ]
+    return [(f"{place}.{key}", value) for key, value in getattr(item, "__dict__", {}).items()]

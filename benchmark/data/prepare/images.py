@@ -1,0 +1,237 @@
+"""Reading images of any kind as uint8 pixels.
+
+What is read is what the file shows: deeper pixels are scaled before they become bytes, MONOCHROME1 is inverted, alpha
+is dropped, and a file that is damaged or no image at all is an error that names it, never a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from benchmark.errors import DataError
+from benchmark.preprocess import Pixels
+
+_ORIENTATION = 0x0112
+
+
+_NOT_IMAGES = (
+    (b"<!doctype html", "an HTML page, not an image: the download was refused or went through a login page"),
+    (b"<html", "an HTML page, not an image: the download was refused or went through a login page"),
+    (b"<", "a page of HTML or XML, not an image: often the error message of a download server"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the image itself: run `git lfs pull`"),
+    (b"pk\x03\x04", "a ZIP archive, not an image: unpack it"),
+    (b"\x1f\x8b", "a gzip archive, not an image: unpack it"),
+    (b"{", "a JSON text, not an image: often the error message of a download server"),
+)
+
+
+class ImageError(DataError):
+    """An image file that cannot be read as an image; the message names the file and says why."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image as it was read.
+
+    Attributes:
+        pixels: uint8 ``[H, W]`` when its channels are equal, else ``[H, W, 3]``.
+        width, height: of the original, as it is displayed.
+        sha256: of the file's bytes.
+        notes: what was done beside plain decoding, for example ``{"bits": 16, "inverted": True}``.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    sha256: str
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def read_image(path: Path) -> Image:
+    """Read a DICOM, PNG, JPEG or any other file that Pillow knows.
+
+    Pixels deeper than 8 bits are scaled from their smallest and largest value to 0..255; 8-bit pixels keep their
+    values. MONOCHROME1 is inverted after that, alpha is dropped and not composited, the EXIF orientation is applied.
+
+    Raises:
+        ImageError: missing, empty, truncated, corrupt, or no image at all.
+        DataError: a DICOM file, and pydicom is not installed.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not content:
+        raise ImageError(f"{path}: empty file")
+    start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for magic, meaning in _NOT_IMAGES:
+        if start.startswith(magic):
+            raise ImageError(f"{path}: {meaning}")
+    dicom = content[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
+    with warnings.catch_warnings():  # damage is an error here; what libraries find merely odd is not
+        warnings.simplefilter("ignore")
+        pixels, notes = _dicom(path, content) if dicom else _picture(path, content)
+    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
+        pixels = np.ascontiguousarray(pixels[:, :, 0])
+    height, width = pixels.shape[:2]
+    return Image(pixels, width, height, hashlib.sha256(content).hexdigest(), notes)
+
+
+def _picture(path: Path, content: bytes) -> tuple[Pixels, dict[str, Any]]:
+    try:
+        image = PIL.Image.open(io.BytesIO(content))
+        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+            raise ImageError(f"{path}: {frames} frames in one file, expected one")
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        values = _deep_png(content)
+        if values is None:
+            image.load()
+    except PIL.UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not an image in any known format (begins with {content[:8]!r})") from error
+    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: damaged or truncated image ({_short(error)})") from error
+    notes: dict[str, Any] = {}
+    if values is None:
+        values, notes = _values(path, image)
+    elif values.shape[2] in (2, 4):
+        values, notes = values[:, :, :-1], {"alpha": "dropped"}
+    if values.dtype != np.uint8:
+        values, notes = _to_bytes(path, values), {**notes, "bits": 8 * values.dtype.itemsize}
+    if orientation in range(2, 9):
+        values, notes = _upright(values, orientation), {**notes, "orientation": orientation}
+    return values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 else values, notes
+
+
+def _deep_png(content: bytes) -> npt.NDArray[Any] | None:
+    """Return ``[H, W, C]`` uint16 of a 16-bit PNG with colour or alpha, of which Pillow keeps the high byte only."""
+    if not content.startswith(b"\x89PNG") or len(content) < 26 or content[24] != 16 or content[25] == 0:
+        return None
+    import torch
+    from torchvision.io import ImageReadMode, decode_png
+
+    raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    try:
+        return decode_png(raw, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    except RuntimeError as error:
+        raise ValueError(_short(error)) from error
+
+
+def _values(path: Path, image: PIL.Image.Image) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    """Return the values of a loaded picture: uint8 grey or RGB, or deeper grey as it is."""
+    mode = image.mode
+    if mode in ("L", "RGB") or mode.startswith(("I", "F")):
+        return np.asarray(image), {}
+    if mode == "1":
+        return np.asarray(image.convert("L")), {"bits": 1}
+    if mode in ("LA", "La"):
+        return np.asarray(image.getchannel(0)), {"alpha": "dropped"}
+    if mode in ("RGBA", "RGBa", "RGBX"):
+        return np.asarray(image)[:, :, :3], {"alpha": "dropped"}
+    if mode in ("P", "PA"):
+        clear = {"alpha": "dropped"} if mode == "PA" or "transparency" in image.info else {}
+        return np.asarray(image.convert("RGBA"))[:, :, :3], {"palette": True, **clear}
+    if mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        return np.asarray(image.convert("RGB")), {"colours": mode}
+    raise ImageError(f"{path}: pixels of kind '{mode}' are not supported; save it as 8-bit grey or RGB")
+
+
+def _upright(values: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Apply an EXIF orientation (2..8)."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
+
+
+def _dicom(path: Path, content: bytes) -> tuple[Pixels, dict[str, Any]]:
+    try:
+        import pydicom
+        from pydicom.pixels.processing import apply_color_lut
+        from pydicom.pixels.utils import pixel_array
+    except ImportError as error:
+        raise DataError(
+            f'{path}: reading DICOM needs pydicom: pip install "medpeft-bench[data]" (or pip install pydicom)'
+        ) from error
+    try:
+        file = pydicom.dcmread(io.BytesIO(content), force=True)
+        if "PixelData" not in file:
+            raise ImageError(f"{path}: not a DICOM image (no pixel data)")
+        if int(file.get("NumberOfFrames") or 1) > 1:
+            raise ImageError(f"{path}: {file.NumberOfFrames} frames in one file, expected one")
+        values = pixel_array(file)
+        kind = str(file.get("PhotometricInterpretation", "MONOCHROME2"))
+        deep = int(file.BitsStored) > 8
+        if kind == "PALETTE COLOR":
+            values, deep = apply_color_lut(values, file), True
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise ImageError(f"{path}: DICOM that cannot be decoded ({_short(error)})") from error
+    notes: dict[str, Any] = {"dicom": kind}
+    if deep or values.min() < 0 or values.max() > 255:
+        values, notes = _to_bytes(path, values), {**notes, "bits": int(file.BitsStored)}
+    values = values.astype(np.uint8)
+    if kind == "MONOCHROME1":
+        values, notes = 255 - values, {**notes, "inverted": True}
+    return values, notes
+
+
+def _to_bytes(path: Path, values: npt.NDArray[Any]) -> Pixels:
+    """Scale values from their smallest and largest to 0..255; a constant image becomes black."""
+    wide = values.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise ImageError(f"{path}: pixels that are not finite numbers")
+    low, high = wide.min(), wide.max()
+    return np.rint((wide - low) * (255.0 / max(high - low, 1e-300))).astype(np.uint8)
+
+
+def _short(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:160]
+
+
+class Inside:
+    """Tells names below a folder from those that lead elsewhere.
+
+    Args:
+        folder: where the names begin; it may be a link itself.
+        allow_outside: whether they may lead out of it, as the user says.
+    """
+
+    def __init__(self, folder: Path, *, allow_outside: bool = False) -> None:
+        self._root, self._allow = os.path.realpath(folder), allow_outside
+        self._stay: dict[str, bool] = {}
+
+    def problem(self, name: str) -> str:
+        """Return why a file of this name is not read; empty when it may be."""
+        if "\0" in name:
+            return "its name holds a NUL character"
+        if self._allow:
+            return ""
+        if os.path.isabs(name):
+            return "it is named by an absolute path"
+        if ".." in Path(name).parts:
+            return "its name leads out of the folder"
+        return "" if self._stays(name) else "a link leads out of the folder"
+
+    def _stays(self, name: str) -> bool:
+        """Return whether links leave a name inside; each folder is looked up once, as there may be many files."""
+        parent, path = os.path.dirname(name), os.path.join(self._root, name)
+        if parent not in self._stay:
+            self._stay[parent] = self._holds(os.path.dirname(path))
+        return self._stay[parent] and (not os.path.islink(path) or self._holds(path))
+
+    def _holds(self, path: str) -> bool:
+        return os.path.commonpath((self._root, os.path.realpath(path))) == self._root

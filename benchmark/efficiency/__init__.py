@@ -1,0 +1,1 @@
+"""The efficiency verb: what a method costs at real size, without data."""

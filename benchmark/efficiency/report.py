@@ -1,0 +1,296 @@
+"""How measured costs are shown: tables on the terminal and in CSV files, efficiency.json with everything, a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from rich.table import Table
+
+from benchmark.console import Console, duration
+from benchmark.efficiency.throughput import PAPER_EPOCHS, PAPER_PAIRS
+from benchmark.efficiency.timing import Times
+from benchmark.efficiency.workbench import Workbench
+from benchmark.files import write_whole
+from benchmark.machine import hardware
+from benchmark.report.figures.style import COLOURS, STYLE, new_figure
+from benchmark.run.cost import FLOPS_CONVENTION, peak_memory
+from benchmark.store.provenance import provenance, scrub
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Run:
+    """Everything that one call has measured so far.
+
+    Attributes:
+        surroundings: machine, versions, command, settings.
+        rows: a method each. times: by "<name>|<what>". finished: whole rounds behind these.
+        stages: of the input pipeline. feeding: whether it keeps up. rates: a method, batch size and form each.
+        complete: whether nothing is left to measure.
+    """
+
+    surroundings: Mapping[str, Any]
+    rows: Sequence[Row] = ()
+    times: dict[str, Times] = field(default_factory=dict)
+    finished: int = 0
+    stages: Sequence[Row] = ()
+    feeding: Mapping[str, Any] = field(default_factory=dict)
+    rates: Sequence[Row] = ()
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a terminal table: ``factor`` turns the stored value into the shown one."""
+
+    head: str
+    key: str
+    factor: float = 1.0
+
+
+_COUNTED = (
+    _Column("trained", "trainable_parameters"),
+    _Column("image", "trainable_image"),
+    _Column("text", "trainable_text"),
+    _Column("shared", "trainable_shared"),
+    _Column("all", "total_parameters"),
+    _Column("forward\nGFLOP/pair", "forward_flops_per_pair", 1e-9),
+    _Column("step\nGFLOP/pair", "step_flops_per_pair", 1e-9),
+    _Column("step, cached\nGFLOP/pair", "step_flops_per_pair_cached", 1e-9),
+    _Column("memory of\na step, MB", "step_memory_bytes", 1e-6),
+    _Column("adapter\nkB", "adapter_bytes", 1e-3),
+    _Column("use", "inference_overhead"),
+    _Column("use,\nmerged", "inference_overhead_merged"),
+)
+_TIMED = (
+    _Column("step p50\nms", "step_time_p50_s", 1e3),
+    _Column("p95\nms", "step_time_p95_s", 1e3),
+    _Column("fastest\nround", "step_time_fastest_round_s", 1e3),
+    _Column("slowest\nround", "step_time_slowest_round_s", 1e3),
+    _Column("CPU time\nms", "step_cpu_time_p50_s", 1e3),
+    _Column("pairs/s", "pairs_per_s"),
+    _Column("evaluation\nimages/s", "evaluation_images_per_s"),
+    _Column("use", "inference_time_overhead"),
+    _Column("use,\nmerged", "inference_time_overhead_merged"),
+)
+_RATES = (
+    _Column("step\nms", "step_time_p50_s", 1e3),
+    _Column("pairs/s", "pairs_per_s"),
+    _Column("TFLOP/s", "flops_per_s", 1e-12),
+    _Column("% of\npeak", "share_of_peak", 100),
+    _Column("memory of\na step, MB", "step_memory_bytes", 1e-6),
+)
+
+
+def surroundings(bench: Workbench, precision: str, rounds: int, command: str) -> dict[str, Any]:
+    """Return what is needed to read and repeat the figures."""
+    about = provenance({}, "")
+    gpu = bench.device.type == "cuda"
+    return {
+        "created": about["created"],
+        "command": scrub(command),
+        "backbone": bench.backbone.name,
+        "backbone_parameters": sum(value.numel() for value in bench.backbone.parameters()),
+        "batch_size": bench.batch_size,
+        "text_length": bench.text_length,
+        "precision": precision,
+        "rounds": rounds,
+        "device": str(bench.device),
+        "threads": torch.get_num_threads(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "process_peak_resident_bytes": peak_memory("cpu"),
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "packages": about["packages"],
+        "git": about["git"],
+        "flops_convention": FLOPS_CONVENTION,
+        "memory_convention": "peak allocated by torch with the model's weights, other models left out"
+        if gpu
+        else "bytes of distinct tensors that autograd keeps for the backward pass; parameters and buffers left out",
+        "time_convention": "turns in alternating order after a warm-up; median of the rounds' medians",
+        "ratio_convention": f"median over rounds of ratios within a round, of {'wall' if gpu else 'CPU'} time",
+    }
+
+
+# ---------------------------------------------------------------------------- terminal
+def show(run: Run, console: Console) -> None:
+    """Print the tables and what they were measured on."""
+    about = run.surroundings
+    console.line(
+        f"{about['backbone']}: {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "
+        f"{about['device']}, {about['threads']} thread(s), {about['rounds']} rounds"
+    )
+    for title, columns in (("counted", _COUNTED), ("timed", _TIMED)):
+        table = Table("method", title=title, title_justify="left")
+        for column in columns:
+            table.add_column(column.head, justify="right", no_wrap=True)
+        for row in run.rows:
+            table.add_row(str(row["title"]), *(_number(row[column.key], column.factor) for column in columns))
+        console.table(table)
+    console.line(f"memory: {about['memory_convention']}")
+    console.line(f"this process at its peak, resident: {about['process_peak_resident_bytes'] / 1e6:,.0f} MB")
+    console.line(
+        "use: cost of scoring an image, frozen model = 1; merged: with the updates folded into its weights"
+    )
+    console.line("steps are timed as in a run: towers that a method leaves alone bring cached features")
+    if run.stages:
+        _show_pipeline(run, console)
+    if run.rates:
+        _show_rates(run, console)
+
+
+def _number(value: float | None, factor: float = 1.0) -> str:
+    """Return a number with three digits, all of them where there are more before the point; empty for None."""
+    if value is None:
+        return ""
+    shown = value * factor
+    whole = abs(shown) >= 100 or (isinstance(value, int) and factor == 1)
+    return f"{shown:,.0f}" if whole else f"{shown:.3g}"
+
+
+def _show_pipeline(run: Run, console: Console) -> None:
+    table = Table("stage", title="input pipeline", title_justify="left")
+    keys = ("per_second", "slowest_round", "fastest_round", "per_cpu_second")
+    for key in keys:
+        table.add_column(key.replace("cpu", "CPU").replace("_", " "), justify="right", no_wrap=True)
+    for row in run.stages:
+        rates = [_number(row[key]) for key in keys]
+        table.add_row(row["what"], f"{rates[0]} {row['unit'].partition('/')[0]}", *rates[1:])
+    console.table(table)
+    console.line(
+        "the file of images lies in memory, so these are ceilings; normalising happens where the step runs"
+    )
+    if run.feeding:
+        about = run.feeding
+        console.line(
+            f"the fastest step that takes images ({about['fastest']}) needs {_number(about['needs'])} pairs/s"
+        )
+        for kind, rate in about["brings"].items():
+            words = (
+                "keeps up" if about["keeps_up"][kind] else "does NOT keep up: give a run more --num-workers"
+            )
+            console.line(f"the loader brings up to {_number(rate)} {kind} pairs/s: it {words}")
+
+
+def _show_rates(run: Run, console: Console) -> None:
+    peak = run.rates[0]["peak_flops_per_s"]
+    table = Table("method", "batch", "form", title="steps at the batch sizes of a run", title_justify="left")
+    for column in _RATES:
+        table.add_column(column.head, justify="right", no_wrap=True)
+    table.add_column(f"{PAPER_EPOCHS} epochs of\n{PAPER_PAIRS:,} pairs", justify="right", no_wrap=True)
+    table.add_column("")
+    for row in run.rates:
+        seconds = row["paper_training_s"]
+        table.add_row(
+            row["title"], str(row["batch_size"]), row["form"],
+            *(_number(row[column.key], column.factor) for column in _RATES),
+            "" if seconds is None else duration(seconds), row["note"],
+        )  # fmt: skip
+    console.table(table)
+    console.line(
+        f"{run.rates[0]['precision']}; peak: {peak / 1e12:,.3g} TFLOP/s, measured here with a large matrix product; "
+        "FLOPs of a step as it runs; cached features take one pass over the data more"
+    )
+
+
+# ---------------------------------------------------------------------------- files
+def write(run: Run, folder: Path) -> list[Path]:
+    """Write what has been measured, each file whole or not at all, and return the paths.
+
+    efficiency.json holds everything; efficiency.csv the methods; input_pipeline.csv and rates.csv their parts. What an
+    earlier run left of a table that has no rows now goes.
+    """
+    tables = {"efficiency": run.rows, "input_pipeline": run.stages, "rates": run.rates}
+    paths = []
+    for name, rows in tables.items():
+        path = folder / f"{name}.csv"
+        if rows:
+            _write(path, _table(rows).encode())
+            paths.append(path)
+        else:
+            path.unlink(missing_ok=True)
+    content = {
+        **run.surroundings,
+        "complete": run.complete,
+        "finished_rounds": run.finished,
+        "methods": list(run.rows),
+        "input_pipeline": {"stages": list(run.stages), **run.feeding},
+        "rates": list(run.rates),
+        "seconds": {name: {"wall": times.wall, "cpu": times.cpu} for name, times in run.times.items()},
+    }
+    paths.append(folder / "efficiency.json")
+    _write(paths[-1], (json.dumps(content, indent=1) + "\n").encode())
+    return paths
+
+
+def _table(rows: Sequence[Row]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def draw(run: Run, folder: Path) -> list[Path]:
+    """Draw figure_efficiency.png and .pdf; return their paths."""
+    panels = (
+        ("step_flops_as_run", "Step, GFLOP per pair", 1e-9),
+        ("step_time_p50_s", "Step, ms", 1e3),
+        ("step_memory_bytes", "Memory of a step, MB", 1e-6),
+        ("evaluation_images_per_s", "Evaluation, images/s", 1.0),
+    )
+    about = run.surroundings
+    with mpl.rc_context(STYLE):
+        figure = new_figure(width=11, height=1.2 + 0.28 * len(run.rows))
+        grid = list(figure.subplots(1, len(panels), sharey=True, squeeze=False).flat)
+        for axes, (key, label, factor) in zip(grid, panels, strict=True):
+            _bars(axes, run.rows, key, factor)
+            axes.set_xlabel(label)
+        grid[0].set_yticks(range(len(run.rows)), [str(row["title"]) for row in run.rows])
+        grid[0].invert_yaxis()
+        figure.suptitle(
+            f"{about['backbone']}, {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "
+            f"{(about['hardware']['gpus'] or [about['hardware']['cpu']])[0]}, {about['threads']} thread(s)",
+            fontsize=9, parse_math=False,
+        )  # fmt: skip
+        paths = []
+        for kind, metadata in (("png", {"Software": "medpeft-bench"}), ("pdf", {"CreationDate": None})):
+            path, drawn = folder / f"figure_efficiency.{kind}", io.BytesIO()
+            figure.savefig(drawn, format=kind, metadata=metadata)
+            _write(path, drawn.getvalue())
+            paths.append(path)
+    return paths
+
+
+def _bars(axes: Axes, rows: Sequence[Row], key: str, factor: float) -> None:
+    """Draw one bar per method; steps with their fastest and slowest round, nothing where nothing is trained."""
+    for place, row in enumerate(rows):
+        value = row.get(key)
+        if key == "step_flops_as_run":
+            value = row["step_flops_per_pair_cached"] or row["step_flops_per_pair"]
+        if value is None:
+            continue
+        error = None
+        if key == "step_time_p50_s":
+            low, high = row["step_time_fastest_round_s"], row["step_time_slowest_round_s"]
+            error = [[(value - low) * factor], [(high - value) * factor]]
+        axes.barh(
+            place, value * factor, xerr=error, color=COLOURS[1], height=0.7, error_kw={"elinewidth": 0.9}
+        )
+    axes.grid(axis="y", visible=False)

@@ -1,0 +1,360 @@
+"""The file system: paths, whole writes, locks, temporary files, hashes, strict YAML."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from benchmark.errors import ConfigError, StoreError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def configs(*parts: str) -> Path:
+    """Return a path below ``configs/``, for example ``configs("suites", "phantom.yaml")``."""
+    return ROOT.joinpath("configs", *parts)
+
+
+def paper_tables() -> Path:
+    """Return the file with the numbers that the paper reports."""
+    return ROOT / "results" / "paper" / "tables.csv"
+
+
+def default_data_root() -> Path:
+    """Return the folder of prepared data: ``medpeft-bench`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return Path(cache).expanduser() / "medpeft-bench" if cache else Path.home() / ".cache" / "medpeft-bench"
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path as the user writes it, with ``~`` as the home folder.
+
+    Raises:
+        ConfigError: there is no user of that name.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"'{text}': no user has this home folder. Write the path without ~") from None
+
+
+def shown(path: Path) -> str:
+    """Return a path as messages show it: relative to the checkout or the working folder when inside."""
+    for base in (ROOT, Path.cwd()):
+        if path.is_absolute() and path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return str(path)
+
+
+LEFTOVERS = ".*.????????.tmp"
+"""Pattern of the names: that of the target and eight letters in between."""
+
+
+@contextlib.contextmanager
+def temporary_beside(target: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yield an empty file or folder beside a target; what has not been renamed by the end of the block is deleted.
+
+    Args:
+        target: where the content is to be in the end; its folder is made.
+        folder: a folder instead of a file.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path, handle = _is_locked(target, folder)
+    try:
+        yield path
+    finally:
+        _delete(path)
+        os.close(handle)
+
+
+def remove_dead(folder: Path, *patterns: str) -> None:
+    """Delete temporary files and folders whose processes are gone.
+
+    Args:
+        folder: to look in.
+        patterns: globs below it.
+    """
+    for pattern in patterns:
+        for path in list(folder.glob(pattern)):
+            with contextlib.suppress(OSError):  # its process lives, or nothing can be locked or deleted here
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _delete(path)
+                finally:
+                    os.close(handle)
+
+
+def _is_locked(target: Path, folder: bool) -> tuple[Path, int]:
+    """Return a new file or folder with an open handle that holds its lock."""
+    while True:
+        path, handle = _made(target, folder)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists():
+                return path, handle
+        except BlockingIOError:  # who looks for leftovers has found it before it had its lock
+            pass
+        except OSError:  # no locks here, so nobody deletes it
+            return path, handle
+        os.close(handle)
+
+
+def _made(target: Path, folder: bool) -> tuple[Path, int]:
+    prefix, suffix = f".{target.name}.", ".tmp"
+    if folder:
+        name = tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=target.parent)
+        return Path(name), os.open(name, os.O_RDONLY)
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+    return Path(name), handle
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+SEEN = ".verified.json"
+
+
+_SETTLED = 100_000_000
+"""Nanoseconds after its last change within which a file can change again without another time."""
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def is_as_written(path: Path, sha256: str) -> bool:
+    """Return whether a file has this SHA-256; it is read only if it, or what is known about it, has changed.
+
+    Args:
+        path: of the file. What is known stands beside it, where that can be written.
+        sha256: expected.
+    """
+    if _seen(path.parent).get(path.name) == _state(path, sha256):
+        return True
+    if file_sha256(path) != sha256:
+        return False
+    remember(path, sha256)
+    return True
+
+
+def known_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file of someone else's; it is read only if it, or what is known about it, has changed.
+
+    What is known stands in our own cache: nothing is written beside the file.
+    """
+    place = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:12]
+    folder = default_data_root() / "files" / place
+    known = _seen(folder).get(path.name)
+    if known and known == _state(path, str(known[0])):
+        return str(known[0])
+    sha256 = file_sha256(path)
+    remember(path, sha256, folder)
+    return sha256
+
+
+def remember(path: Path, sha256: str, folder: Path | None = None) -> None:
+    """Keep that a file, as it is now, has this SHA-256; where nothing can be written it is compared every time.
+
+    Args:
+        path: of the file.
+        sha256: of its content.
+        folder: where that is kept; None: beside the file.
+    """
+    state, folder = _state(path, sha256), folder or path.parent
+    if time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) > _SETTLED:
+        with contextlib.suppress(OSError):
+            text = json.dumps({**_seen(folder), path.name: state})
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / SEEN, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def _state(path: Path, sha256: str) -> list[str | int]:
+    found = path.stat()
+    return [sha256, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _seen(folder: Path) -> dict[str, list[str | int]]:
+    try:
+        content = json.loads((folder / SEEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+_PROBE = 2**20  # bytes
+
+
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name beside it, then rename: readers never see half a file.
+
+    The content is on the disk before the name is, so that a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: with the path and the system's reason, also where a library would hide both.
+    """
+    try:
+        with temporary_beside(path) as temporary:
+            try:
+                write(temporary)
+            except Exception as error:
+                _ask_disk(temporary, error)
+                raise
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+    except OSError as error:
+        own = not error.filename or str(error.filename).startswith(f"{path.parent}/.{path.name}.")
+        if error.errno is None or not own:  # for example a file that could not be read
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _ask_disk(path: Path, error: Exception) -> None:
+    """Raise OSError when the disk is why a file could not be written, which torch, NumPy and safetensors hide."""
+    if told := _RUST_ERROR.search(str(error)):
+        raise OSError(int(told[1]), os.strerror(int(told[1])))
+    with path.open("ab") as file:
+        file.write(bytes(_PROBE))
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool, patience: float = 0.0) -> Iterator[bool]:
+    """Hold an advisory lock; the system frees it when the process ends in any way, so no lock goes stale.
+
+    Args:
+        path: the lock file (it stays behind, empty).
+        wait: wait for the lock; otherwise yield False when another process holds it.
+        patience: seconds to keep trying before that, for the lock of a process that is about to end.
+
+    Raises:
+        StoreError: the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + patience
+    with path.open("a") as file:
+        while not _locked(file, wait):
+            if time.monotonic() >= until:
+                yield False
+                return
+            time.sleep(0.2)
+        yield True
+
+
+def _locked(file: TextIO, wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise StoreError(
+            f"{file.name}: this file system has no file locks ({reason}), which keep processes from one "
+            "another's results. Choose another folder"
+        ) from None
+    return True
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same result, many times faster
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]  # either of two classes
+    """Refuses what YAML readers let pass in silence: a key that stands twice, and a value that holds itself."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        first, last = node.start_mark.index, node.end_mark.index
+        for key, _ in node.value:
+            if not (isinstance(key, yaml.ScalarNode) and first <= key.start_mark.index < last):
+                continue  # merged in by <<
+            if key.value in seen:
+                problem = f"the key '{key.value}' stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        values: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return values
+
+
+def read_yaml(path: Path, problems: list[str] | None = None) -> dict[str, Any]:
+    """Return the mapping in a YAML file; an unreadable file gives ``{}`` and one line in ``problems``."""
+    problem = ""
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+        if values is None or isinstance(values, dict):
+            return {str(key): value for key, value in (values or {}).items()}
+        problem = f"expected keys and values, got {type(values).__name__}"
+    except ConfigError as error:
+        problem = str(error)
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"cannot be read ({getattr(error, 'strerror', None) or 'not a text file'})"
+    if problems is not None:
+        problems.append(f"{shown(path)}: {problem}")
+    return {}
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ConfigError: it is not YAML, or a value in it cannot be (the thirteenth month, nesting without end).
+    """
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+        _refuse_cycles(value, ())
+        return value
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        if "nesting depth" in problem:  # libyaml's words, which older ones have not
+            line, problem = "", "nested too deeply"
+    except RecursionError:
+        line, problem = "", "nested too deeply"
+    except Exception as error:  # the loader passes on whatever a value's own type raises
+        line, problem = "", " ".join(str(error).split()) or type(error).__name__
+    raise ConfigError(f"not valid YAML{line}: {problem}")
+
+
+def _refuse_cycles(value: Any, above: tuple[int, ...]) -> None:
+    """Raise RecursionError for a value that holds itself, which anchors can make."""
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if id(value) in above:
+        raise RecursionError
+    for item in below:
+        _refuse_cycles(item, (*above, id(value)))

@@ -1,1 +1,0 @@
-"""Checks that stop a run, or say so in its results, where a number could be wrong without anybody noticing."""

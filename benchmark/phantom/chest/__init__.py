@@ -1,0 +1,1 @@
+"""Drawn chest films and their reports."""

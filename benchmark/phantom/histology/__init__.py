@@ -1,0 +1,1 @@
+"""Drawn tissue sections and their captions."""

@@ -1,0 +1,1 @@
+"""Makes the weights of the embedded backbones; no run needs it."""

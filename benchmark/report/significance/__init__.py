@@ -1,0 +1,1 @@
+"""Paired tests between rows, and the sentences about them."""

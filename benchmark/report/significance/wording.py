@@ -1,0 +1,184 @@
+"""The tests of a table in plain sentences: which differences matter, and which do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from benchmark.report.collect import Block, Row
+from benchmark.report.runs import Key
+
+if TYPE_CHECKING:
+    from benchmark.report.significance.comparisons import BlockTests, Comparison, Verdict
+
+_NUMBERS = (
+    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"
+)  # fmt: skip
+_VERDICTS: dict[Verdict, tuple[str, str]] = {
+    "better": ("is better than {base}", "are better than {base}"),
+    "worse": ("is worse than {base}", "are worse than {base}"),
+    "within seeds": (
+        "differs on these patients, but by no more than two standard errors over seeds",
+        "differ on these patients, but by no more than two standard errors over seeds",
+    ),
+    "too small": (
+        "shows no difference that matters (less than {least})",
+        "show no difference that matters (less than {least})",
+    ),
+}
+"""Verdicts with a part of the sentence of their own: words for one row, and for several."""
+
+
+def sentences(tests: BlockTests, keys: Sequence[Key]) -> list[str]:
+    """One sentence or more per column, then what the tests do not cover."""
+    if len(tests.rows) < 2:
+        return []
+    told = _against_baseline if tests.baseline else _ties
+    found = [text for key in keys if (text := told(tests, key))]
+    return [*found, *_limits(tests, keys)] if found else []
+
+
+def summary(tests: BlockTests) -> list[str]:
+    """One short line per column: how many rows are better and worse than the baseline, and which differs most."""
+    base = tests.by_cell.get(tests.baseline)
+    if base is None:
+        return [text for key in tests.keys if (text := _ties(tests, key))]
+    lines = []
+    for key in tests.keys:
+        tested = [one for one in _comparisons(tests, key) if one.test is not None]
+        differ = [one for one in tested if one.matters]
+        if tested:
+            most = f", most {_named(tests, differ[0])}" if differ else ""
+            better = sum(one.verdict == "better" for one in differ)
+            lines.append(
+                f"{column_text(tests.block, key)}: of {len(tested)} tested, {better} better and "
+                f"{len(differ) - better} worse than {base.title}{most}."
+            )
+    return lines
+
+
+def least_text(block: Block) -> str:
+    """The smallest difference that matters in a table: ``0.5 points``."""
+    return f"{100 * block.smallest:g} points"
+
+
+def p_text(p_value: float) -> str:
+    """A p value: ``p = 0.02``, ``p = 0.003``, ``p < 0.001``."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    return f"p = {p_value:.3f}" if p_value < 0.01 else f"p = {p_value:.2f}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *head, last = names
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+# --- one column ---------------------------------------------------------------------------------------------
+
+
+def _against_baseline(tests: BlockTests, key: Key) -> str:
+    """What differs from the baseline in one column; empty when it has no result there."""
+    found = _comparisons(tests, key)
+    if not found:
+        return ""
+    base = tests.by_cell[tests.baseline].title
+    by_verdict: dict[Verdict, list[Comparison]] = {}
+    for one in found:
+        by_verdict.setdefault(one.verdict, []).append(one)
+    parts = []
+    for verdict, words in _VERDICTS.items():
+        if alike := by_verdict.get(verdict):
+            names = listed(_named(tests, one) for one in alike)
+            parts.append(names + " " + words[len(alike) > 1].format(base=base, least=least_text(tests.block)))
+    if same := by_verdict.get("not told apart"):
+        parts.append(_undistinguished(tests, same, base, others=bool(parts)))
+    sentence = "; ".join(parts)
+    untested = _untested(found)
+    return f"{column_text(tests.block, key)}: " + " ".join(
+        text for text in (f"{sentence}." if sentence else "", untested) if text
+    )
+
+
+def _undistinguished(tests: BlockTests, same: Sequence[Comparison], base: str, *, others: bool) -> str:
+    most = max(abs(one.difference or 0.0) for one in same)
+    bound = f"|difference| <= {tests.block.metric(same[0].key).text(most)}"
+    if others:
+        rest = "other one is" if len(same) == 1 else f"other {_number(len(same))} are"
+        return f"the {rest} not told apart ({bound})"
+    if len(same) == 1:
+        return f"{_named(tests, same[0])} is not told apart from {base}"
+    return f"none of the {_number(len(same))} other methods is told apart from {base} ({bound})"
+
+
+def _untested(found: Iterable[Comparison]) -> str:
+    reasons = list(dict.fromkeys(one.reason for one in found if one.reason))
+    return f"Not tested: {'; '.join(reasons)}." if reasons else ""
+
+
+def _ties(tests: BlockTests, key: Key) -> str:
+    """Who is best in one column and who is not told apart from it."""
+    best, tied = tests.best(key), tests.tied_with_best(key)
+    if best is None or not tied:
+        return ""
+    others = [row for row in tests.rows if row.cell in tied and row is not best]
+    head = f"{column_text(tests.block, key)}: {best.title} is best"
+    if not others:
+        return f"{head}, and better than every other row that could be tested."
+    return f"{head}; {listed(row.title for row in others)} {_is(others)} tied with it."
+
+
+def _comparisons(tests: BlockTests, key: Key) -> list[Comparison]:
+    """The tests of a column against the baseline, largest difference first."""
+    rows = [one for row in tests.rows if (one := tests.against(row.cell, key)) is not None]
+    return sorted(rows, key=lambda one: -abs(one.difference or 0.0))
+
+
+def _named(tests: BlockTests, one: Comparison) -> str:
+    title = tests.by_cell[one.first].title
+    if one.difference is None or one.p_adjusted is None:
+        return title
+    metric = tests.block.metric(one.key)
+    unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
+    return f"{title} ({metric.signed(one.difference)}{unit}, {p_text(one.p_adjusted)})"
+
+
+def column_text(block: Block, key: Key) -> str:
+    """``CheXpert 5x200 ACC``; with the task where it is not the first to have this dataset and metric."""
+    task, dataset, metric = key
+    found = dict.fromkeys(other[0] for row in block.rows for other in row.scores if other[1:] == key[1:])
+    listed_tasks = [name for name in block.spec.get("tasks") or {} if name in found] or list(found)
+    suffix = f" ({task})" if task not in listed_tasks[:1] else ""
+    return f"{block.dataset_title(dataset, task)} {block.metric(key).title}{suffix}"
+
+
+# --- what is not covered ------------------------------------------------------------------------------------
+
+
+def _limits(tests: BlockTests, keys: Sequence[Key]) -> list[str]:
+    once = tests.ran_once(keys)
+    units = {tests.block.metric(key).unit for key in keys}
+    other = ", or in the unit of the column" if units - {"%"} else ""
+    lines = [
+        f"Differences are in points{other}. p values are adjusted by Holm over the methods of a column; they cover "
+        f"the choice of test patients. A difference counts below 0.05, from {least_text(tests.block)} on"
+        + ("." if len(once) == len(tests.rows) else ", if it also exceeds two standard errors over seeds.")
+    ]
+    if once:
+        lines.append(f"{_ran_once(once, tests.rows)}: the noise of training is not covered there.")
+    return lines
+
+
+def _ran_once(once: Sequence[Row], rows: Sequence[Row]) -> str:
+    if len(once) >= max(4, len(rows) - 1):
+        return "The methods that train were run with one seed only"
+    return f"{listed(row.title for row in once)} {'was' if len(once) == 1 else 'were'} run with one seed only"
+
+
+def _is(rows: Sequence[Row]) -> str:
+    return "is" if len(rows) == 1 else "are"
+
+
+def _number(count: int) -> str:
+    return _NUMBERS[count] if count < len(_NUMBERS) else str(count)

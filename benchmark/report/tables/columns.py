@@ -1,0 +1,328 @@
+"""Which columns a table has, where the paper's number for a cell stands, and when a difference has a meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmark.report.collect import Block, Doubt, Row
+from benchmark.report.paper import PaperTables
+from benchmark.report.runs import Key
+
+_SWITCHES = re.compile(r"(?:[^;=]+=[01])(?:;[^;=]+=[01])*")
+
+
+def score_columns(block: Block, paper: PaperTables) -> list[Column]:
+    """Columns of a block: title, on/off parts, then per number the paper's, the measured one, the difference.
+
+    Numbers that the paper does not report for the dataset stand alone.
+    """
+    columns = [Column("method", "Method")]
+    columns += [Column("switch", name) for name in switches(block)]
+    present = {key for row in block.rows for key in row.scores}
+    for task in shown_tasks(block):
+        for dataset in shown_datasets(block, task, paper):
+            for metric in shown_metrics(block, task):
+                key = (task, dataset, metric)
+                if key in present or block.experiment is not None:
+                    columns += _columns_of(block, key, paper)
+    return columns
+
+
+def shown_tasks(block: Block) -> list[str]:
+    """Tasks with columns: those of the experiment, else all with a score, the suite's first one first, then by name."""
+    if block.experiment is not None:
+        return [task for task, metrics in block.experiment.tasks.items() if metrics]
+    found = {key[0] for row in block.rows for key in row.scores if block.metric(key).head}
+    return sorted(found, key=lambda task: (task != block.first_task, task))
+
+
+def shown_metrics(block: Block, task: str) -> list[str]:
+    """Metrics of a task that may have columns."""
+    if block.experiment is not None:
+        return list(block.experiment.tasks.get(task) or ())
+    return [name for name, metric in block.metrics.get(task, {}).items() if metric.head]
+
+
+def shown_datasets(block: Block, task: str, paper: PaperTables) -> list[str]:
+    """Datasets of a task: measured ones, else those of the suite, else those of the paper's table."""
+    listed = block.datasets(task)
+    if block.experiment is None or listed:
+        return listed
+    heads = {block.metric((task, "", metric)).head for metric in shown_metrics(block, task)}
+    table = paper.table(block.table)
+    named = dict.fromkeys(table.loc[table["metric"].isin(heads), "dataset"])
+    ours = [name for name, theirs in paper_names(block).items() if theirs in named]
+    return list(block.dataset_specs(task)) or ours or list(named)
+
+
+def sample_count(block: Block, key: Key) -> str:
+    """Samples of a score as text: "1000", "64 to 1000" where rows differ, "?" where nothing says it.
+
+    Rows that may not be compared with others count only where there is nothing else.
+    """
+    for rows in (block.rows, block.beside):
+        for ranked in (True, False):
+            counts = _counts(rows, key, ranked=ranked)
+            if counts:
+                return " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+    return "?"
+
+
+def switches(block: Block) -> dict[str, list[str]]:
+    """On/off parts named in the rows of the paper's table: name -> "yes", "no" or "" per row of the block."""
+    if not any(_SWITCHES.fullmatch(row.paper_row) for row in block.rows):
+        return {}
+    parts = [
+        dict(item.split("=") for item in row.paper_row.split(";"))
+        if _SWITCHES.fullmatch(row.paper_row)
+        else {}
+        for row in block.rows
+    ]
+    words = {"1": "yes", "0": "no"}
+    names = dict.fromkeys(name for row in parts for name in row)
+    return {name: [words.get(row.get(name, ""), "") for row in parts] for name in names}
+
+
+def paper_names(block: Block) -> dict[str, str]:
+    """Our dataset name -> the paper's, as the suite file declares."""
+    return {ours: theirs for names in _declared(block).values() for theirs, ours in names.items()}
+
+
+def paper_table(block: Block, key: Key, paper: PaperTables) -> str:
+    """Id of the paper's table that reports this number; empty when there is none."""
+    task, dataset, metric = key
+    head = block.metric(key).head
+    if block.experiment is not None:
+        theirs = paper_names(block).get(dataset, dataset)
+        return block.table if paper.reports(block.table, theirs, head) else ""
+    # of several tasks with this metric of the dataset, the suite's first one is what the paper's tables are about
+    having = (
+        name for name in block.tasks if dataset in block.dataset_specs(name) and metric in block.metrics[name]
+    )
+    if next(having, task) != task:
+        return ""
+    named = (
+        (table, theirs)
+        for table, names in _declared(block).items()
+        for theirs, ours in names.items()
+        if ours == dataset
+    )
+    return next((table for table, theirs in named if paper.reports(table, theirs, head)), "")
+
+
+def reported(block: Block, row: Row, key: Key, paper: PaperTables) -> float | None:
+    """The paper's number for a cell as a fraction; None where it has none, or none that means the same."""
+    table = paper_table(block, key, paper)
+    if not table or not is_comparable(block, key) or any(run.limit is not None for run in row.runs):
+        return None
+    metric, theirs = block.metric(key), paper_names(block).get(key[1], "")
+    head = metric.head + ("_delta" if row.difference else "")
+    value = paper.value(table, _paper_row(row, table, key[0], paper), theirs, head)
+    return None if value is None else value / metric.scale
+
+
+def is_comparable(block: Block, key: Key) -> bool:
+    """Whether the paper's number means the same: its dataset, and nothing noted at its preparation."""
+    return not difference_reason(block) and not block.data_notes(key[1], key[0])
+
+
+def difference_reason(block: Block) -> str:
+    """Why the paper's numbers are left blank; empty when the suite says that they have a meaning."""
+    paper = block.spec.get("paper") or {}
+    if not block.spec:
+        return "nothing here stands for the paper's data"
+    if not paper:
+        return "the suite names no counterpart in the paper"
+    if not paper.get("comparable"):
+        return str(paper.get("why") or "the suite's data are not the paper's")
+    return block.unlike
+
+
+def _declared(block: Block) -> dict[str, dict[str, str]]:
+    """Table id of the paper -> {the paper's dataset: ours}, in the order of the suite file."""
+    entries = block.spec.get("paper") or {}
+    return {
+        str(name).removeprefix("table_"): dict(names)
+        for name, names in entries.items()
+        if str(name).startswith("table_")
+    }
+
+
+def _paper_row(row: Row, table: str, task: str, paper: PaperTables) -> str:
+    """The row's name in a table; there a task such as TransCLIP may be a row of its own, of the same model."""
+    rows = paper.methods(table)
+    named = [name for name in rows if name.lower() == task]
+    return named[0] if named and row.paper_row in rows else row.paper_row
+
+
+def _columns_of(block: Block, key: Key, paper: PaperTables) -> list[Column]:
+    task, dataset, metric = key
+    name = block.dataset_title(dataset, task)
+    title = name if task == block.first_task else f"{name} {task}"
+    count = sample_count(block, key)
+    shown = block.metric(key)
+    head, unit, change = shown.title, _in(shown.unit), _in(shown.difference_unit)
+    facts = (dataset, f"{title}, n = {count}", metric, task, title, count)
+    measured = Column("measured", head + unit, *facts)
+    if not paper_table(block, key, paper):
+        return [measured]
+    return [
+        Column("paper", f"{head} paper{unit}", *facts),
+        measured,
+        Column("difference", f"{head} difference{change}", *facts),
+    ]
+
+
+def _in(unit: str) -> str:
+    return f" [{unit}]" if unit else ""
+
+
+def _counts(rows: Iterable[Row], key: Key, *, ranked: bool) -> Sequence[int]:
+    found = (row.scores[key].n for row in rows if row.ranked is ranked and key in row.scores)
+    return sorted(count for count in found if count is not None)
+
+
+Role = Literal["method", "switch", "paper", "measured", "difference", "cost"]
+
+
+Rank = Literal["", "best", "second"]
+
+
+NOTE_MARK = "*"
+
+
+TIED_MARK = "="
+
+
+SHARED_MARK = "(s)"
+
+
+APART_MARK = "(d)"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One rendered column: a score of a dataset, the paper's number for it, their difference, or a cost.
+
+    Attributes:
+        head: what stands in the column, with its unit.
+        group: what several columns stand under, with the number of samples.
+        title: the group without it.
+        samples: number of samples as text, such as "1000"; empty where it has no meaning.
+    """
+
+    role: Role
+    head: str
+    dataset: str = ""
+    group: str = ""
+    metric: str = ""
+    task: str = ""
+    title: str = ""
+    samples: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Key of the column's score."""
+        return self.task, self.dataset, self.metric
+
+    @property
+    def full(self) -> str:
+        """All of the head in one line: "RSNA ACC [%], n = 4003"."""
+        return f"{self.title or self.group} {self.head}".strip() + (
+            f", n = {self.samples}" if self.samples else ""
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Rendered content of one cell, before escaping: number, what stands beside it, interval, and its rank.
+
+    Attributes:
+        tied: a paired test shows no difference that matters from the best of its column.
+        apart: made of other data or by another version than the others, so that it is not compared with them.
+    """
+
+    text: str
+    spread: str = ""
+    interval: str = ""
+    rank: Rank = ""
+    tied: bool = False
+    apart: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands right behind the number."""
+        return (TIED_MARK if self.tied else "") + (APART_MARK if self.apart else "")
+
+    @property
+    def detail(self) -> str:
+        """What stands beside the number."""
+        return f"{self.spread} {self.interval}".strip()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Columns and rows of text under one caption."""
+
+    columns: tuple[Column, ...] = ()
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A block as columns and rows of text.
+
+    Attributes:
+        table: id of the table in the paper, or the experiment's own.
+        references: rows of what a score must beat, and ceilings.
+        notes: what a reader must know of the rows. doubts: why numbers may not be what they seem.
+        costs: the same rows with what they cost; empty where nothing was run.
+        words: in words, which differences matter.
+        short: the same for the terminal.
+    """
+
+    block: Block
+    heading: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    references: tuple[tuple[Cell, ...], ...]
+    caption: str
+    notes: tuple[str, ...]
+    doubts: tuple[Doubt, ...] = ()
+    table: str = "1"
+    costs: Part = Part()
+    words: tuple[str, ...] = ()
+    short: tuple[str, ...] = ()
+
+
+def column_groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Runs of columns under one head: (title or empty, number of columns)."""
+    groups: list[tuple[str, int]] = []
+    for column in columns:
+        if groups and column.group and groups[-1][0] == column.group:
+            groups[-1] = (column.group, groups[-1][1] + 1)
+        else:
+            groups.append((column.group, 1))
+    return groups
+
+
+def parameters_text(value: float | None) -> str:
+    """969217 -> "969 K", 196000000 -> "196 M"; three digits."""
+    if value is None:
+        return "-"
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " K")):
+        if value >= size:
+            return three_digits(value / size) + unit
+    return f"{value:.0f}"
+
+
+def three_digits(value: float) -> str:
+    """A positive number with three digits, or all of those before the point: 0.0123, 1.50, 969, 4003."""
+    if value == 0 or value >= 100:
+        return f"{value:.0f}"
+    decimals = 3 - len(str(int(value))) if value >= 1 else 4 if value < 0.1 else 3
+    return f"{value:.{decimals}f}"

@@ -1,0 +1,1 @@
+"""Runs planned cells: adapts, evaluates, stores."""

@@ -1,0 +1,351 @@
+"""One cell: build the backbone, wrap it with the method, adapt it on the corpus, evaluate it on each task."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import methods
+from benchmark.backbones import Backbone, load_backbone
+from benchmark.backbones.backbone import cut_texts
+from benchmark.backbones.towers.precision import resolve
+from benchmark.config.load import build_options
+from benchmark.console import Reporter
+from benchmark.data.batches import PairBatches
+from benchmark.data.entries import load_dataset, needed
+from benchmark.data.features import FrozenFeatures
+from benchmark.data.samples import PairData, blank_pairs
+from benchmark.errors import BenchmarkError, ConfigError, DataError, StoreError
+from benchmark.plan import CellSpec, task_done
+from benchmark.preprocess import preprocess_of
+from benchmark.registry import METHODS, TASKS
+from benchmark.run import adapters, identity
+from benchmark.run.checks import overlap
+from benchmark.run.checks.frozen import check_frozen, check_mode, frozen_digests
+from benchmark.run.checks.pairs import pairs_match, warning
+from benchmark.run.checks.results import check_result
+from benchmark.run.cost import frozen_flops, inference_costs, measure_method, step_times
+from benchmark.run.prepare_suite import read_pairs
+from benchmark.run.shared_results import FROZEN, TowerResults, is_shared
+from benchmark.run.training.checkpoint import Checkpoint
+from benchmark.run.training.trainer import Adaptation, Trainer
+from benchmark.store.cells import CellFolder, digest
+from benchmark.store.hashed_ids import Pseudonyms, id_key
+from benchmark.world import ALONE, World
+from tasks.base import DatasetResult, Task, TaskContext, fill
+
+_FLOPS_PAIRS = 8
+
+
+_FEW_CUT = 0.01
+"""Share of a corpus's texts that may be longer than the model's context without a word about it."""
+
+
+def run_cell(spec: CellSpec, folder: CellFolder, reporter: Reporter, world: World = ALONE) -> None:
+    """Bring one cell to its end; what an earlier, interrupted run finished is kept.
+
+    Args:
+        spec: what to run.
+        folder: where everything goes.
+        reporter: told about progress.
+        world: processes that call this together, each with its own device in ``spec``. They adapt as one, and deal out
+            the tasks; the first one writes all else.
+
+    Raises:
+        BenchmarkError: whatever the user can mend.
+    """
+    _Cell(spec, folder, reporter, world).run()
+
+
+class _Cell:
+    def __init__(self, spec: CellSpec, folder: CellFolder, reporter: Reporter, world: World) -> None:
+        self.spec, self.folder, self.reporter, self.world = spec, folder, reporter, world
+        self.device = torch.device(spec.device)
+        reporter.start("load backbone", 1)
+        backbone = load_backbone(spec.backbone, pretrained=spec.pretrained, device=self.device)
+        if backbone.origin and world.is_first:
+            folder.write_json(
+                "provenance.json", folder.read_json("provenance.json") | {"weights": backbone.origin}
+            )
+        self.prompts = _prompts(spec.suite)
+        self.frozen_flops = frozen_flops(backbone, self.prompts)  # before the method wraps the backbone
+        self.context = _context(spec, backbone, self.device, reporter)
+        self.sources = identity.Sources(
+            spec.data_root,
+            reporter,
+            weights=identity.model_of(spec.backbone, spec.pretrained, backbone)[0],
+            arithmetic=resolve(spec.recipe.precision, self.device),
+            fitting=preprocess_of(backbone).fitting,
+        )
+        output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
+        hide = Pseudonyms(id_key(spec.data_root)).hide if spec.hash_ids else dict
+        self.towers = TowerResults(output_dir / "shared", spec, self.context, hide, self.sources.weights)
+        self.pairs: PairData | None = None
+        self.doubts = self.doubts_of_pairs()  # before the method changes a tower
+        _seed(spec.seed)
+        recipe = spec.recipe
+        self.method = methods.build(
+            spec.method,
+            backbone,
+            **spec.options,
+            logit_scale=recipe.logit_scale,
+            loss=recipe.loss,
+            label_match=recipe.label_match,
+        ).to(self.device)
+
+    def run(self) -> None:
+        for name in self.spec.tasks:
+            self.task(name).check(self.method)
+        if lines := self.world.from_first(
+            lambda: identity.differing(self.spec, self.folder, lambda _: self.sources)
+        ):
+            raise StoreError(f"finished with {'; '.join(lines)}. {identity.CURE}")
+        self.overlaps = self.world.from_first(self.shared_images)
+        if self.world.from_first(self.adapted):
+            self.method.load_trainable_state(self.folder.read_tensors("adapter.safetensors"))
+            self.identity = identity.of(self.folder.read_json("adapt.json"))
+        else:
+            self.adapt()
+        if self.world.is_first:
+            self.folder.remove("checkpoint")
+            if not self.folder.exists(adapters.FOLDER):
+                adapters.write_adapter(self.method, self.spec, self.folder.inside(adapters.FOLDER))
+        self.method.eval()
+        check_mode(self.method)
+        for name in self.world.mine(self.world.from_first(self.open_tasks)):
+            self.evaluate(name)
+
+    def adapted(self) -> bool:
+        """Return whether everything of the adaptation is stored; ``adapt.json`` is written last."""
+        return self.folder.exists("adapter.safetensors") and self.folder.exists("adapt.json")
+
+    def open_tasks(self) -> list[str]:
+        spec = self.spec
+        return [name for name in spec.tasks if spec.eval_only or not task_done(spec, name, self.folder)]
+
+    def doubts_of_pairs(self) -> str:
+        """Return what the frozen model says against the corpus it is to be adapted on; empty when it says nothing."""
+        spec = self.spec
+        trains = not getattr(METHODS.get(spec.method), "deterministic", False)
+        if not (trains and self.world.is_first) or self.folder.exists("adapter.safetensors"):
+            return ""
+        try:
+            self.pairs = self.stored_pairs()
+        except BenchmarkError:  # told where it is needed
+            return ""
+        line = warning(self.pairs, pairs_match(self.pairs, self.context.frozen))
+        if line:
+            self.reporter.log(line)
+        return line
+
+    def shared_images(self) -> list[overlap.Overlap]:
+        """Return what the cell's datasets share, as its backbone sees their images; a leak ends the cell."""
+        spec = self.spec
+        suite = needed({**spec.suite, "tasks": dict(spec.tasks)}, [spec.method])
+        found = overlap.overlaps(
+            suite, spec.data_root, self.reporter, fitting=self.context.fitting, limit=spec.limit
+        )
+        overlap.check(found, allow=spec.allow_overlap)
+        return found
+
+    # ------------------------------------------------------------------ adaptation
+    def adapt(self) -> None:
+        spec, started = self.spec, time.perf_counter()
+        corpus = self.corpus()
+        self.identity = self.sources.of_adaptation(spec)
+        shared = self.method.splits or spec.recipe.negatives == "local"
+        batches = PairBatches(
+            self.method,
+            corpus,
+            self.context.frozen,
+            batch_size=spec.recipe.batch_size,
+            seed=spec.seed,
+            device=self.device,
+            num_workers=spec.num_workers,
+            length_bucket=spec.recipe.length_bucket,
+            rank=self.world.rank if shared else 0,
+            size=self.world.size if shared else 1,
+        )
+        key = f"{spec.adapt_hash} {digest(self.identity)}"
+        checkpoint = Checkpoint(self.folder.inside("checkpoint") / "state.pt", key)
+        outcome = None
+        if self.method.trainable_parameters():
+            frozen = frozen_digests(self.method)
+            outcome = self.train(batches, checkpoint)
+            check_frozen(self.method, frozen)
+        if self.world.is_first:
+            self.keep(outcome, corpus, self.cost(batches, outcome, time.perf_counter() - started))
+
+    def keep(self, outcome: Adaptation | None, corpus: PairData, cost: dict[str, Any]) -> None:
+        spec = self.spec
+        if outcome is not None:
+            self.folder.write_history(outcome.history)
+        self.folder.write_tensors("adapter.safetensors", self.method.trainable_state())
+        adapter = self.folder.inside("adapter.safetensors").stat().st_size
+        self.folder.write_json("efficiency.json", {**cost, "adapter_bytes": adapter})
+        best = None if outcome is None else outcome.best
+        cut = cut_texts(self.method.backbone, self.context.frozen.token_ids(corpus.texts))
+        facts = {**corpus.facts, **({"cut_texts": cut} if cut > _FEW_CUT * len(corpus) else {})}
+        if self.doubts:
+            facts["data_notes"] = [*(corpus.facts.get("data_notes") or ()), self.doubts]
+        self.folder.write_json(
+            "adapt.json",
+            {
+                "adapt_hash": spec.adapt_hash,
+                identity.KEY: self.identity,
+                "pairs": len(corpus),
+                "best": best,
+                **facts,
+            },
+        )
+
+    def train(self, batches: PairBatches, checkpoint: Checkpoint) -> Adaptation:
+        entry = self.spec.suite.get("validation") or {}
+        if lacking := {"task", "metric"} - set(entry):
+            raise ConfigError(
+                f"suite '{self.spec.suite_name}': validation needs the keys {', '.join(sorted(lacking))}"
+            )
+        task: Task = TASKS.get(entry["task"])()
+        return Trainer(
+            self.method,
+            batches,
+            self.spec.recipe,
+            validate=task.validator(entry, self.context),
+            metric=entry["metric"],
+            checkpoint=checkpoint,
+            device=self.device,
+            reporter=self.reporter,
+            world=self.world,
+        ).run()
+
+    def corpus(self) -> PairData:
+        """Return the pairs to adapt on; without any, a method that trains nothing has its costs read off blank ones."""
+        try:
+            return self.pairs or self.stored_pairs()
+        except DataError:
+            if self.method.trainable_parameters():
+                raise
+            count = max(_FLOPS_PAIRS, self.spec.recipe.batch_size)
+            return blank_pairs(self.method.backbone.input_spec.size, self.prompts, count)
+
+    def stored_pairs(self) -> PairData:
+        entry = self.spec.suite["corpus"]
+        prepared = load_dataset(entry, self.spec.data_root, self.reporter, self.context.fitting)
+        return read_pairs(entry, prepared, self.spec.limit)
+
+    def cost(self, batches: PairBatches, outcome: Adaptation | None, seconds: float) -> dict[str, Any]:
+        """Return the cell's efficiency figures; FLOPs are those of the towers at work, not of cached features."""
+        rows = np.arange(_FLOPS_PAIRS) % batches.pairs  # a smaller corpus gives some of them twice
+        sample = batches.batch(rows, cached=False)
+        figures = measure_method(self.method.train(), sample, pairs=_FLOPS_PAIRS)
+        if batches.constant and outcome is not None:
+            cached = measure_method(self.method, batches.batch(rows), pairs=_FLOPS_PAIRS)
+            figures["step_flops_per_pair_cached"] = cached["step_flops_per_pair"]
+        times = step_times(*((outcome.step_seconds, outcome.step_waits) if outcome else ((), ())))
+        median = times["step_time_p50_s"]
+        return {
+            **figures,
+            **inference_costs(self.method, self.prompts, self.frozen_flops),
+            **times,
+            "images_per_s": self.spec.recipe.batch_size / median if median else None,
+            "peak_memory_bytes": outcome.peak_memory if outcome else None,
+            "wall_time_s": seconds if outcome is None else outcome.wall_seconds,
+            "cached_features": batches.constant,
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "processes": self.world.size,
+        }
+
+    # ------------------------------------------------------------------ evaluation
+    def task(self, name: str) -> Task:
+        """Return a task with its options."""
+        settings = {key: value for key, value in self.spec.tasks[name].items() if key != "datasets"}
+        plugin = TASKS.get(name)
+        made: Task = plugin(build_options(plugin.Options, settings))
+        return made
+
+    def evaluate(self, name: str) -> None:
+        """Evaluate one task on all its datasets and store it whole; test data are opened here for the first time."""
+        entries, task = self.spec.tasks[name].get("datasets", {}), self.task(name)
+        results: dict[str, DatasetResult] = {}
+        made_of = self.sources.of_task(self.spec, name, self.identity)
+        for dataset, entry in entries.items():
+            results[dataset] = self.towers.evaluate(task, name, dataset, entry, self.method)
+            check_result(results[dataset], f"{name}, '{dataset}'")
+            self.folder.write_npz(f"predictions/{name}-{dataset}.npz", results[dataset].predictions)
+        self.folder.write_json(
+            f"{name}.json",
+            {
+                "task": name,
+                "status": "success",
+                "task_hash": self.spec.task_hash(name),
+                identity.KEY: made_of,
+                "metrics": {metric.name: metric.stored() for metric in task.metrics},
+                "datasets": {
+                    dataset: _public(result, overlap.facts(self.overlaps, name, dataset))
+                    for dataset, result in results.items()
+                },
+                **({"shared": FROZEN} if is_shared(task, self.method) else {}),
+            },
+        )
+        self.reporter.log(_headline(task, results))
+
+
+def _context(spec: CellSpec, backbone: Backbone, device: torch.device, reporter: Reporter) -> TaskContext:
+    size = spec.recipe.eval_batch_size
+    return TaskContext(
+        templates=tuple(spec.suite["templates"]),
+        data_root=spec.data_root,
+        limit=spec.limit,
+        device=device,
+        batch_size=size,
+        precision=spec.recipe.precision,
+        frozen=FrozenFeatures(
+            backbone,
+            spec.data_root / "features",
+            precision=spec.recipe.precision,
+            batch_size=size,
+            reporter=reporter,
+        ),
+        reporter=reporter,
+        seed=spec.seed,
+        preprocess=preprocess_of(backbone),
+    )
+
+
+def _prompts(suite: Mapping[str, Any]) -> list[str]:
+    """Return a prompt for each of at most five classes: what the cost of scoring an image is measured with."""
+    names = (suite.get("validation") or {}).get("classes") or ["finding"]
+    return [fill(tuple(suite["templates"])[:1], str(name))[0] for name in names[:5]]
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (for plugins that draw from the global generator)
+    torch.manual_seed(seed)
+
+
+def _public(result: DatasetResult, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is stored of a result, and what its images share with other datasets."""
+    notes = [*(result.info.get("data_notes") or ()), *shared.get("data_notes", ())]
+    info = {**result.info, **shared, **({"data_notes": notes} if notes else {})}
+    return {"n": result.n, "kind": result.kind, "metrics": result.metrics, "info": info}
+
+
+def _headline(task: Task, results: Mapping[str, DatasetResult]) -> str:
+    """Return one line such as ``rsna acc 74.3 auroc 81.1`` for the progress display."""
+    words = []
+    for dataset, result in results.items():
+        numbers = [
+            f"{metric.name} {metric.text(value)}"
+            for metric in task.metrics
+            if metric.headline and (value := result.metrics.get(metric.name, {}).get("value")) is not None
+        ]
+        words.append(" ".join([dataset, *numbers]))
+    return ", ".join(words)

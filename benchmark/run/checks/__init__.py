@@ -1,0 +1,1 @@
+"""Checks that a run makes of its data, weights and results."""

@@ -1,0 +1,99 @@
+"""One run as every engine sees it: the cells that wait, and what is said and counted when one begins or ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchmark.console import Board, Reporter, Stop
+from benchmark.plan import CellSpec
+from benchmark.run.execute import Outcome
+from benchmark.store.cells import Store
+
+_WORDS = {"busy": "skipped (another process is running it)", "failed": "FAILED"}
+
+
+@dataclass
+class Grid:
+    """The state of one run.
+
+    Attributes:
+        waiting: cells that have not begun, longest first.
+        store: where the cells are kept. board: where progress is shown. summary: counts what ended.
+        run_cell: ``module:function`` that runs one cell.
+        overwrite: run finished cells again. debug: show tracebacks of failed cells.
+        make_shared: makes what all cells share.
+        stop: whether the run was asked to stop. announced: whether that was said.
+    """
+
+    waiting: list[CellSpec]
+    store: Store
+    board: Board
+    summary: Summary
+    run_cell: str
+    overwrite: bool = False
+    debug: bool = False
+    make_shared: Callable[[Reporter], None] | None = None
+    stop: Stop = field(default_factory=Stop)
+    announced: bool = field(default=False, init=False)
+
+    def prepare(self) -> None:
+        """Make what all cells share."""
+        if self.make_shared is not None:
+            self.board.preparation_started(-1, "data")
+            self.make_shared(self.board.reporter(-1, self.stopping))
+            self.board.preparation_finished(-1)
+
+    def finish(self, slot: int, spec: CellSpec, outcome: Outcome) -> None:
+        """Count a cell that has ended and say how."""
+        self.summary.add(spec, outcome)
+        self.board.cell_finished(slot, _WORDS.get(outcome.status, outcome.status), outcome.error)
+        if self.debug and outcome.trace:
+            self.board.console.line(outcome.trace.rstrip())
+
+    def stopping(self) -> bool:
+        """Return whether the run was asked to stop; no cell begins any more, which is said the first time."""
+        if not self.stop.asked:
+            return False
+        self.waiting.clear()
+        self.summary.interrupted = True
+        if not self.announced:
+            self.announced = True
+            self.board.console.warn("stopping: running cells end after their current step. Again: at once")
+        return True
+
+
+@dataclass
+class Summary:
+    """Counts of a run; ``failed`` holds (cell, error), ``interrupted`` whether it was stopped."""
+
+    done: int = 0
+    reused: int = 0
+    busy: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    interrupted: bool = False
+
+    def add(self, spec: CellSpec, outcome: Outcome) -> None:
+        """Count one cell."""
+        if outcome.status == "failed":
+            self.failed.append((spec.folder, outcome.error))
+        elif outcome.status == "stopped":
+            self.interrupted = True
+        else:
+            setattr(self, outcome.status, getattr(self, outcome.status) + 1)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray cluster that cells run on, and what each of them takes of it.
+
+    Attributes:
+        address: ``HOST:PORT`` of its head, or "auto": the one that this machine belongs to; None: that of the variable
+            ``RAY_ADDRESS``, else a Ray of this machine alone, which is started.
+        cpus: cores of a cell; None: one, and one for each process that loads data.
+        gpus: GPUs of a cell, a share such as 0.25 for small ones; None: one where the cluster has GPUs.
+    """
+
+    address: str | None = None
+    cpus: float | None = None
+    gpus: float | None = None

@@ -1,0 +1,192 @@
+"""Runs the open cells of a plan on an engine; a cell that fails or crashes loses only itself."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmark.console import Reporter, Stopped
+from benchmark.errors import BenchmarkError, StoreError, file_fault
+from benchmark.plan import CellSpec, cell_state, differing_settings, task_done
+from benchmark.registry import load_plugins
+from benchmark.store.cells import CellFolder, Store, UnreadableError
+from benchmark.store.provenance import provenance, scrub
+from benchmark.store.state import imported, stored_hash
+
+RunCell = Callable[[CellSpec, CellFolder, Reporter], None]
+
+
+RUN_CELL = "benchmark.run.cell:run_cell"
+
+
+LOCK_PATIENCE = 10.0
+"""Seconds after the death of a worker until its lock is free: processes that it forked live a little longer."""
+
+
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one cell ended; "busy": another process is running it, "stopped": early, as the run was asked to stop."""
+
+    status: Literal["done", "reused", "busy", "failed", "stopped"]
+    error: str = ""
+    trace: str = ""
+
+
+def execute_cell(
+    spec: CellSpec,
+    store: Store,
+    reporter: Reporter,
+    run_cell: RunCell | str,
+    *,
+    overwrite: bool = False,
+    patience: float = 0.0,
+) -> Outcome:
+    """Run one cell under its lock, and keep its settings, provenance and status beside the results.
+
+    Any exception of the cell becomes the outcome "failed" and is written to its ``status.json``.
+
+    Args:
+        spec: the cell.
+        store: where it is kept.
+        reporter: told about progress.
+        run_cell: the function that runs it, or ``module:function``.
+        overwrite: also when it is finished.
+        patience: seconds to wait for the lock of another process before the outcome is "busy".
+    """
+    folder = store.cell(spec.folder)
+    try:
+        with folder.lock(patience) as held:
+            return _run_locked(spec, folder, reporter, run_cell, overwrite) if held else Outcome("busy")
+    except (OSError, StoreError) as error:  # the folder itself cannot be written
+        return Outcome("failed", _say(error), traceback.format_exc())
+
+
+def _run_locked(
+    spec: CellSpec, folder: CellFolder, reporter: Reporter, run_cell: RunCell | str, overwrite: bool
+) -> Outcome:
+    if not overwrite and (found := _finished_meanwhile(spec, folder, real=run_cell == RUN_CELL)):
+        return found
+    try:
+        _begin(spec, folder, overwrite)
+        load_plugins(spec.plugins)
+        (resolve(run_cell) if isinstance(run_cell, str) else run_cell)(spec, folder, reporter)
+    except Stopped as stopped:
+        return Outcome("stopped", str(stopped))
+    except (Exception, SystemExit) as error:  # one cell must not take the others with it
+        kind = type(error).__name__ if spec.hash_ids else ""
+        return mark_failed(folder, _say(error), traceback.format_exc(), instead=kind)
+    lacking = [task for task in spec.tasks if not task_done(spec, task, folder)]
+    if lacking:
+        return mark_failed(folder, _say_lacking(folder, lacking), "", status="partial")
+    folder.write_json("status.json", {"status": "success", "error": None})
+    return Outcome("done")
+
+
+def _finished_meanwhile(spec: CellSpec, folder: CellFolder, *, real: bool = False) -> Outcome | None:
+    """Return the outcome of a cell that another process has finished since the plan was made; its files stay.
+
+    Args:
+        spec: the cell.
+        folder: its folder.
+        real: compare also what it was made of, which stand-ins for cells cannot tell.
+    """
+    try:
+        done = cell_state(spec, folder)[0] == "done"
+        differing = [] if done else differing_settings(spec, folder)
+        if done and real:
+            differing = resolve("benchmark.run.identity:differing")(spec, folder)
+    except BenchmarkError as error:
+        return Outcome("failed", _say(error))
+    if differing:
+        words = "; ".join(differing[:4])
+        return Outcome(
+            "failed", f"another process finished it with {words if done else f'other settings ({words})'}"
+        )
+    return Outcome("reused") if done else None
+
+
+def fail_cell(spec: CellSpec, store: Store, error: str, *, overwrite: bool = False) -> Outcome:
+    """Return the outcome of a cell whose process has died, and write the failure into its folder.
+
+    It is "done" when the process died after its last result; and another process that has taken the cell over since is
+    left alone.
+    """
+    folder = store.cell(spec.folder)
+    try:
+        with folder.lock(LOCK_PATIENCE) as held:
+            if held and not overwrite and (found := _finished_meanwhile(spec, folder)):
+                return Outcome("done") if found.status == "reused" else found
+            return mark_failed(folder, error, "") if held else Outcome("failed", error)
+    except (OSError, StoreError):  # the folder itself cannot be written
+        return Outcome("failed", error)
+
+
+def mark_failed(
+    folder: CellFolder, error: str, trace: str, status: str = "failed", *, instead: str = ""
+) -> Outcome:
+    """Write the failure of a cell into its folder, if that can be written, and return it as the outcome.
+
+    Args:
+        folder: of the cell.
+        error: what went wrong.
+        trace: of the exception, or empty.
+        status: of the cell.
+        instead: kind of error that is written in place of its words, which may name images or patients.
+    """
+    lines = [] if instead else [scrub(line) for line in trace.splitlines()]
+    words = f"{instead}: not stored in words, as hash_ids is on" if instead else scrub(error)
+    with contextlib.suppress(OSError):
+        folder.write_json("status.json", {"status": status, "error": words, "traceback": lines})
+    return Outcome("failed", error, trace)
+
+
+def resolve(path: str) -> Any:
+    """Return the object behind ``module:name``."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _begin(spec: CellSpec, folder: CellFolder, overwrite: bool) -> None:
+    """Write the settings of a cell; what was made with other settings goes away."""
+    folder.remove_leftovers()
+    if not spec.eval_only and (overwrite or stored_hash(folder) != spec.adapt_hash):
+        folder.clear()
+    config = spec.public()
+    with contextlib.suppress(UnreadableError):
+        config["tasks"] = {**(folder.read_config().get("tasks") or {}), **config["tasks"]}
+    folder.write_config({"adapt_hash": spec.adapt_hash, **config})
+    origin = imported(folder)
+    source = {"imported": origin} if origin else {}
+    folder.write_json("provenance.json", provenance(config, spec.adapt_hash) | source)
+    folder.write_json("status.json", {"status": "running", "error": None})
+
+
+def _say(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, BenchmarkError):
+        return text
+    if isinstance(error, OSError) and error.filename:
+        return file_fault(error)
+    kind = f"{type(error).__name__}: {text}".rstrip(": ")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
+        return f"out of memory: lower --jobs or --batch-size, or use a smaller backbone ({kind})"
+    return kind
+
+
+def _say_lacking(folder: CellFolder, tasks: Sequence[str]) -> str:
+    reasons = []
+    for task in tasks:
+        try:
+            reason = str(folder.read_json(f"{task}.json").get("error") or "")
+        except UnreadableError:
+            reason = ""
+        reasons.append(f"{task} ({reason})" if reason else task)
+    return f"no result for {', '.join(reasons)}"

@@ -1,0 +1,66 @@
+"""Open and check the data of a suite once, before the first cell."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark.console import Reporter
+from benchmark.data.batch_size import check_corpus
+from benchmark.data.entries import check_dataset, entries_by_use
+from benchmark.data.labels import POLICIES
+from benchmark.data.prepared import Prepared
+from benchmark.data.samples import PairData, pairs
+from benchmark.files import LEFTOVERS, remove_dead
+from benchmark.preprocess import Fitting
+from benchmark.registry import TASKS
+from benchmark.run.checks import overlap
+
+
+def prepare_suite(
+    suite: Mapping[str, Any],
+    data_root: Path,
+    reporter: Reporter,
+    *,
+    fittings: Iterable[Fitting] = (),
+    limit: int | None = None,
+    allow_overlap: bool = False,
+    batch_sizes: Collection[int] = (),
+) -> None:
+    """Make what all cells of a suite share, once, and open all data: what is missing or contradicts the suite is told.
+
+    What dead processes had half written is deleted, generated datasets are written now, and datasets that fit their
+    images to a backbone do it for each of ``fittings``. Images that two datasets share stop the run, or are reported
+    (benchmark/run/checks/overlap.py); so does a corpus that does not fill one of the ``batch_sizes`` that are
+    trained with.
+    """
+    remove_dead(data_root, *(f"{depth}{LEFTOVERS}" for depth in ("", "*/", "*/*/")))
+    for use, entry in entries_by_use(suite):
+        prepared = check_dataset(entry, data_root, reporter)
+        if use == "corpus":
+            count = len(read_pairs(entry, prepared))
+            if few := check_corpus(str(entry["dataset"]), min(count, limit or count), batch_sizes):
+                reporter.log(few)
+        elif check := getattr(TASKS.get(use), "check_data", None):
+            check(entry, prepared)
+    found = {
+        str(item): item
+        for fitting in tuple(fittings) or (None,)
+        for item in overlap.overlaps(suite, data_root, reporter, fitting=fitting, limit=limit)
+    }
+    for line in found:
+        reporter.log(line)
+    overlap.check(found.values(), allow=allow_overlap)
+
+
+def read_pairs(entry: Mapping[str, Any], prepared: Prepared, limit: int | None = None) -> PairData:
+    """Return the pairs of a suite's corpus, at most ``limit``.
+
+    Raises:
+        ConfigError, DataError: as in :func:`benchmark.data.samples.pairs`.
+    """
+    limits = [most for most in (entry.get("limit"), limit) if most is not None]
+    policy = {key: str(entry[key]) for key in POLICIES if key in entry}
+    share = float(entry.get("fraction", 1))
+    return pairs(str(entry["dataset"]), prepared, limit=min(limits, default=None), fraction=share, **policy)

@@ -1,0 +1,107 @@
+"""Where a result comes from: settings, seed, versions, commit, hardware; no names of people or hosts."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark.files import ROOT
+from benchmark.machine import hardware
+
+PACKAGES = (
+    "torch", "torchvision", "open_clip_torch", "timm", "transformers", "tokenizers", "peft", "safetensors",
+    "numpy", "scipy", "pandas", "scikit-learn",
+)  # fmt: skip
+
+
+_SOURCES = ("run_benchmark.py", "pyproject.toml", "benchmark", "methods", "tasks", "configs")
+
+
+# An absolute path, or one below a home folder, but not the rest of an address (https://...) or of "a/b".
+_PATH = re.compile(r"(?<![\w./~-])(?:~[\w.-]*)?(?:(?<!:)//+|/)(?:[^\s/'\":;,()]+/)*([^\s/'\":;,()]+)/?")
+
+
+# The same where its end is known, so that names of folders may hold blanks: in quotation marks, or alone.
+_QUOTED = re.compile(r"""(['"])(?:~[\w.-]*)?/(?:[^'"\n]*/)?([^'"/\n]+)/?\1""")
+
+
+_ALONE = re.compile(r"(?!.*\s/)((?:[\w.-]+:)?)(?:~[\w.-]*)?/(?!/)(?:[^:\n]*/)?([^:/\n]+)/?")
+
+
+def provenance(config: Mapping[str, Any], config_hash: str) -> dict[str, Any]:
+    """Return what is needed to repeat a cell, as JSON types.
+
+    Args:
+        config: the resolved settings of the cell.
+        config_hash: hash of the settings that the adapted weights depend on.
+    """
+    return {
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "program": {"name": "medpeft-bench", "version": _version("medpeft-bench")},
+        "git": git_state(),
+        "seed": config.get("seed"),
+        "limited": config.get("limit"),
+        "config_hash": config_hash,
+        "config": scrub(config),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": hardware(),
+    }
+
+
+@functools.cache
+def git_state(root: Path = ROOT) -> dict[str, Any]:
+    """Return the commit of the checkout and whether its sources differ from it; None outside a repository."""
+    commit = _git(root, "rev-parse", "HEAD")
+    present = [name for name in _SOURCES if (root / name).exists()]
+    changes = _git(root, "status", "--porcelain", "--", *present) if commit else None
+    return {"commit": commit or None, "dirty": None if changes is None else bool(changes)}
+
+
+def scrub(value: Any) -> Any:
+    """Return a copy of nested values in which every absolute path is only its last part."""
+    if isinstance(value, Mapping):
+        return {str(key): scrub(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrub(item) for item in value]
+    if isinstance(value, Path):
+        return value.name if value.is_absolute() else str(value)
+    return _without_folders(value) if isinstance(value, str) else value
+
+
+def _without_folders(text: str) -> str:
+    if "/" not in text:
+        return text
+    text = text.replace("file://", "")
+    if home := os.path.expanduser("~").strip("/~"):
+        text = text.replace(f"/{home}/", "~/")
+    if alone := _ALONE.fullmatch(text):
+        return alone[1] + alone[2]
+    return _PATH.sub(r"\1", _QUOTED.sub(r"\1\2\1", text))
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words],
+            capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,214 @@
+"""One cell end to end, and the whole command on small data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmark.cli import main
+from benchmark.config.run_config import Recipe
+from benchmark.console import NullReporter
+from benchmark.data.entries import data_entries, needed
+from benchmark.errors import ConfigError, DataError, StoreError
+from benchmark.files import configs
+from benchmark.plan import CellSpec
+from benchmark.run import cell
+from benchmark.store.cells import Store
+
+SUITE: dict[str, Any] = {
+    "name": "small",
+    "templates": ["a chest X-ray image of {}."],
+    "corpus": {"dataset": "phantom", "part": "mimic", "n": 48},
+    "validation": {
+        "task": "zeroshot",
+        "dataset": "phantom",
+        "part": "nih",
+        "n": 64,
+        "kind": "multilabel",
+        "metric": "auroc",
+        "min_positives": 1,
+        "classes": ["Edema", "Effusion", "Pneumothorax"],
+    },
+    "tasks": {
+        "zeroshot": {
+            "bootstrap": 20,
+            "datasets": {
+                "siim": {
+                    "dataset": "phantom",
+                    "part": "siim",
+                    "n": 32,
+                    "kind": "binary",
+                    "classes": ["No Finding", "Pneumothorax"],
+                    "positive": "Pneumothorax",
+                }
+            },
+        }
+    },
+}
+
+
+def spec(root: Path, method: str = "taskres", **changes: Any) -> CellSpec:
+    values: dict[str, Any] = {
+        "suite_name": "small",
+        "suite": SUITE,
+        "backbone": "tiny",
+        "pretrained": None,
+        "method": method,
+        "options": {},
+        "seed": 0,
+        "recipe": Recipe(epochs=2, batch_size=16, lr=1e-2),
+        "tasks": SUITE["tasks"],
+        "data_root": root,
+    }
+    return CellSpec(**values | changes)
+
+
+def run(one: CellSpec, out: Path) -> Any:
+    folder = Store(out).cell(one.folder)
+    cell.run_cell(one, folder, NullReporter())
+    return folder
+
+
+def test_a_method_that_trains_nothing_needs_no_corpus(tmp_path: Path) -> None:
+    gone = {"dataset": "medmnist", "name": "pneumoniamnist", "part": "train"}
+    suite = SUITE | {"corpus": gone, "validation": SUITE["validation"] | gone}
+    for entry in data_entries(needed(suite, ["zero_shot"])):
+        assert entry["dataset"] == "phantom"
+    assert needed(suite, ["zero_shot", "coop"]) is suite
+    folder = run(spec(tmp_path, "zero_shot", suite=suite), tmp_path / "out")
+    told = folder.read_json("adapt.json")
+    assert (told["pairs"], told["data_notes"]) == (0, ["no corpus: costs are those of blank pairs"])
+    assert folder.read_json("zeroshot.json")["datasets"]["siim"]["n"] == 32
+    assert folder.read_json("efficiency.json")["forward_flops_per_pair"] > 0
+    with pytest.raises(DataError, match="'medmnist/pneumoniamnist' is not prepared"):
+        run(spec(tmp_path, "taskres", suite=suite), tmp_path / "out")
+
+
+def test_a_task_refuses_a_method_before_it_is_adapted(tmp_path: Path) -> None:
+    tasks = {"zeroshot": SUITE["tasks"]["zeroshot"] | {"rule": "gloria"}}
+    with pytest.raises(ConfigError, match="backbone 'tiny' does not offer 'gloria', only: global"):
+        run(spec(tmp_path, tasks=tasks), tmp_path / "out")
+    assert not Store(tmp_path / "out").cell(spec(tmp_path).folder).exists("adapter.safetensors")
+
+
+def test_a_cell_leaves_everything_that_was_asked_for(tmp_path: Path) -> None:
+    folder = run(spec(tmp_path), tmp_path / "out")
+    assert set(folder.read_tensors("adapter.safetensors")) == {"residuals.text", "logit_scale.value"}
+    assert [row["epoch"] for row in folder.read_history()] == [0, 1, 2]
+    cost = folder.read_json("efficiency.json")
+    assert cost["trainable_parameters"] == 97
+    assert cost["trainable_parameters_without_logit_scale"] == 96
+    assert cost["cached_features"] == ["image", "text"]
+    assert cost["step_flops_per_pair"] > 100 * cost["step_flops_per_pair_cached"]
+    assert cost["adapter_bytes"] > 0
+    assert cost["step_time_p50_s"] > 0
+    result = folder.read_json("zeroshot.json")
+    assert result["status"] == "success"
+    assert result["datasets"]["siim"]["n"] == 32
+    samples = folder.read_npz("predictions/zeroshot-siim.npz")
+    assert samples["similarity"].shape == (32, 2)
+    assert not folder.exists("checkpoint")
+
+
+@pytest.mark.slow
+def test_a_cell_is_reproducible_bit_by_bit(tmp_path: Path) -> None:
+    first = run(spec(tmp_path, "clip_lora"), tmp_path / "a")
+    again = run(spec(tmp_path, "clip_lora"), tmp_path / "b")
+    assert (first.path / "adapter.safetensors").read_bytes() == (
+        again.path / "adapter.safetensors"
+    ).read_bytes()
+    assert first.read_json("zeroshot.json") == again.read_json("zeroshot.json")
+    other = run(spec(tmp_path, "clip_lora", seed=1), tmp_path / "c")
+    assert (first.path / "adapter.safetensors").read_bytes() != (
+        other.path / "adapter.safetensors"
+    ).read_bytes()
+
+
+def test_an_adapted_cell_is_only_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(spec(tmp_path), tmp_path / "out")
+    before = folder.read_json("zeroshot.json")
+    folder.remove("zeroshot.json")
+    monkeypatch.setattr(cell, "Trainer", lambda *_a, **_k: pytest.fail("adapted twice"))
+    assert run(spec(tmp_path), tmp_path / "out").read_json("zeroshot.json") == before
+
+
+def test_test_data_are_opened_after_adaptation_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Store(tmp_path / "out").cell(spec(tmp_path).folder)
+    opened: list[tuple[str, bool]] = []
+    for module in ("benchmark.run.cell", "tasks.zeroshot"):
+        original = sys.modules[module].load_dataset  # type: ignore[attr-defined]
+
+        def watched(entry: Any, *args: Any, original: Any = original) -> Any:
+            opened.append((entry["part"], folder.exists("adapter.safetensors")))
+            return original(entry, *args)
+
+        monkeypatch.setattr(f"{module}.load_dataset", watched)
+    cell.run_cell(spec(tmp_path), folder, NullReporter())
+    assert opened == [("mimic", False), ("nih", False), ("siim", True)]
+
+
+def test_an_adapter_of_other_options_is_refused(tmp_path: Path) -> None:
+    run(spec(tmp_path, "clip_adapter"), tmp_path / "out")
+    with pytest.raises(StoreError, match="has shape"):
+        run(spec(tmp_path, "clip_adapter", options={"reduction": 8}), tmp_path / "out")
+
+
+def test_a_suite_without_validation_says_so(tmp_path: Path) -> None:
+    without = {key: value for key, value in SUITE.items() if key != "validation"}
+    with pytest.raises(ConfigError, match="validation needs the keys metric, task"):
+        run(spec(tmp_path, suite=without), tmp_path / "out")
+
+
+def small_phantom(folder: Path) -> Path:
+    """Write the embedded suite with few films in each set."""
+    suite = yaml.safe_load(configs("suites", "phantom.yaml").read_text(encoding="utf-8"))
+    suite["tasks"] = {"zeroshot": suite["tasks"]["zeroshot"]}
+    for entry in (suite["corpus"], suite["validation"], *suite["tasks"]["zeroshot"]["datasets"].values()):
+        entry["n"] = 100
+    (folder / "phantom.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    return folder / "phantom.yaml"
+
+
+@pytest.mark.slow
+def test_the_main_command_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--suite", str(small_phantom(tmp_path)), "--methods", "zero_shot,clip_adapter", "--tasks", "zeroshot",
+             "--jobs", "1", "--seeds", "0,1", "--device", "cpu", "validation.min_positives=1",
+             "tasks.zeroshot.bootstrap=50", "--output-dir", str(tmp_path / "out"),
+             "--data-root", str(tmp_path / "data")]  # fmt: skip
+    assert main(words) == 0
+    assert (
+        "3 cells: 3 done" in capsys.readouterr().out
+    )  # zero-shot draws nothing: one run stands for both seeds
+    with (tmp_path / "out/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["method"], row["seed"]) for row in rows} == {
+        ("zero_shot", "0"),
+        ("clip_adapter", "0"),
+        ("clip_adapter", "1"),
+    }
+    assert {row["dataset"] for row in rows} == {"chexpert_5x200", "rsna", "siim"}
+    assert {"acc", "auroc", "balanced_acc", "majority_acc"} <= {row["metric"] for row in rows}
+    report = tmp_path / "out/report"
+    for name in (
+        "table_1.csv",
+        "table_1.md",
+        "table_1.tex",
+        "index.html",
+        "figure_efficiency.png",
+        "efficiency.csv",
+    ):
+        assert (report / name).stat().st_size > 0, name
+    assert "CLIP-Adapter" in (report / "table_1.md").read_text()
+    provenance = json.loads(
+        (tmp_path / "out/runs/phantom/tiny/clip_adapter/seed-1/provenance.json").read_text()
+    )
+    assert str(tmp_path) not in json.dumps(provenance)
+
+    assert main(words) == 0
+    assert "3 reused" in capsys.readouterr().out
