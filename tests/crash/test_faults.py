@@ -22,12 +22,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmark import files as store_module
 from benchmark.cli import main
 from benchmark.cli import run as run_verb
 from benchmark.console import NullReporter
 from benchmark.files import LEFTOVERS, ROOT, remove_dead, temporary_beside, write_whole
 from benchmark.run.training.checkpoint import Checkpoint
-from benchmark.store import cells as store_module
 from benchmark.store.cells import CellFolder, Store
 from tests.test_stop import train
 

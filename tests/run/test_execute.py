@@ -22,6 +22,7 @@ from benchmark.errors import ConfigError
 from benchmark.files import ROOT
 from benchmark.machine import find_devices
 from benchmark.plan import make_plan
+from benchmark.run import execute
 from benchmark.run.engines.grid import Cluster
 from benchmark.run.engines.start import run_plan
 from benchmark.run.execute import execute_cell, fail_cell
@@ -174,7 +175,7 @@ def test_a_cell_killed_after_its_last_result_is_brought_to_its_end(flags, world,
 
 
 def test_a_dead_worker_fails_its_cell_unless_that_is_finished_or_taken_over(flags, world, run, monkeypatch):
-    monkeypatch.setattr(machine, "LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(execute, "LOCK_PATIENCE", 0.0)
     _, _, store = run(seeds="0")
     spec = make_plan(load_config(flags), store).cells[0].spec
     assert fail_cell(spec, store, "it died").status == "done"
@@ -240,7 +241,7 @@ import sys
 from benchmark.config.load import load_config
 from benchmark.console import Console
 from benchmark.plan import make_plan
-from benchmark.run.execute import run_plan
+from benchmark.run.engines.start import run_plan
 from benchmark.store.cells import Store
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ def cluster():
     from ray.cluster_utils import Cluster as RayCluster
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
+    Path("/tmp/ray").mkdir(
+        exist_ok=True
+    )  # Ray writes the address of a cluster there, but does not make the folder
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False, "include_log_monitor": False}
     made = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder, **small})
     made.nodes = [made.add_node(wait=False, num_cpus=1, num_gpus=1, **small) for _ in range(2)]

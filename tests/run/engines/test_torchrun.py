@@ -16,7 +16,6 @@ import rich.console
 import torch
 import yaml
 
-from benchmark import world as parallel
 from benchmark.config.run_config import Recipe
 from benchmark.console import Console, Reporter, Stopped
 from benchmark.errors import CellError, ConfigError
@@ -121,7 +120,7 @@ def test_requests_that_do_not_go_with_several_processes(both: Pair, tmp_path: Pa
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together.parallel, "on_this_machine", lambda: (1, 2))
+    monkeypatch.setattr(together.machine, "on_this_machine", lambda: (1, 2))
     chosen: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(together, "find_devices", lambda wanted: ["cuda:0", "cuda:1"])
@@ -149,7 +148,7 @@ def join(world: World, wrong_in: tuple[int, ...]) -> tuple[str, str]:
     console = Console(force_terminal=False)
     console.out = rich.console.Console(file=io.StringIO(), width=300)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "launched", lambda: True)
+        patch.setattr(together.machine, "launched", lambda: True)
         patch.setattr("benchmark.run.training.distributed.ProcessGroup", lambda: world)
         patch.setattr(type(world), "leave", lambda self: None)
         try:
