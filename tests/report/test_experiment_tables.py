@@ -109,7 +109,7 @@ def test_the_main_table_keeps_the_papers_rows_in_its_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     titles = {"coop": "CoOp", "ace_lora": "ACE-LoRA", "mine": "Mine"}
-    for module in ("collect", "views"):
+    for module in ("collect", "experiment_tables"):
         monkeypatch.setattr(f"benchmark.report.{module}.method_titles", lambda name: (titles[name],) * 2)
     main = Experiment("1", "table", tasks={"zeroshot": ("acc",)}, source="configs/experiments/table_1.yaml")
     choose_experiments((main, [row("a", "ace_lora", "ACE-LoRA"), row("b", "coop", "CoOp")]))
@@ -197,11 +197,12 @@ def test_ties_are_marked_in_every_format_and_explained(
         keys=(key,),
         tied_with_best=lambda _: {"ace_lora", "coop"},
         against_baseline={("coop", key): SimpleNamespace(difference=0.03, p_adjusted=0.04, verdict="better")},
-        words=lambda: ["CoOp is better than zero-shot."],
-        short=lambda: ["1 better."],
     )
-    for module in ("render", "frames"):
-        monkeypatch.setattr(f"benchmark.report.{module}.block_tests", lambda block: tests)
+    for module in ("render", "numbers"):
+        monkeypatch.setattr(f"benchmark.report.tables.{module}.block_tests", lambda block: tests)
+    words = "benchmark.report.tables.render"
+    monkeypatch.setattr(f"{words}.sentences", lambda tests, keys: ["CoOp is better than zero-shot."])
+    monkeypatch.setattr(f"{words}.summary", lambda tests: ["1 better."])
     write_cell("ace_lora", 0, (0.50, 0.8))
     write_cell("coop", 0, (0.49, 0.7))
     write_cell("zero_shot", 0, (0.40, 0.7))

@@ -199,9 +199,9 @@ def test_words_say_when_one_seed_was_run(make: Make) -> None:
 
 
 def test_words_without_baseline_name_ties(make: Make) -> None:
-    words = block_tests(
-        block(seeds(make, "one", 1.0), seeds(make, "two", 1.01), seeds(make, "far", 0.1))
-    ).words([ACC])
+    words = sentences(
+        block_tests(block(seeds(make, "one", 1.0), seeds(make, "two", 1.01), seeds(make, "far", 0.1))), [ACC]
+    )
     assert "is best;" in words[0]
     assert "is tied with it" in words[0]
 
@@ -214,7 +214,7 @@ def test_a_difference_within_the_spread_of_seeds_does_not_count(make: Make) -> N
     assert found.verdict == "within seeds"
     assert (
         "differs on these patients, but by no more than two standard errors over seeds"
-        in tests.words([ACC])[0]
+        in sentences(tests, [ACC])[0]
     )
 
 
@@ -267,7 +267,10 @@ def test_missing_predictions_are_said_in_words(make: Make) -> None:
     lost = make("lost", 1.5)
     (lost.folder / "predictions" / "zeroshot-toy.npz").unlink()
     made = block(row("frozen", make("frozen", trained=0)), row("lost", lost))
-    assert block_tests(made).words([ACC])[0] == "Toy set ACC: Not tested: LOST: its predictions are missing."
+    assert (
+        sentences(block_tests(made), [ACC])[0]
+        == "Toy set ACC: Not tested: LOST: its predictions are missing."
+    )
     assert block_tests(made).tied_with_best(ACC) == frozenset()
 
 
@@ -423,7 +426,7 @@ def test_a_second_task_on_the_same_data_is_named(make: Make) -> None:
         rows.append(row(name, run))
     tests = block_tests(block(*rows))
     assert [key[0] for key in tests.keys] == ["zeroshot", "zeroshot", "transclip", "transclip"]
-    assert [words.split(":")[0] for words in tests.words()[:3:2]] == [
+    assert [words.split(":")[0] for words in sentences(tests, tests.keys)[:3:2]] == [
         "Toy set ACC",
         "Toy set ACC (transclip)",
     ]
