@@ -1,19 +1,34 @@
-"""Typed settings: frozen dataclasses whose fields are filled from YAML values or command-line text.
+"""Typed settings: frozen dataclasses whose fields are filled from YAML values, command-line text or stored files.
 
-`setting` declares a field with its help text and bounds; `check` turns raw values into the declared types and
-collects every problem with the place it came from.
+A dataclass declares what is allowed: `setting` gives a field its help text and bounds. Pydantic does the checking and
+writes the JSON Schema; this module tells it which texts stand for values (``"1e-3"``, ``"a,b"``, ``"yes"``) and turns
+its errors into one line each.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+)
+from typing_extensions import Required, TypedDict
 
 from benchmark.errors import quoted, suggest
 
@@ -27,6 +42,13 @@ class Given:
     where: str
 
 
+class Stored:
+    """Base of dataclasses that declare a stored file: no text stands for a value, and other keys may be there."""
+
+    as_written: ClassVar[bool] = True
+    more_keys: ClassVar[bool] = True
+
+
 def setting(
     default: Any,
     help: str,
@@ -34,6 +56,7 @@ def setting(
     low: float | None = None,
     above: float | None = None,
     high: float | None = None,
+    below: float | None = None,
     hashed: bool | Literal["unless default"] = True,
 ) -> Any:
     """Declare a dataclass field.
@@ -44,12 +67,13 @@ def setting(
         low: smallest allowed value.
         above: values must be greater than this.
         high: largest allowed value.
+        below: values must be less than this.
         hashed: False when it cannot change a result (it then does not make two runs differ); "unless default" for a
             setting that came later, whose default is what was done before: older results stay valid.
     """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "low": low, "above": above, "high": high, "hashed": hashed}
-    )
+    bounds = {"ge": low, "gt": above, "le": high, "lt": below}
+    given = {name: value for name, value in bounds.items() if value is not None}
+    return dataclasses.field(default=default, metadata={"help": help, "bounds": given, "hashed": hashed})
 
 
 def unsaid(options: Any) -> set[str]:
@@ -72,23 +96,61 @@ def check(cls: type, given: Iterable[Given], kind: str) -> tuple[dict[str, Any],
     Returns:
         The typed values, and one line per problem (unknown key, wrong type, out of bounds).
     """
-    hints = _hints(cls)
-    fields = {item.name: item for item in dataclasses.fields(cls) if item.init}
     values: dict[str, Any] = {}
     problems: list[str] = []
     for item in given:
-        if item.key not in fields:
-            known = ", ".join(sorted(fields)) or "none"
-            hint = suggest(item.key, fields)
-            problems.append(f"{item.where}: unknown {kind} '{item.key}'.{hint} Known: {known}")
-            continue
+        one = {str(item.key): item.value}
         try:
-            value = coerce(item.value, hints[item.key])
-            check_bounds(value, fields[item.key].metadata)
-            values[item.key] = value
-        except ValueError as error:
-            problems.append(f"{item.where}: expected {error}, got {quoted(item.value)}")
+            values |= _adapter(cls, partial=True).validate_python(one)
+        except ValidationError as error:
+            problems += _lines(error, one, cls, functools.partial(_place_of, item), kind)
     return values, problems
+
+
+def read(
+    hint: Any, value: Any, where: Callable[[str], str], kind: str = "key"
+) -> tuple[Any | None, list[str]]:
+    """Check a whole section, with all that stands below it.
+
+    Args:
+        hint: a dataclass, or a type such as ``dict[str, <dataclass>]``.
+        value: as it was read from a file.
+        where: how a message names a key, given its path ("rows.1.title"; "" is the section itself).
+        kind: what to call a key in messages.
+
+    Returns:
+        The dataclass, or None when anything is wrong; and one line per problem.
+    """
+    try:
+        return _adapter(hint).validate_python(value), []
+    except ValidationError as error:
+        return None, _lines(error, value, hint, where, kind)
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """Return ``value`` as the annotated type; text is parsed, other types are not converted silently.
+
+    Raises:
+        ValueError: the text says what was expected, for example "a whole number".
+    """
+    try:
+        return _adapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(_expected(error.errors()[0])) from None
+
+
+def words(value: Any) -> list[Any]:
+    """Return the items of a list: of a text with commas or blanks, of a list of such texts, or one value."""
+    if isinstance(value, str):
+        return value.replace(",", " ").split()
+    if isinstance(value, list | tuple):
+        return [word for item in value for word in words(item)]
+    return [value]
+
+
+def json_schema(hint: Any) -> dict[str, Any]:
+    """Return the JSON Schema of what `read` takes; texts that stand for numbers are not in it."""
+    return _adapter(hint).json_schema()
 
 
 def contract_problem(plugin: Any) -> str:
@@ -101,73 +163,125 @@ def contract_problem(plugin: Any) -> str:
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         return "its Options must be a dataclass"
     try:
-        _hints(cls)
+        _adapter(cls, partial=True)
     except Exception as error:  # an annotation may say anything
         return f"the types of its Options cannot be read ({type(error).__name__}: {error})"
     for item in dataclasses.fields(cls):
-        if item.init and item.default is item.default_factory is dataclasses.MISSING:
+        if item.init and _is_required(item):
             return f"its option '{item.name}' has no default"
     return ""
 
 
+# ------------------------------------------------------------------ dataclasses become pydantic types
+@functools.cache
+def _adapter(hint: Any, *, partial: bool = False) -> TypeAdapter[Any]:
+    """Return pydantic's checker of a type; with ``partial``, of some keys of a dataclass."""
+    return TypeAdapter(_record(hint, partial=True) if partial else _typed(hint, {}, strict=False))
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(cls, include_extras=True)
 
 
-def check_bounds(value: Any, metadata: Any) -> None:
-    """Raise ValueError, saying what is expected, when a number is out of the declared bounds."""
-    low, above, high = (metadata.get(key) for key in ("low", "above", "high"))
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            continue
-        if low is not None and not number >= low:
-            raise ValueError(f"a value of at least {low:g}")
-        if above is not None and not number > above:
-            raise ValueError(f"a value greater than {above:g}")
-        if high is not None and not number <= high:
-            raise ValueError(f"a value of at most {high}")
+def _is_required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is item.default_factory is dataclasses.MISSING
 
 
-def coerce(value: Any, hint: Any) -> Any:
-    """Return ``value`` as the annotated type; text is parsed, other types are not converted silently.
+def _record(cls: type, *, partial: bool = False) -> Any:
+    """Return the keys of a dataclass as a TypedDict."""
+    keys: dict[str, Any] = {}
+    for item in dataclasses.fields(cls):
+        if item.init:
+            bounds, strict = item.metadata.get("bounds", {}), getattr(cls, "as_written", False)
+            typed: Any = _typed(_hints(cls)[item.name], bounds, strict=strict)
+            typed = Annotated[typed, Field(description=item.metadata.get("help"))]
+            keys[item.name] = Required[typed] if _is_required(item) and not partial else typed
+    made: Any = TypedDict(cls.__name__, keys, total=False)  # type: ignore[operator]
+    made.__pydantic_config__ = ConfigDict(extra="ignore" if getattr(cls, "more_keys", False) else "forbid")
+    return made
 
-    Raises:
-        ValueError: the text says what was expected, for example "a whole number".
-    """
-    origin = typing.get_origin(hint)
+
+def _typed(hint: Any, bounds: Mapping[str, Any], *, strict: bool) -> Any:
+    """Return the type that pydantic checks; unless ``strict``, texts may stand for values."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    within = functools.partial(_typed, bounds=bounds, strict=strict)
+    if origin is Annotated:
+        return Annotated[(within(inner[0]), *inner[1:])]
+    if dataclasses.is_dataclass(hint):
+        return Annotated[_record(hint), AfterValidator(functools.partial(_made, hint))]  # type: ignore[arg-type]
     if origin in (typing.Union, types.UnionType):
-        return _coerce_union(value, typing.get_args(hint))
+        return _union([within(x) for x in inner if x is not type(None)], type(None) in inner, strict)
     if origin is Literal:
-        return _coerce_choice(value, typing.get_args(hint))
+        return Annotated[Any, PlainValidator(functools.partial(_choice, inner), json_schema_input_type=hint)]
     if origin is tuple:
-        return _coerce_tuple(value, typing.get_args(hint))
-    return _PLAIN[hint](value) if hint in _PLAIN else value
+        return _tuple([x if x is Ellipsis else within(x) for x in inner])
+    if origin in (list, collections.abc.Sequence):
+        return list[within(inner[0])]  # type: ignore[misc]
+    if origin in (dict, collections.abc.Mapping):
+        return dict[inner[0] if typing.get_origin(inner[0]) is Annotated else Any, within(inner[1])]  # type: ignore[misc]
+    if hint is dict or hint is list:
+        return hint
+    return _plain(hint, bounds, strict) if hint in (int, float, bool, str, Path) else Any
 
 
-def words(value: Any) -> list[Any]:
-    """Return the items of a list: of a text with commas or blanks, of a list of such texts, or one value."""
-    if isinstance(value, str):
-        return value.replace(",", " ").split()
-    if isinstance(value, list | tuple):
-        return [word for item in value for word in words(item)]
-    return [value]
+def _plain(hint: Any, bounds: Mapping[str, Any], strict: bool) -> Any:
+    if hint in (int, float):
+        number = Annotated[hint, Strict(), Field(allow_inf_nan=False if hint is float else None, **bounds)]
+        number = Annotated[number, AfterValidator(_fits)] if hint is int else number
+        return number if strict else Annotated[number, BeforeValidator(functools.partial(_number, hint))]
+    if strict:
+        return Annotated[hint, Strict()]
+    reader: Callable[[Any], Any] = {bool: _bool, str: _str, Path: _path}[hint]
+    return Annotated[hint, PlainValidator(reader, json_schema_input_type=hint)]
 
 
-def _coerce_union(value: Any, hints: tuple[Any, ...]) -> Any:
-    if type(None) in hints and (value is None or str(value).lower() in ("none", "null")):
-        return None
-    wanted = [hint for hint in hints if hint is not type(None)]
-    expected: list[str] = []
-    for hint in wanted:
-        try:
-            return coerce(value, hint)
-        except ValueError as error:
-            expected.append(str(error))
-    raise ValueError(" or ".join(expected))
+def _union(kinds: Sequence[Any], optional: bool, strict: bool) -> Any:
+    joined = kinds[0]
+    if len(kinds) > 1:
+        joined = Annotated[typing.Union[tuple(kinds)], Field(union_mode="left_to_right")]  # noqa: UP007
+        joined = Annotated[joined, WrapValidator(_one_problem)]
+    if not optional:
+        return joined
+    return joined | None if strict else Annotated[joined | None, BeforeValidator(_none)]
 
 
-def _coerce_choice(value: Any, choices: tuple[Any, ...]) -> Any:
+def _tuple(kinds: Sequence[Any]) -> Any:
+    """Return a tuple that is also read from words; what is wrong with it is one problem."""
+    whole: Any = tuple[tuple(kinds)]  # type: ignore[misc]
+    count = None if Ellipsis in kinds else len(kinds)
+    written = list[typing.Union[tuple(x for x in kinds if x is not Ellipsis)]]  # type: ignore[misc]  # noqa: UP007
+    written = typing.Union[written, kinds[0], str]  # noqa: UP007
+    return Annotated[whole, WrapValidator(functools.partial(_split, count), json_schema_input_type=written)]
+
+
+def _split(count: int | None, value: Any, handler: Callable[[Any], Any]) -> Any:
+    items = words(value)
+    if count is not None and len(items) != count:
+        raise ValueError(f"{count} values")
+    try:
+        return handler(tuple(items))
+    except ValidationError as error:
+        raise ValueError(_expected(error.errors()[0])) from None
+
+
+def _one_problem(value: Any, handler: Callable[[Any], Any]) -> Any:
+    try:
+        return handler(value)
+    except ValidationError as error:
+        raise ValueError(" or ".join(dict.fromkeys(map(_expected, error.errors())))) from None
+
+
+def _made(cls: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    return cls(**values)
+
+
+# ------------------------------------------------------------------ texts that stand for values
+def _none(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() in ("none", "null") else value
+
+
+def _choice(choices: tuple[Any, ...], value: Any) -> Any:
     for choice in choices:
         if value == choice or str(value) == str(choice):
             return choice
@@ -175,37 +289,19 @@ def _coerce_choice(value: Any, choices: tuple[Any, ...]) -> Any:
     raise ValueError(f"one of {', '.join(map(str, choices))}{' (' + hint.strip() + ')' if hint else ''}")
 
 
-def _coerce_tuple(value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
-    items = words(value)
-    if len(hints) == 2 and hints[1] is Ellipsis:
-        return tuple(coerce(item, hints[0]) for item in items)
-    if len(items) != len(hints):
-        raise ValueError(f"{len(hints)} values")
-    return tuple(coerce(item, hint) for item, hint in zip(items, hints, strict=True))
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("a whole number")
+def _number(kind: type, value: Any) -> Any:
+    # YAML 1.1 reads 1e-3 as text, so text is welcome here.
+    if not isinstance(value, str):
+        return value
     try:
-        number = int(value)
+        return kind(value)
     except ValueError:
-        raise ValueError("a whole number") from None
+        return value
+
+
+def _fits(number: int) -> int:
     if not -(2**63) <= number < 2**63:  # what a tensor holds
         raise ValueError("a whole number below 2^63")
-    return number
-
-
-def _float(value: Any) -> float:
-    # YAML 1.1 reads 1e-3 as text, so text is welcome here.
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("a number")
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError("a number") from None
-    if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError("a finite number")
     return number
 
 
@@ -231,4 +327,86 @@ def _path(value: Any) -> Path:
         raise ValueError("a path without ~ (there is no such user here)") from None
 
 
-_PLAIN: dict[Any, Callable[[Any], Any]] = {int: _int, float: _float, bool: _bool, str: _str, Path: _path}
+# ------------------------------------------------------------------ pydantic's errors become lines
+_EXPECTED = {
+    "dict_type": "keys and values",
+    "list_type": "a list",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "greater_than_equal": "a value of at least {ge:g}",
+    "greater_than": "a value greater than {gt:g}",
+    "less_than_equal": "a value of at most {le}",
+    "less_than": "a value below {lt:g}",
+    "value_error": "{error}",
+}
+"""Type of an error -> what was expected instead."""
+
+
+def _expected(error: Any) -> str:
+    return _EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+
+
+def _place_of(item: Given, path: str) -> str:
+    return item.where + path.removeprefix(str(item.key))
+
+
+def _lines(
+    error: ValidationError, value: Any, hint: Any, where: Callable[[str], str], kind: str
+) -> list[str]:
+    """Return one line per error: the place, what was expected there, and what came."""
+    lines = []
+    for one in error.errors(include_url=False):
+        keys = [key for key in one["loc"] if key != "[key]"]
+        path, inside, got = [], [hint], value
+        for key in keys:
+            path.append(str(key + 1) if isinstance(got, list) else str(key))  # type: ignore[operator]
+            inside.append(_below(inside[-1], key))
+            got = _item(got, key)
+        place = where(".".join(path))
+        if one["type"] in ("extra_forbidden", "invalid_key"):
+            named = f"{path[-2]} key" if len(path) > 1 and not path[-2].isdecimal() else kind
+            lines.append(f"{place}: {_unknown(named, path[-1], inside[-2])}")
+        elif one["type"] == "missing":
+            lines.append(f"{where('.'.join(path[:-1]))}: the key '{path[-1]}' is missing")
+        else:
+            lines.append(f"{place}: expected {_expected(one)}, got {quoted(got)}")
+    return lines
+
+
+def _item(value: Any, key: Any) -> Any:
+    try:
+        return value[key]
+    except (LookupError, TypeError):  # a key of a mapping that is wrong itself
+        return key
+
+
+def _records(hint: Any) -> list[type]:
+    """Return the dataclasses that a type names directly, as ``X | None`` names X."""
+    if dataclasses.is_dataclass(hint):
+        return [typing.cast("type", hint)]
+    if typing.get_origin(hint) in (Annotated, typing.Union, types.UnionType):
+        return [found for inner in typing.get_args(hint) for found in _records(inner)]
+    return []
+
+
+def _below(hint: Any, key: Any) -> Any:
+    """Return the type of what stands below a key."""
+    for record in _records(hint):
+        return _hints(record).get(key, Any)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Annotated, typing.Union, types.UnionType):
+        return next((found for one in inner if (found := _below(one, key)) is not Any), Any)
+    return inner[-1] if origin in (dict, list, collections.abc.Mapping, collections.abc.Sequence) else Any
+
+
+def _unknown(kind: str, key: str, hint: Any) -> str:
+    """Return the message on a key that a dataclass has not: the nearest one, maybe of a section of it, and all."""
+    (cls,) = _records(hint)
+    names = [item.name for item in dataclasses.fields(cls) if item.init]
+    nested = {name: found for name in names for found in _records(_hints(cls)[name])}
+    near = [f" Did you mean '{name}.{key}'?" for name in nested if key in _hints(nested[name])]
+    known = ", ".join(sorted(names)) or "none"
+    return f"unknown {kind} '{key}'.{near[0] if near else suggest(key, names)} Known: {known}"
