@@ -16,8 +16,8 @@ from benchmark.registry import METHODS, TASKS
 from benchmark.report.agreement import Made, Place, by_settings, differences, made_of, usual
 from benchmark.report.paper import PaperTables
 from benchmark.report.runs import Key, Run
-from benchmark.store import cells as shapes
 from benchmark.store.cells import CellFolder, Store, cell_name
+from benchmark.store.contents import CEILINGS, content_problem
 from benchmark.store.provenance import scrub
 
 if TYPE_CHECKING:
@@ -482,7 +482,7 @@ def _read_ceilings(output_dir: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        problem = shapes.shape_problem(content, shapes.CEILINGS)
+        problem = content_problem(content, CEILINGS)
     except (OSError, ValueError, RecursionError):
         problem = "not valid JSON"
     if problem:

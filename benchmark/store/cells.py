@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from benchmark.errors import StoreError, quoted
+from benchmark.errors import StoreError
 from benchmark.files import LEFTOVERS, file_lock, parse_yaml, remove_dead, write_whole
+from benchmark.store.contents import OWN, Config, History, Result, content_problem
 
 if TYPE_CHECKING:
     import numpy as np
-    import numpy.typing as npt
     from torch import Tensor
 
 SCHEMA_VERSION = 1
@@ -77,13 +77,8 @@ class CellFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or "damaged"
-            raise UnreadableError(f"{path}: {reason}. Delete it and run the same command again") from None
-        if not isinstance(content, dict):
-            raise UnreadableError(f"{path}: damaged. Delete it and run the same command again")
-        check_schema(path, content)
-        _check_shape(path, content, OWN.get(path.name, RESULT))
-        return content
+            raise _damaged(path, getattr(error, "strerror", None) or "damaged") from None
+        return _checked(path, content, OWN.get(path.name, Result))
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as safetensors."""
@@ -105,9 +100,7 @@ class CellFolder:
         try:
             tensors: dict[str, Tensor] = load_file(str(path))
         except (OSError, SafetensorError):
-            raise UnreadableError(
-                f"{path}: missing or damaged. Delete it and run the command again"
-            ) from None
+            raise _damaged(path, "missing or damaged") from None
         return tensors
 
     def write_npz(self, name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -131,18 +124,12 @@ class CellFolder:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except Exception:  # of a damaged archive, zip and NumPy raise whatever they find
-            raise UnreadableError(
-                f"{path}: missing or damaged. Delete it and run the command again"
-            ) from None
+            raise _damaged(path, "missing or damaged") from None
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write history.jsonl, one JSON object per row."""
         text = "".join(json.dumps(_jsonable(row), allow_nan=False) + "\n" for row in rows)
         write_whole(self.inside("history.jsonl"), lambda path: path.write_text(text, encoding="utf-8"))
-
-    def append_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows to history.jsonl; the file stays whole at any moment."""
-        self.write_history([*self.read_history(), *rows])
 
     def read_history(self) -> list[dict[str, Any]]:
         """Return the rows of history.jsonl; none when there is no such file."""
@@ -152,10 +139,8 @@ class CellFolder:
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError, RecursionError):
-            raise UnreadableError(f"{path}: damaged. Delete it and run the command again") from None
-        for row in rows:
-            _check_shape(path, row, ROW)
-        return rows
+            raise _damaged(path, "damaged") from None
+        return _checked(path, {"rows": rows}, History)["rows"]
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml, the resolved settings of the cell."""
@@ -170,11 +155,7 @@ class CellFolder:
             content = parse_yaml(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             content = None
-        if not isinstance(content, dict):
-            raise UnreadableError(f"{path}: missing or damaged. Delete it and run the same command again")
-        check_schema(path, content)
-        _check_shape(path, content, CONFIG)
-        return content
+        return _checked(path, content, Config, "missing or damaged")
 
     def results(self) -> dict[str, Path]:
         """Return task name -> its result file."""
@@ -298,10 +279,18 @@ def check_schema(path: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def _check_shape(path: Path, content: Any, shape: Any) -> None:
-    """Raise UnreadableError when a file holds something else than it should."""
-    if problem := shape_problem(content, shape):
-        raise UnreadableError(f"{path}: {problem}. Delete it and run the same command again")
+def _damaged(path: Path, what: str) -> UnreadableError:
+    return UnreadableError(f"{path}: {what}. Delete it and run the same command again")
+
+
+def _checked(path: Path, content: Any, hint: type, otherwise: str = "damaged") -> dict[str, Any]:
+    """Return the content of a file, or raise UnreadableError when it does not hold what it should."""
+    if not isinstance(content, dict):
+        raise _damaged(path, otherwise)
+    check_schema(path, content)
+    if problem := content_problem(content, hint):
+        raise _damaged(path, problem)
+    return content
 
 
 def _cell_rows(cell: CellFolder, problems: list[str]) -> list[Sequence[Any]]:
@@ -358,121 +347,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, int) else str(value)
-
-
-NUMBER, WHOLE, TEXT, MAPPING, LIST = "a number", "a whole number", "a text", "keys and values", "a list"
-
-
-class Each:
-    """Keys and values of which every value has one shape."""
-
-    def __init__(self, shape: Any) -> None:
-        self.shape = shape
-
-
-IDENTITY = {
-    "numbers": WHOLE,
-    "weights": TEXT,
-    "arithmetic": TEXT,
-    "data": Each(TEXT),
-    "code": TEXT,
-    "adapter": TEXT,
-}
-
-
-_SCORE = {"value": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER, "n": WHOLE}
-
-
-_METRIC = {"head": TEXT, "unit": TEXT, "references": Each(TEXT)}
-
-
-RESULT = {
-    "metrics": Each(_METRIC),
-    "status": TEXT,
-    "identity": IDENTITY,
-    "datasets": Each(
-        {
-            "metrics": Each(_SCORE),
-            "info": dict.fromkeys(("data_notes", "classes", "overlaps"), LIST),
-            "kind": TEXT,
-        }
-    ),
-}
-
-
-CONFIG = {
-    **dict.fromkeys(("suite_name", "backbone", "method", "variant"), TEXT),
-    **dict.fromkeys(("seed", "limit"), WHOLE),
-    "suite": {"tasks": Each({"datasets": Each(MAPPING)}), "paper": MAPPING, "related": MAPPING},
-    "recipe": MAPPING,
-    "options": MAPPING,
-    "tasks": Each({"datasets": Each(MAPPING)}),
-}
-
-
-OWN: Mapping[str, Any] = {
-    "status.json": {"status": TEXT, "error": TEXT},
-    "adapt.json": {"imported": MAPPING, "identity": IDENTITY, "data_notes": LIST},
-    "efficiency.json": {"by_tower": MAPPING},
-    "provenance.json": {"git": MAPPING, "imported": MAPPING},
-}
-"""Name -> shape, of the files of a cell that are no results."""
-
-
-ROW = {"step": NUMBER}
-
-
-CEILINGS = Each({"title": TEXT, "datasets": Each(Each(NUMBER))})
-
-
-def shape_problem(value: Any, shape: Any, place: str = "") -> str:
-    """Return where a value differs from its shape, and how; empty when it does not. What is missing or None is right.
-
-    Args:
-        value: of JSON or YAML.
-        shape: one of the words of this module, keys with their shapes, or :class:`Each`.
-        place: keys down to the value.
-    """
-    if value is None:
-        return ""
-    if isinstance(shape, str):
-        return "" if _is(value, shape) else f"{place}: expected {shape}, got {quoted(value)}"
-    if not isinstance(value, Mapping):
-        return f"{place or 'content'}: expected {MAPPING}, got {quoted(value)}"
-    shapes = dict.fromkeys(value, shape.shape) if isinstance(shape, Each) else shape
-    found = (
-        shape_problem(value[key], shapes[key], f"{place}.{key}".lstrip(".")) for key in shapes if key in value
-    )
-    return next(filter(None, found), "")
-
-
-def _is(value: Any, word: str) -> bool:
-    if word == NUMBER:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    kinds: Any = {WHOLE: int, TEXT: str, MAPPING: Mapping, LIST: list}[word]
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-def arrays_problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Return why the arrays of a predictions file do not fit together; empty when they do."""
-    import numpy as np
-
-    count = len(arrays["image_id"]) if "image_id" in arrays and arrays["image_id"].ndim else None
-    forms = [name for name in arrays if name.startswith(("sample_", "group_"))]
-    forms += [name for name in arrays if name.startswith("score_") and f"truth_{name[6:]}" in arrays]
-    for name in ("image_id", "patient_id", "similarity", "target", *forms):
-        if name in arrays and (arrays[name].ndim == 0 or len(arrays[name]) != count):
-            return f"'{name}' has not one entry per image"
-    scores, target = arrays.get("similarity"), arrays.get("target")
-    if scores is not None and (scores.ndim != 2 or scores.dtype.kind != "f" or not np.isfinite(scores).all()):
-        return "'similarity' is no table of finite numbers"
-    if target is not None and (target.dtype.kind not in "iub" or target.ndim > 2):
-        return "'target' holds no classes"
-    if scores is None or target is None or not target.size:
-        return ""
-    fits = (
-        target.shape == scores.shape
-        if target.ndim == 2
-        else 0 <= target.min() <= target.max() < scores.shape[1]
-    )
-    return "" if fits else "'target' names classes that 'similarity' has not"

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from benchmark.errors import quoted
 from tests.bad_input.case import RUN, SUITE, Case, Setup, files, small, together
 
 CELL = "results/runs/toy/tiny/taskres/seed-0"
@@ -36,7 +37,8 @@ def store(folder: Path) -> None:
         score = {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 12}
         result = {"n": 12, "kind": "multiclass", "metrics": {"acc": score}, "info": {"logit_scale": 1.0}}
         cell.write_json(
-            "zeroshot.json", {"task": "zeroshot", "status": "success", "datasets": {"set": result}}
+            "zeroshot.json",
+            {"status": "success", "metrics": {"acc": {"unit": "%"}}, "datasets": {"set": result}},
         )
 
 
@@ -44,138 +46,92 @@ def put(name: str, content: bytes | str) -> Setup:
     return together(store, files({f"{CELL}/{name}": content}))
 
 
-def changed_cell(name: str, *keys: str, value: Any) -> Setup:
-    """Put a value at some keys of a JSON or YAML file of the cell."""
+def changed_cell(name: str, place: str, value: Any) -> Setup:
+    """Put a value at a dotted place of a JSON or YAML file of the cell."""
 
     def change(folder: Path) -> None:
         path = folder / CELL / name
         content = yaml.safe_load(path.read_text())
+        *keys, last = place.split(".")
         here = content
-        for key in keys[:-1]:
+        for key in keys:
             here = here[key]
-        here[keys[-1]] = value
+        here[last] = value
         path.write_text(yaml.safe_dump(content) if name.endswith("yaml") else json.dumps(content))
 
     return together(store, change)
 
 
-def _metric(key: str, value: Any) -> Setup:
-    return changed_cell("zeroshot.json", "datasets", "set", "metrics", "acc", key, value=value)
-
-
-_DAMAGED: dict[str, tuple[Setup, str]] = {
-    "settings cut off": (
-        put("config.yaml", "[1"),
-        "config.yaml: missing or damaged. Delete it and run the same command",
+_FILES: dict[str, tuple[str, bytes | str, str]] = {
+    "settings cut off": ("config.yaml", "[1", "missing or damaged. Delete it and run the same command"),
+    "settings that are a list": ("config.yaml", "- 1", "missing or damaged"),
+    "settings of bytes": ("config.yaml", b"\xff\xfe", "missing or damaged"),
+    "settings with the thirteenth month": ("config.yaml", "a: 2020-13-45", "missing or damaged"),
+    "a result cut off": ("zeroshot.json", '{"task": ', "damaged. Delete it and run the same command again"),
+    "a result that is a list": ("zeroshot.json", "[]", "damaged"),
+    "a result of brackets": ("zeroshot.json", "[" * 100_000, "damaged"),
+    "a status cut off": ("status.json", "{", "damaged"),
+    "a history cut off": ("history.jsonl", '{"step"', "damaged"),
+    "a history of numbers": ("history.jsonl", "1\n2\n", "rows.1: expected keys and values, got 1"),
+    "a history in words": ("history.jsonl", '{"step": "x"}\n', "rows.1.step: expected a number, got 'x'"),
+    "a history that is not finite": ("history.jsonl", '{"a": NaN}\n', "rows.1.a: expected a finite number"),
+    "a huge history": (
+        "history.jsonl",
+        '{}\n{"a": 1e99}\n',
+        "rows.2.a: expected a finite number below 1e+30",
     ),
-    "settings that are a list": (put("config.yaml", "- 1"), "config.yaml: missing or damaged"),
-    "settings of bytes": (put("config.yaml", b"\xff\xfe"), "config.yaml: missing or damaged"),
-    "settings with the thirteenth month": (
-        put("config.yaml", "a: 2020-13-45"),
-        "config.yaml: missing or damaged",
+}
+_SCORE = "datasets.set.metrics.acc"
+_VALUES: list[tuple[str, str, Any, str]] = [
+    ("config.yaml", "schema_version", 9, "written by a newer version"),
+    ("config.yaml", "suite", 3, "suite: expected keys and values, got 3"),
+    ("config.yaml", "suite.tasks.zeroshot.datasets", [1], "expected keys and values, got [1]"),
+    ("config.yaml", "seed", "one", "seed: expected a whole number, got 'one'"),
+    ("config.yaml", "seed", 10**30, "seed: expected a whole number below 2^63"),
+    ("config.yaml", "limit", "few", "limit: expected a whole number, got 'few'"),
+    ("config.yaml", "method", ["coop"], "method: expected a text, got ['coop']"),
+    (
+        "config.yaml",
+        "recipe",
+        {"lr": float("nan")},
+        "recipe.lr: expected a finite number below 1e+30, got nan",
     ),
-    "settings of a newer version": (
-        changed_cell("config.yaml", "schema_version", value=9),
-        "config.yaml: written by a newer version",
-    ),
-    "a number for its suite": (
-        changed_cell("config.yaml", "suite", value=3),
-        "config.yaml: suite: expected keys and values, got 3",
-    ),
-    "a list of its suite's datasets": (
-        changed_cell("config.yaml", "suite", "tasks", "zeroshot", "datasets", value=[1]),
-        "suite.tasks.zeroshot.datasets: expected keys",
-    ),
-    "a seed in words": (
-        changed_cell("config.yaml", "seed", value="one"),
-        "config.yaml: seed: expected a whole number, got 'one'",
-    ),
-    "a limit in words": (
-        changed_cell("config.yaml", "limit", value="few"),
-        "config.yaml: limit: expected a whole number",
-    ),
-    "a method that is a list": (
-        changed_cell("config.yaml", "method", value=["coop"]),
-        "config.yaml: method: expected a text",
-    ),
-    "a result cut off": (
-        put("zeroshot.json", '{"task": '),
-        "zeroshot.json: damaged. Delete it and run the same command again",
-    ),
-    "a result that is a list": (put("zeroshot.json", "[]"), "zeroshot.json: damaged"),
-    "a result of brackets": (put("zeroshot.json", "[" * 100_000), "zeroshot.json: damaged"),
-    "a result of a newer version": (
-        changed_cell("zeroshot.json", "schema_version", value=9),
-        "zeroshot.json: written by a newer version",
-    ),
-    "a list of datasets": (
-        changed_cell("zeroshot.json", "datasets", value=[1]),
-        "zeroshot.json: datasets: expected keys and values",
-    ),
-    "a number for a metric": (
-        changed_cell("zeroshot.json", "datasets", "set", "metrics", "acc", value=3),
-        "datasets.set.metrics.acc: expected keys and values",
-    ),
-    "a score in words": (
-        _metric("value", "good"),
-        "datasets.set.metrics.acc.value: expected a number, got 'good'",
-    ),
-    "a score that is no number": (
-        _metric("value", float("nan")),
-        "datasets.set.metrics.acc.value: expected a number, got nan",
-    ),
-    "a bound in words": (
-        _metric("ci_low", "x"),
-        "datasets.set.metrics.acc.ci_low: expected a number, got 'x'",
-    ),
-    "a count in words": (_metric("n", "x"), "datasets.set.metrics.acc.n: expected a whole number, got 'x'"),
-    "a status cut off": (put("status.json", "{"), "status.json: damaged"),
-    "a status that is a number": (
-        changed_cell("status.json", "status", value=3),
-        "status.json: status: expected a text, got 3",
-    ),
-    "costs that are a list": (
-        changed_cell("efficiency.json", "by_tower", value=[1]),
-        "efficiency.json: by_tower: expected keys and",
-    ),
-    "a history cut off": (put("history.jsonl", '{"step"'), "history.jsonl: damaged"),
-    "a history of numbers": (
-        put("history.jsonl", "1\n2\n"),
-        "history.jsonl: content: expected keys and values, got 1",
-    ),
-    "a history with steps in words": (
-        put("history.jsonl", '{"step": "x"}\n'),
-        "history.jsonl: step: expected a number",
-    ),
-    "an origin that is a text": (
-        changed_cell("adapt.json", "imported", value="x"),
-        "adapt.json: imported: expected keys and values",
-    ),
-    "doubts that are a number": (
-        changed_cell("adapt.json", "data_notes", value=3),
-        "adapt.json: data_notes: expected a list, got 3",
-    ),
-    "classes that are a number": (
-        changed_cell("zeroshot.json", "datasets", "set", "info", value={"classes": 3}),
-        "datasets.set.info.classes: expected a list, got 3",
-    ),
-    "a commit that is a text": (
-        changed_cell("provenance.json", "git", value="x"),
-        "provenance.json: git: expected keys and values",
-    ),
-    "reference rows cut off": (
-        together(store, files({"results/ceilings.json": "{"})),
-        "ceilings.json: expected suite/backbone ->",
-    ),
-    "reference rows in words": (
-        together(
-            store,
-            files(
-                {"results/ceilings.json": '{"toy/tiny": {"title": "a", "datasets": {"set": {"acc": "x"}}}}'}
-            ),
-        ),
+    ("zeroshot.json", "schema_version", 9, "written by a newer version"),
+    ("zeroshot.json", "datasets", [1], "datasets: expected keys and values, got [1]"),
+    ("zeroshot.json", _SCORE, 3, f"{_SCORE}: expected keys and values, got 3"),
+    ("zeroshot.json", f"{_SCORE}.value", "good", f"{_SCORE}.value: expected a number, got 'good'"),
+    ("zeroshot.json", f"{_SCORE}.value", float("nan"), f"{_SCORE}.value: expected a finite number, got nan"),
+    ("zeroshot.json", f"{_SCORE}.value", 7.5, "value: expected a fraction between -1 and 1, got 7.5"),
+    ("zeroshot.json", f"{_SCORE}.ci_low", "x", f"{_SCORE}.ci_low: expected a number, got 'x'"),
+    ("zeroshot.json", f"{_SCORE}.n", "x", f"{_SCORE}.n: expected a whole number, got 'x'"),
+    ("zeroshot.json", f"{_SCORE}.n", -1, f"{_SCORE}.n: expected a value of at least 0, got -1"),
+    ("zeroshot.json", "datasets.set.info", {"classes": 3}, "info.classes: expected a list, got 3"),
+    ("status.json", "status", 3, "status: expected a text, got 3"),
+    ("efficiency.json", "by_tower", [1], "by_tower: expected keys and values, got [1]"),
+    ("efficiency.json", "trainable_parameters", "many", "trainable_parameters: expected a whole number"),
+    ("efficiency.json", "wall_time_s", float("inf"), "wall_time_s: expected a finite number, got inf"),
+    ("efficiency.json", "wall_time_s", -1, "wall_time_s: expected a value of at least 0, got -1"),
+    ("adapt.json", "imported", "x", "imported: expected keys and values, got 'x'"),
+    ("adapt.json", "data_notes", 3, "data_notes: expected a list, got 3"),
+    ("provenance.json", "git", "x", "git: expected keys and values, got 'x'"),
+]
+_CEILINGS = {
+    "cut off": ("{", "ceilings.json: expected suite/backbone ->"),
+    "in words": (
+        '{"toy/tiny": {"title": "a", "datasets": {"set": {"acc": "x"}}}}',
         "(toy/tiny.datasets.set.acc: expected a number, got 'x')",
     ),
+}
+_DAMAGED: dict[str, tuple[Setup, str]] = {
+    **{name: (put(file, text), f"{file}: {says}") for name, (file, text, says) in _FILES.items()},
+    **{
+        f"{file} with {quoted(value)} for {place}": (changed_cell(file, place, value), says)
+        for file, place, value, says in _VALUES
+    },
+    **{
+        f"reference rows {name}": (together(store, files({"results/ceilings.json": text})), says)
+        for name, (text, says) in _CEILINGS.items()
+    },
 }
 REPORTS = [
     *(Case(f"report: {name}", REPORT, says, setup, WRITTEN) for name, (setup, says) in _DAMAGED.items()),
@@ -231,7 +187,7 @@ COMPARED = [
             setup,
         )
         for name, (setup, says) in _DAMAGED.items()
-        if name in ("settings cut off", "a result cut off", "a score in words")
+        if name in ("settings cut off", "a result cut off") or "good" in name
     ),
 ]
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from benchmark.data.prepare.images import read_image
 from benchmark.errors import DataError
-from benchmark.store.cells import CONFIG, RESULT, CellFolder, StoreError
-from benchmark.store.cells import shape_problem as problem
+from benchmark.store.cells import CellFolder, StoreError
+from benchmark.store.contents import Config, Result
+from benchmark.store.contents import content_problem as problem
 from tests.bad_input.drawn import attempt, folder, nested, quick
 
 
@@ -87,7 +88,7 @@ def test_any_settings_and_history_are_read_or_unreadable(name, content):
 
 
 @quick(max_examples=100)
-@given(nested, st.sampled_from([CONFIG, RESULT]))
+@given(nested, st.sampled_from([Config, Result]))
 def test_any_content_has_its_shape_or_a_place_where_not(content, shape):
     assert isinstance(problem(content, shape), str)
     assert problem({}, shape) == ""

@@ -39,8 +39,7 @@ def test_arrays_and_history_round_trip(cell):
     arrays = cell.read_npz("predictions/t-d.npz")
     assert arrays["score"].tolist() == [0.5, 1.5]
     assert arrays["id"].tolist() == ["a", "b"]
-    cell.write_history([{"epoch": 1}])
-    cell.append_history([{"epoch": 2, "lr": 1e-3}])
+    cell.write_history([{"epoch": 1}, {"epoch": 2, "lr": 1e-3}])
     assert cell.read_history() == [{"epoch": 1}, {"epoch": 2, "lr": 1e-3}]
 
 

@@ -34,7 +34,8 @@ from benchmark.metrics.detection import Boxes, detection_metrics
 from benchmark.metrics.paired_tests import RESAMPLES, Placements
 from benchmark.metrics.segmentation import Overlaps, segmentation_metrics
 from benchmark.report.runs import Key, Run
-from benchmark.store.cells import CellFolder, arrays_problem
+from benchmark.store.cells import CellFolder
+from benchmark.store.contents import arrays_problem
 
 _AGREES = 0.001
 """The metric made anew from what was stored (in float32) may differ from the stored one by this much."""
