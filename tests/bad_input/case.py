@@ -33,6 +33,7 @@ TRAIN = RUN.replace("zero_shot", "taskres")
 """The same with a method that trains, and so needs corpus and validation."""
 
 Setup = Callable[[Path], object]
+Says = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -42,27 +43,34 @@ class Case:
     Attributes:
         name: says what is wrong.
         words: of the command line, one text or a list.
-        says: what the error lines hold, one text per line in any order.
+        says: what the error lines contain, one text per line in any order.
         setup: writes into the working folder.
-        leaves: files that may be written although the request is refused, as globs: unfinished work that is gone on
-            with later.
+        leaves: globs of files that may be written although the request is refused: unfinished work that continues.
     """
 
     name: str
     words: str | Sequence[str]
-    says: str | tuple[str, ...]
+    says: Says
     setup: Setup | None = None
     leaves: tuple[str, ...] = ()
 
     @property
     def argv(self) -> list[str]:
-        """The words as a list."""
         return shlex.split(self.words) if isinstance(self.words, str) else list(self.words)
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What each error line holds."""
         return (self.says,) if isinstance(self.says, str) else self.says
+
+
+def requests(table: Mapping[str, Says], setup: Setup | None = None) -> list[Case]:
+    """Return a case for each command line: words -> what the error lines contain."""
+    return [Case(words, words, says, setup) for words, says in table.items()]
+
+
+def spoilt(head: str, words: str, table: Mapping[str, tuple[Setup, Says]]) -> list[Case]:
+    """Return cases of one command line with other files: what is wrong -> (setup, what the error lines contain)."""
+    return [Case(f"{head}: {name}", words, says, setup) for name, (setup, says) in table.items()]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

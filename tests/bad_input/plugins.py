@@ -1,10 +1,9 @@
-"""Broken plugins: files that are none, registrations that cannot be, classes that keep no contract."""
+"""Broken plugins: files that are not Python, impossible registrations, classes that break the contract."""
 
 from __future__ import annotations
 
-from tests.bad_input.case import RUN, Case, Setup, files, small, suite, together
+from tests.bad_input.case import RUN, Case, Says, Setup, files, small, spoilt, suite, together
 
-MINE = RUN.replace("zero_shot", "mine") + " --plugins mine.py"
 _USE = "from benchmark.registry import register_method, register_task, register_dataset, register_backbone\n"
 
 
@@ -96,113 +95,67 @@ def _backbone(body: str) -> Setup:
     )
 
 
-_PLUGINS = f"{RUN} --plugins mine.py"
-OTHERS = [
-    Case(
-        "plugin: a dataset that raises",
-        _PLUGINS,
-        "dataset 'mine' failed: IndexError: far. --debug shows where",
+_DATASETS: dict[str, tuple[Setup, Says]] = {
+    "raises": (
         _dataset("raise IndexError('far')"),
+        "dataset 'mine' failed: IndexError: far. --debug shows where",
     ),
-    Case(
-        "plugin: a dataset that gives nothing",
-        _PLUGINS,
-        "dataset 'mine': its plugin gives a NoneType, expected a Prepared",
+    "gives nothing": (
         _dataset("return None"),
+        "dataset 'mine': its plugin gives a NoneType, expected a Prepared",
     ),
-    Case(
-        "plugin: a dataset that takes no reporter",
-        _PLUGINS,
-        "dataset 'mine': got an unexpected keyword argument 'reporter'",
+    "takes no reporter": (
         _dataset("return None", "data_root"),
+        "dataset 'mine': got an unexpected keyword argument 'reporter'",
     ),
-    Case(
-        "plugin: a dataset that needs more",
-        _PLUGINS,
-        "dataset 'mine' needs the key 'site'",
+    "needs more": (
         _dataset("return None", "data_root, *, site, reporter=None"),
+        "dataset 'mine' needs the key 'site'",
     ),
-    Case(
-        "plugin: a dataset that cannot be imported",
-        _PLUGINS,
-        "dataset 'mine' (mine.py:2) could not be imported: NameError",
+    "cannot be imported": (
         _dataset("return None", "data_root, part=nowhere"),
+        "dataset 'mine' (mine.py:2) could not be imported: NameError",
     ),
-    Case(
-        "plugin: a backbone that raises",
-        "efficiency --methods coop --backbone mine --plugins mine.py",
-        "backbone 'mine' failed: KeyError: 'x'",
-        _backbone("return {}['x']"),
-    ),
-    Case(
-        "plugin: a backbone that is none",
-        "efficiency --methods coop --backbone mine --plugins mine.py",
-        "backbone 'mine': its plugin gives a int, expected a Backbone",
-        _backbone("return 3"),
-    ),
-    Case(
-        "plugin: a task that cannot be imported",
-        f"{_PLUGINS} --tasks mine",
-        "task 'mine' (mine.py:2) could not be imported: RuntimeError: no",
-        together(
-            suite(tasks={"mine": {"datasets": {}}}),
-            files(mine__py=f"{_USE}@register_task('mine')\nclass A:\n    raise RuntimeError('no')\n"),
-        ),
-    ),
-    Case("plugin: a folder", f"{RUN} --plugins ./films", "--plugins: file './films' does not exist", small),
-    Case(
-        "plugin: a file of another kind",
-        f"{RUN} --plugins ./films.csv",
-        "--plugins: file './films.csv' is no Python file (.py)",
-        small,
-    ),
-    Case(
-        "plugin: a module that is not installed",
-        f"{RUN} --plugins nowhere_at_all",
-        "--plugins: no module 'nowhere_at_all'",
-        small,
-    ),
-    Case(
-        "plugin: a module of Python itself",
-        f"{RUN} --plugins sys",
-        "--plugins: no module 'sys' is installed",
-        small,
-    ),
-    Case(
-        "plugin: a module below what is none",
-        f"{RUN} --plugins os.path.nowhere",
-        "no module 'os.path.nowhere'",
-        small,
-    ),
-    Case(
-        "plugin: two that are not there",
-        f"{RUN} --plugins a.py,b.py",
-        ("--plugins: file 'a.py' does not exist", "--plugins: file 'b.py' does not exist"),
-        small,
-    ),
-    Case(
-        "plugin: checked, but registers nothing",
-        "check-method mine.py",
-        "'mine.py' registers no method",
-        files(mine__py="x = 1\n"),
-    ),
-    Case(
-        "plugin: checked, and raises",
-        "check-method mine.py",
-        "could not be imported: ZeroDivisionError",
-        files(mine__py=_method("x = 1 / 0")),
-    ),
-    Case(
-        "plugin: checked, and is no method",
-        "check-method mine.py r=3",
-        "method 'mine'",
-        files(mine__py=_method("pass")),
-    ),
-]
+}
+_BACKBONES: dict[str, tuple[Setup, Says]] = {
+    "raises": (_backbone("return {}['x']"), "backbone 'mine' failed: KeyError: 'x'"),
+    "is a number": (_backbone("return 3"), "backbone 'mine': its plugin gives a int, expected a Backbone"),
+}
+_TASK = together(
+    suite(tasks={"mine": {"datasets": {}}}),
+    files(mine__py=f"{_USE}@register_task('mine')\nclass A:\n    raise RuntimeError('no')\n"),
+)
+_TASKS: dict[str, tuple[Setup, Says]] = {
+    "cannot be imported": (_TASK, "task 'mine' (mine.py:2) could not be imported: RuntimeError: no")
+}
+_CHECKED: dict[str, tuple[Setup, Says]] = {
+    "registers nothing": (files(mine__py="x = 1\n"), "'mine.py' registers no method"),
+    "raises": (files(mine__py=_method("x = 1 / 0")), "could not be imported: ZeroDivisionError"),
+    "is no method": (files(mine__py=_method("pass")), "method 'mine'"),
+}
+_NAMED: dict[str, Says] = {
+    "./films": "--plugins: file './films' does not exist",
+    "./films.csv": "--plugins: file './films.csv' is no Python file (.py)",
+    "nowhere_at_all": "--plugins: no module 'nowhere_at_all'",
+    "sys": "--plugins: no module 'sys' is installed",
+    "os.path.nowhere": "no module 'os.path.nowhere'",
+    "a.py,b.py": ("--plugins: file 'a.py' does not exist", "--plugins: file 'b.py' does not exist"),
+}
+_MINE = "--plugins mine.py"
+
 CASES = [
     *(
-        Case(f"plugin: {name}", MINE, says, together(small, files(mine__py=source)))
+        Case(
+            f"plugin: {name}",
+            f"{RUN} {_MINE}".replace("zero_shot", "mine"),
+            says,
+            together(small, files(mine__py=source)),
+        )
         for name, (source, says) in _SOURCES.items()
     ),
-    *OTHERS,
+    *spoilt("plugin: a dataset", f"{RUN} {_MINE}", _DATASETS),
+    *spoilt("plugin: a backbone", f"efficiency --methods coop --backbone mine {_MINE}", _BACKBONES),
+    *spoilt("plugin: a task", f"{RUN} {_MINE} --tasks mine", _TASKS),
+    *spoilt("check-method", "check-method mine.py r=3", _CHECKED),
+    *(Case(f"--plugins {name}", f"{RUN} --plugins {name}", says, small) for name, says in _NAMED.items()),
 ]

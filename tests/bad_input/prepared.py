@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.files import file_sha256
-from tests.bad_input.case import TRAIN, Case, Setup, files, together
+from tests.bad_input.case import TRAIN, Says, Setup, files, spoilt, together
 
 _PICS = '''
 """Twelve pictures."""
@@ -59,25 +59,24 @@ def prepared(folder: Path) -> None:
     prepare(DATASETS.get("pics"), folder / "raw", folder / "data", fitting=Fitting((64, 64)), workers=1)
 
 
-def _report(change: Callable[[dict[str, Any]], object]) -> Setup:
+def _report(drop: str = "", **values: Any) -> Setup:
     def do(folder: Path) -> None:
-        content = json.loads((folder / REPORT).read_text())
-        change(content)
+        content = json.loads((folder / REPORT).read_text()) | values
+        content.pop(drop, None)
         (folder / REPORT).write_text(json.dumps(content))
 
     return together(prepared, do)
 
 
-def _file(name: str, content: bytes | str, *, told: bool = True) -> Setup:
-    """Replace a file; ``told``: its size and SHA-256 are put into the report too."""
+def _changed(name: str, change: Callable[[str], str] | bytes) -> Setup:
+    """Change the text of a file or replace it; the report gets its new size and SHA-256."""
 
     def do(folder: Path) -> None:
-        files({name: content})(folder)
+        path = folder / name
+        path.write_bytes(change if isinstance(change, bytes) else change(path.read_text()).encode())
         report = json.loads((folder / REPORT).read_text())
-        if told:
-            path = folder / name
-            report["files"][path.name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-            (folder / REPORT).write_text(json.dumps(report))
+        report["files"][path.name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        (folder / REPORT).write_text(json.dumps(report))
 
     return together(prepared, do)
 
@@ -88,19 +87,18 @@ def _array(values: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _manifest(change: Callable[[str], str]) -> Setup:
-    def do(folder: Path) -> None:
-        path = folder / FOLDER / "manifest.csv"
-        text = change(path.read_text())
-        path.write_text(text)
-        report = json.loads((folder / REPORT).read_text())
-        report["files"]["manifest.csv"] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        (folder / REPORT).write_text(json.dumps(report))
-
-    return together(prepared, do)
+def _pixels(values: np.ndarray) -> Setup:
+    return _changed(_PIXELS, _array(values))
 
 
-_PREPARED: dict[str, tuple[Setup, str]] = {
+def _manifest(*change: str) -> Setup:
+    """Replace all of the manifest, or one text by another."""
+    return _changed(
+        f"{FOLDER}/manifest.csv", change[0].encode() if len(change) == 1 else lambda t: t.replace(*change)
+    )
+
+
+_PREPARED: dict[str, tuple[Setup, Says]] = {
     "nothing": (
         files({"pics.py": _PICS, "s.yaml": _PICS_SUITE}),
         "dataset 'pics' is not prepared in data: run_benchmark.py prepare",
@@ -118,97 +116,74 @@ _PREPARED: dict[str, tuple[Setup, str]] = {
         "prepare_report.json: not valid JSON",
     ),
     "a report of a newer version": (
-        _report(lambda r: r.update(format_version=9)),
+        _report(format_version=9),
         "format 9 was written by a newer version; update",
     ),
-    "a report without files": (
-        _report(lambda r: r.pop("files")),
-        "prepare_report.json: not a prepare report",
-    ),
-    "a report of files that are none": (
-        _report(lambda r: r.update(files={"manifest.csv": 3})),
-        "not a prepare report",
-    ),
-    "a report whose transforms are a number": (
-        _report(lambda r: r.update(transforms=3)),
-        "not a prepare report",
-    ),
-    "a report whose facts are a list": (_report(lambda r: r.update(info=[])), "not a prepare report"),
+    "a report without files": (_report("files"), "prepare_report.json: not a prepare report"),
+    "a report of files that are none": (_report(files={"manifest.csv": 3}), "not a prepare report"),
+    "a report whose transforms are a number": (_report(transforms=3), "not a prepare report"),
+    "a report whose facts are a list": (_report(info=[]), "not a prepare report"),
     "another size": (
-        _report(lambda r: r.update(transforms={"squash-8x8": {}})),
+        _report(transforms={"squash-8x8": {}}),
         "pixels-squash-8x8.npy: missing; delete data/pics and prepare it again",
     ),
     "no manifest": (
         together(prepared, lambda f: (f / FOLDER / "manifest.csv").unlink()),
         "manifest.csv: missing; delete",
     ),
-    "pixels that are cut off": (_file(_PIXELS, b"cut", told=False), "bytes, got 3 (truncated copy?); delete"),
-    "pixels that are no array": (_file(_PIXELS, b"cut"), "pixels-shortest_crop-64x64.npy: not a NumPy array"),
-    "pixels that are objects": (
-        _file(_PIXELS, _array(np.array([{}], dtype=object))),
+    "pixels that are cut off": (
+        together(prepared, files({_PIXELS: b"cut"})),
+        "bytes, got 3 (truncated copy?); delete",
+    ),
+    "pixels that are no array": (
+        _changed(_PIXELS, b"cut"),
         "pixels-shortest_crop-64x64.npy: not a NumPy array",
     ),
-    "pixels that are floats": (
-        _file(_PIXELS, _array(np.zeros((12, 64, 64)))),
-        "pixels: expected uint8 [N, H, W]",
+    "pixels that are objects": (
+        _pixels(np.array([{}], dtype=object)),
+        "pixels-shortest_crop-64x64.npy: not a NumPy array",
     ),
+    "pixels that are floats": (_pixels(np.zeros((12, 64, 64))), "pixels: expected uint8 [N, H, W]"),
     "fewer pixels than rows": (
-        _file(_PIXELS, _array(np.zeros((3, 64, 64), np.uint8))),
+        _pixels(np.zeros((3, 64, 64), np.uint8)),
         "3 images but 12 manifest rows; they must be as many",
     ),
     "a manifest that is no table": (
-        _file(f"{FOLDER}/manifest.csv", "a,b\n1,2,3\n4,5,6,7\n"),
+        _manifest("a,b\n1,2,3\n4,5,6,7\n"),
         "manifest.csv: cannot be read as CSV",
     ),
-    "an empty manifest": (_file(f"{FOLDER}/manifest.csv", ""), "manifest.csv: cannot be read as CSV"),
-    "an image twice": (
-        _manifest(lambda t: t.replace("\np1,", "\np0,")),
-        "expected a column image_id without duplicates",
-    ),
+    "an empty manifest": (_manifest(""), "manifest.csv: cannot be read as CSV"),
+    "an image twice": (_manifest("\np1,", "\np0,"), "expected a column image_id without duplicates"),
     "a label in words": (
-        _manifest(lambda t: t.replace("picture 0,0,", "picture 0,maybe,")),
+        _manifest("picture 0,0,", "picture 0,maybe,"),
         "manifest.csv: row 2, label_Edema: expected 1, 0, -1 or empty, got 'maybe'",
     ),
-    "a label less": (_manifest(lambda t: t.replace("label_Normal", "Normal")), "unknown label 'Normal'"),
+    "a label less": (_manifest("label_Normal", "Normal"), "unknown label 'Normal'"),
     "two classes of one image": (
-        _manifest(lambda t: t.replace("picture 2,0,1", "picture 2,1,1")),
+        _manifest("picture 2,0,1", "picture 2,1,1"),
         "image 'p2' has not exactly one of the classes",
     ),
-    "a report without a text": (
-        _manifest(lambda t: t.replace("picture 0,", ",")),
-        "1 empty reports, first 'p0': remove the rows",
-    ),
-    "no texts at all": (
-        _manifest(lambda t: t.replace(",text,", ",words,")),
-        "column 'text' is missing, so 'pics' cannot be a",
-    ),
+    "a report without a text": (_manifest("picture 0,", ","), "1 empty reports, first 'p0': remove the rows"),
+    "no texts at all": (_manifest(",text,", ",words,"), "column 'text' is missing, so 'pics' cannot be a"),
     "no part of this name": (
         together(prepared, files({"s.yaml": _PICS_SUITE.replace("part: train", "part: trian")})),
         "dataset 'pics': unknown part 'trian'. Did you mean 'train'?",
     ),
     "no such protocol": (
-        together(
-            prepared, files({"s.yaml": _PICS_SUITE.replace("part: train", "part: train, protocol: dense")})
-        ),
-        "dataset 'pics': unknown protocol 'dense'",
+        together(prepared, files({"s.yaml": _PICS_SUITE.replace("part: train", "part: train, protocol: x")})),
+        "dataset 'pics': unknown protocol 'x'",
     ),
 }
 _WORDS = TRAIN + " --plugins pics.py"
-PREPARED = [
-    Case(f"a prepared folder with {name}", _WORDS, says, setup) for name, (setup, says) in _PREPARED.items()
-]
-VALIDATED = [
-    Case(
-        f"validate: a prepared folder with {name}",
-        _WORDS.replace("run", "validate", 1),
-        _PREPARED[name][1],
-        _PREPARED[name][0],
-    )
-    for name in (
-        "a report that is a list",
-        "a report of files that are none",
-        "a report whose transforms are a number",
-    )
-]
+_BY_VALIDATE = (
+    "a report that is a list",
+    "a report of files that are none",
+    "a report whose transforms are a number",
+)
 
-CASES = [*PREPARED, *VALIDATED]
+CASES = [
+    *spoilt("a prepared folder", _WORDS, _PREPARED),
+    *spoilt(
+        "validate", _WORDS.replace("run", "validate", 1), {name: _PREPARED[name] for name in _BY_VALIDATE}
+    ),
+]
