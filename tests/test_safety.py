@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
-import io
 import json
 import os
 import pickle
@@ -18,7 +15,6 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-import yaml
 
 from benchmark import registry
 from benchmark.backbones.checkpoints import read_foreign, read_state
@@ -28,126 +24,49 @@ from benchmark.data.entries import load_dataset
 from benchmark.data.prepare.images import Inside
 from benchmark.data.prepare.prepare import prepare
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
-from benchmark.data.prepared import load_prepared, write_prepared
+from benchmark.data.prepared import write_prepared
 from benchmark.errors import BenchmarkError, DataError, StoreError
-from benchmark.files import ROOT, file_sha256
+from benchmark.files import ROOT
 from benchmark.run import adapters
 from benchmark.run.training.checkpoint import Checkpoint
 from benchmark.store.cells import CellFolder
 
-SOURCES = sorted(
-    path
-    for folder in ("benchmark", "methods", "tasks", "results")
-    for path in (ROOT / folder).rglob("*.py")
-    if "runs" not in path.relative_to(ROOT).parts
+SOURCES = [
+    path for folder in ("benchmark", "methods", "tasks", "results") for path in (ROOT / folder).rglob("*.py")
+]
+UNSAFE = re.compile(
+    r"""torch\.load\((?![^()]*(\([^()]*\)[^()]*)*weights_only=True) | (allow_pickle|trust_remote_code)=(?!False)
+    | \.extract(all)?\( | unpack_archive | subprocess\.\w+\(\s*f?["'] | getoutput\( | getstatusoutput\(
+    | yaml\.(unsafe|full)_load | yaml\.load_all | \b(joblib|dill|cloudpickle|marshal|shelve)\.
+    | ^\s*(import|from)\ (requests|httpx|urllib\.request|http\.client|ftplib|smtplib)\b""",
+    re.MULTILINE | re.VERBOSE,
 )
-SAFE_LOADERS = (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+"""What the rules S of ruff (pyproject.toml: eval, exec, shells, pickle, yaml.load, mktemp) do not find."""
 RESTRICTED = ("benchmark/backbones/checkpoints.py",)
-"""Reads pickles with an unpickler of its own, which finds nothing but what builds tensors; it is tried below."""
-NETWORK = {"urllib.request", "http.client", "requests", "httpx", "ftplib", "smtplib", "telnetlib"}
+"""Reads pickles with an unpickler that finds nothing but what builds tensors; it is tried below."""
 
 
 # --- the source ---------------------------------------------------------------------------------------------
 
 
-def dotted(node: ast.AST) -> str:
-    """Return ``a.b.c`` of a name or attribute, else an empty text."""
-    parts = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *parts[::-1]]) if isinstance(node, ast.Name) else ""
-
-
-def is_true(node: ast.expr | None) -> bool:
-    return isinstance(node, ast.Constant) and node.value is True
-
-
-def is_false(node: ast.expr | None) -> bool:
-    return node is None or (isinstance(node, ast.Constant) and node.value is False)
-
-
-def of_subprocess(name: str, call: ast.Call, words: dict[str, ast.expr]) -> str:
-    is_text = bool(call.args) and isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
-    if is_text or not is_false(words.get("shell")) or name.endswith(("getoutput", "getstatusoutput")):
-        return "a shell, or a command that is a text"
-    return ""
-
-
-def of_yaml(name: str, call: ast.Call, words: dict[str, ast.expr], module: Any) -> str:
-    if "load" not in name or name.startswith("yaml.safe_load"):
-        return ""
-    node = words.get("Loader") or (call.args[1] if len(call.args) > 1 else None)
-    loader = getattr(module, dotted(node), None) if name == "yaml.load" and node is not None else None
-    is_safe = isinstance(loader, type) and issubclass(loader, SAFE_LOADERS)
-    return "" if is_safe else "a loader that builds objects"
-
-
-def unsafe_call(call: ast.Call, module: Any = None) -> str:
-    """Return what is wrong with a call; empty when nothing is."""
-    name, words = dotted(call.func), {word.arg: word.value for word in call.keywords if word.arg}
-    last = name.rpartition(".")[2] or getattr(call.func, "attr", "")
-    if name in ("eval", "exec", "__import__", "os.system", "os.popen", "tempfile.mktemp"):
-        return name
-    if name.startswith(("os.spawn", "os.exec")) or last in ("extractall", "extract", "unpack_archive"):
-        return name or last
-    if name.startswith("subprocess."):
-        return of_subprocess(name, call, words)
-    if name.startswith("yaml."):
-        return of_yaml(name, call, words, module)
-    if (
-        name.split(".")[0] in UNPICKLERS
-        and last in ("load", "loads", "Unpickler", "open")
-        or last == "read_pickle"
-    ):
-        return "unpickles"
-    if name == "torch.load" and not is_true(words.get("weights_only")):
-        return "torch.load without weights_only=True"
-    if not is_false(words.get("allow_pickle")) or not is_false(words.get("trust_remote_code")):
-        return "allow_pickle or trust_remote_code"
-    return ""
-
-
-def problems(tree: ast.AST, module: Any = None) -> list[str]:
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and (problem := unsafe_call(node, module)):
-            found.append(f"line {node.lineno}: {problem}")
-        names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
-        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-        found += [f"line {node.lineno}: network" for name in names if name in NETWORK]
-    return found
-
-
 @pytest.mark.parametrize(
     "line",
     [
-        "eval('1')", "exec(text)", "os.system(command)", "os.popen('ls')", "tempfile.mktemp()", "import requests",
-        "pickle.load(file)", "pickle.loads(b'')", "pickle.Unpickler(file).load()", "pd.read_pickle(path)",
-        "torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)",
-        "np.load(path, allow_pickle=True)", "np.load(path, allow_pickle=flag)",
-        "yaml.load(text)", "yaml.load(text, Loader=yaml.Loader)", "yaml.load_all(text, Loader=X)",
-        "yaml.unsafe_load(text)", "yaml.full_load(text)",
-        "subprocess.run('ls', check=True)", "subprocess.run(f'ls {x}')", "subprocess.run(['ls'], shell=True)",
-        "subprocess.getoutput(x)", "archive.extractall(folder)", "zipfile.ZipFile(path).extract(name)",
-        "shutil.unpack_archive(path)", "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "import requests", "torch.load(path)", "torch.load(str(path), weights_only=False)", "tar.extractall(folder)",
+        "x.load(p, allow_pickle=flag)", "yaml.unsafe_load(text)", "subprocess.run(f'ls {x}')", "joblib.load(path)",
+        "from_pretrained(name, trust_remote_code=True)",
     ],
 )  # fmt: skip
-def test_the_scan_finds(line):
-    assert problems(ast.parse(line))
+def test_the_scan_finds(line: str) -> None:
+    assert UNSAFE.search(line)
 
 
-def test_the_source_runs_nothing_that_it_reads():
+def test_the_source_runs_nothing_that_it_reads() -> None:
     assert len(SOURCES) > 150
-    found = []
-    for path in SOURCES:
-        text = path.read_text(encoding="utf-8")
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        module = importlib.import_module(name) if "yaml.load" in text else None
-        found += [f"{path.relative_to(ROOT)}: {line}" for line in problems(ast.parse(text), module)]
-    assert [line for line in found if line.partition(": line")[0] not in RESTRICTED] == []
-    assert len(found) == len(RESTRICTED)
+    found = [
+        str(path.relative_to(ROOT)) for path in SOURCES if UNSAFE.search(path.read_text(encoding="utf-8"))
+    ]
+    assert tuple(found) == RESTRICTED
 
 
 def test_templates_escape_everything_and_the_script_writes_text_alone():
@@ -185,7 +104,7 @@ def refused(*words: object) -> None:
 
 
 def test_the_payload_works(tmp_path):
-    pickle.loads(pickle.dumps(Planted(tmp_path / "x")))  # noqa: S301
+    pickle.loads(pickle.dumps(Planted(tmp_path / "x")))
     assert (tmp_path / "x").is_dir()
 
 
@@ -218,18 +137,6 @@ def test_objects_in_arrays_are_refused(tmp_path, trap):
     np.savez(cell.path / "predictions" / "zeroshot-x.npz", image_id=np.array([trap], dtype=object))
     with pytest.raises(StoreError, match="damaged"):
         cell.read_npz("predictions/zeroshot-x.npz")
-
-    data = write_prepared(
-        tmp_path / "data", name="x", pixels=np.zeros((1, 2, 2), np.uint8),
-        manifest=pd.DataFrame({"image_id": ["a"]}), info={},
-    )  # fmt: skip
-    np.save(data.folder / "pixels.npy", np.array([trap], dtype=object))
-    report = json.loads((data.folder / "prepare_report.json").read_text())
-    path = data.folder / "pixels.npy"
-    report["files"]["pixels.npy"] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    (data.folder / "prepare_report.json").write_text(json.dumps(report))
-    with pytest.raises(DataError, match="not a NumPy array"):
-        load_prepared(data.folder)
 
 
 def test_yaml_builds_no_objects(tmp_path, trap, capsys):
@@ -267,12 +174,8 @@ def test_plugins_run_only_when_they_are_named(tmp_path, trap, monkeypatch, capsy
     assert "unknown key 'plugins'" in capsys.readouterr().err
     assert registry.scan_plugins(["planted.py"]) == []  # its names are read, its code is not run
     assert "planted" in registry.METHODS.names()
-
-
-def test_a_named_plugin_runs(tmp_path):
-    (tmp_path / "planted.py").write_text(PLUGIN.format(path=str(tmp_path / "ran")))
-    assert registry.load_plugins([str(tmp_path / "planted.py")]) == []
-    assert (tmp_path / "ran").is_dir()
+    assert registry.load_plugins(["planted.py"]) == []
+    trap.path.rmdir()  # named, it has run
 
 
 # --- names stay in their folder -----------------------------------------------------------------------------
@@ -354,27 +257,10 @@ def test_reports_in_an_archive_are_read_and_never_unpacked(tmp_path):
 
 def test_a_prepared_folder_names_no_files_elsewhere(tmp_path):
     folder = tmp_path / "rsna"
-    data = write_prepared(
-        folder,
-        name="x",
-        pixels=np.zeros((1, 2, 2), np.uint8),
-        manifest=pd.DataFrame({"image_id": ["a"]}),
-        info={},
-    )
+    manifest = pd.DataFrame({"image_id": ["a"]})
+    data = write_prepared(folder, name="x", pixels=np.zeros((1, 2, 2), np.uint8), manifest=manifest, info={})
     report = json.loads((data.folder / "prepare_report.json").read_text())
     report["transforms"] = {"squash-2x2/../../secret": {}}
     (folder / "prepare_report.json").write_text(json.dumps(report))
     with pytest.raises(BenchmarkError):
         load_dataset({"dataset": "rsna"}, tmp_path, NullReporter())
-
-
-def test_archives_in_memory_hold_no_objects(tmp_path, trap):
-    """MedMNIST's files are archives of arrays."""
-    stream = io.BytesIO()
-    np.savez(stream, test_labels=np.array([trap], dtype=object))
-    (tmp_path / "pathmnist.npz").write_bytes(stream.getvalue())
-    from benchmark.registry import DATASETS
-
-    dataset, options = DATASETS.get("medmnist").select({"name": "pathmnist"})
-    with pytest.raises(BenchmarkError):
-        prepare(dataset, tmp_path, tmp_path / "data", options=options, workers=1)
