@@ -12,7 +12,7 @@ from benchmark.store.compare import compare_cells
 RESULTS = (".safetensors", ".npz", ".json", ".yaml", ".jsonl")
 """Endings of the files of a cell."""
 CELLS = "runs/*/*/*/seed-*"
-_CLOCKS = re.compile(r"time|step|_s\b|_s$|images_per|memory|\[ms\]|rss", re.IGNORECASE)
+_CLOCKS = re.compile(r"time|step|wait|_s\b|_s$|images_per|memory|\[ms\]|rss", re.IGNORECASE)
 """Columns of report tables that say how long something took, or what it needed."""
 
 
