@@ -264,7 +264,12 @@ DATASETS = Registry("dataset", "benchmark/data/datasets")
 BACKBONES = Registry("backbone", "benchmark/backbones")
 
 
-REGISTRIES = {"methods": METHODS, "tasks": TASKS, "datasets": DATASETS, "backbones": BACKBONES}
+FIGURES = Registry("figure", "benchmark/report/figures")
+
+
+REGISTRIES = {
+    "methods": METHODS, "tasks": TASKS, "datasets": DATASETS, "backbones": BACKBONES, "figures": FIGURES
+}  # fmt: skip
 
 
 def register_method(
@@ -305,6 +310,23 @@ def register_backbone(
     """
     del summary, names_from  # read off the source, so that listing imports nothing
     return _decorator(BACKBONES, name, aliases, True)
+
+
+def register_figure(name: str, *, of: str = "block") -> Callable[[T], T]:
+    """Return a decorator that registers a function that yields drawings of the report.
+
+    Args:
+        name: canonical name.
+        of: what the function takes: a "block" (suite and backbone), a "dataset" (what was stored for it) or a "curve"
+            (an experiment that sweeps a setting).
+    """
+    register = _decorator(FIGURES, name, (), True)
+
+    def registered(draw: T) -> T:
+        vars(draw)["of"] = of
+        return register(draw)
+
+    return registered
 
 
 def scan_plugins(plugins: Iterable[str]) -> list[str]:

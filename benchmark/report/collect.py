@@ -63,9 +63,21 @@ class Score:
     sd: float | None
     ci_low: float | None
     ci_high: float | None
-    runs: tuple[Run, ...] = ()
+    runs: tuple[Run, ...] = field(default=(), repr=False)
     n: int | None = None
     apart: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval, where there is one."""
+        return None if self.ci_low is None or self.ci_high is None else (self.ci_low, self.ci_high)
+
+    def bars(self, scale: float) -> list[list[float]] | None:
+        """The interval as lengths below and above the value, times ``scale``, as matplotlib takes them."""
+        if self.bounds is None:
+            return None
+        lengths = (self.value - self.bounds[0], self.bounds[1] - self.value)
+        return [[scale * max(0.0, length)] for length in lengths]
 
     @property
     def seeds(self) -> int:
@@ -106,6 +118,11 @@ class Row:
     place: str = ""
     missing: str = ""
     difference: tuple[str, str] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains anything, as far as is known."""
+        return self.efficiency.get("trainable_parameters") != 0
 
     @property
     def cell(self) -> str:

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmark.config.experiments import Experiment, ExperimentRow, ResolvedRow
+from benchmark.registry import scan_plugins
+from benchmark.report import figures
 from benchmark.report.collect import Block, collect_blocks
 from benchmark.report.experiment_tables import experiment_blocks
 from benchmark.report.figures import (
@@ -125,8 +127,8 @@ def test_a_forest_has_a_panel_per_column_and_a_line_per_method(tmp_path: Path, w
     assert {axes.get_xlabel() for axes in shown} == {"ACC (%), n = 1000", "AUC (%), n = 1000"}
     means = [line.get_xdata()[0] for line in shown[0].lines if len(line.get_xdata()) == 1]
     assert means == pytest.approx([40, 51])
-    ends = [list(line.get_xdata()) for line in shown[0].lines if line.get_marker() in ("None", "")]
-    assert [37, 43] in [pytest.approx(end) for end in ends]
+    bars = [bar.get_segments()[0] for bar in shown[0].collections if hasattr(bar, "get_segments")]
+    assert [37, 43] in [pytest.approx(bar[:, 0]) for bar in bars]
     assert "Band: Zero-shot" in drawing.caption
 
 
@@ -214,12 +216,12 @@ def test_confusion_worked_by_hand() -> None:
 def test_calibration_error_worked_by_hand() -> None:
     """Logits ln 3 and ln 9 against 0: confidences 3/4 and 9/10; of the first two answers one is right, of two both."""
     similarity = np.log([[3.0, 1], [1, 3], [9, 1], [1, 9]]) / 2
-    found = reliability.reliability(similarity, np.array([0, 0, 0, 1]), scale=2.0)
-    assert found.ece == pytest.approx((2 * abs(0.5 - 0.75) + 2 * abs(1 - 0.9)) / 4)
-    filled = ~np.isnan(found.accuracy)
-    assert found.accuracy[filled].tolist() == [0.5, 1]
-    assert found.confidence[filled].tolist() == pytest.approx([0.75, 0.9])
-    assert np.flatnonzero(filled).tolist() == [11, 13]  # of 15 bins
+    found = reliability.sureness(similarity, np.array([0, 0, 0, 1]), scale=2.0)
+    assert reliability.calibration_error(found) == pytest.approx((2 * abs(0.5 - 0.75) + 2 * abs(1 - 0.9)) / 4)
+    filled = reliability.binned(found).dropna()
+    assert filled.index.tolist() == [11, 13]  # of 15 bins
+    assert filled["right"].tolist() == [0.5, 1]
+    assert filled["confidence"].tolist() == pytest.approx([0.75, 0.9])
 
 
 def _with_answers(cell: Any, similarity: np.ndarray, **info: Any) -> None:
@@ -237,7 +239,7 @@ def test_answers_of_all_seeds_are_drawn_once_per_method(tmp_path: Path, write_ce
     _with_answers(write_cell("coop", 0), right, logit_scale=1.0)
     _with_answers(write_cell("coop", 1), wrong, logit_scale=1.0)
     _with_answers(write_cell("zero_shot"), wrong, logit_scale=100.0)
-    stored = Stored.read(_blocks(tmp_path)[0], "zeroshot", "rsna")
+    stored = Stored(_blocks(tmp_path)[0], "zeroshot", "rsna")
     matrix = _one(confusion.draw(stored))
     _, coop = (axes for axes in matrix.figure.axes if axes.axison)
     assert [text.get_text() for text in coop.texts] == ["75", "25", "0", "100"]
@@ -251,7 +253,7 @@ def test_answers_of_all_seeds_are_drawn_once_per_method(tmp_path: Path, write_ce
 
 def test_transductive_answers_are_left_out(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_answers(write_cell("coop"), np.eye(2)[[0, 0, 1, 1]], transductive=True)
-    stored = Stored.read(_blocks(tmp_path)[0], "zeroshot", "rsna")
+    stored = Stored(_blocks(tmp_path)[0], "zeroshot", "rsna")
     assert list(confusion.draw(stored)) == []
 
 
@@ -273,7 +275,7 @@ def test_pictures_carry_title_caption_and_no_date(
         assert picture.caption.endswith(".")
         with Image.open(picture.png) as image:
             assert image.info["Description"] == picture.caption
-        assert b"CreationDate" not in picture.pdf.read_bytes()
+        assert b"CreationDate" not in picture.files[1].read_bytes()
 
 
 def test_fonts_are_embedded_as_publishers_ask(
@@ -283,6 +285,41 @@ def test_fonts_are_embedded_as_publishers_ask(
     write_cell("coop")
     block = _blocks(tmp_path)[0]
     (picture,) = style.write([next(iter(training.draw(block)))], block, tmp_path, "")
-    content = picture.pdf.read_bytes()
+    content = picture.files[1].read_bytes()
     assert b"/CIDFontType2" in content
     assert b"/Type3" not in content
+
+
+def test_a_figure_is_drawn_again_only_when_its_results_have_changed(
+    tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_experiments()
+    write_cell("coop")
+    first = write_figures(_blocks(tmp_path), tmp_path)
+    times = [path.stat().st_mtime_ns for one in first for path in one.files]
+    assert write_figures(_blocks(tmp_path), tmp_path) == first
+    assert [path.stat().st_mtime_ns for one in first for path in one.files] == times
+    first[-1].png.write_bytes(b"damaged")
+    monkeypatch.setattr(figures, "write", lambda drawings, *rest: [])
+    assert write_figures(_blocks(tmp_path), tmp_path) == first[:-1]
+    write_cell("coop", scores=(0.6, 0.7))
+    assert write_figures(_blocks(tmp_path), tmp_path) == []
+
+
+def test_a_plugin_adds_a_figure(tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose) -> None:
+    choose_experiments()
+    write_cell("coop")
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("""
+from benchmark.registry import register_figure
+from benchmark.report.figures.style import Drawing, new_figure
+
+
+@register_figure("mine")
+def draw(block):
+    yield Drawing("mine", "Mine", f"Rows: {len(block.rows)}.", new_figure(1, 1, layout=None))
+""")
+    assert scan_plugins([str(plugin)]) == []
+    (mine,) = [one for one in write_figures(_blocks(tmp_path), tmp_path) if one.title == "Mine"]
+    assert (mine.name, mine.caption) == ("figure_mine", "Rows: 1.")
+    assert mine.png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

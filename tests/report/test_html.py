@@ -108,13 +108,8 @@ def text_of(folder: Path, pictures: tuple[Picture, ...] = ()) -> str:
 def picture(folder: Path, **words: str) -> Picture:
     path = folder / "figure_toy.png"
     path.write_bytes(PNG)
-    facts = {
-        "name": "figure_toy",
-        "title": "Toy: Toy suite, backbone tiny",
-        "caption": "Shows nothing.",
-        **words,
-    }
-    return Picture(**facts, suite="toy", backbone="tiny", png=path, pdf=path.with_suffix(".pdf"))
+    said = {"title": "Toy: Toy suite, backbone tiny", "caption": "Shows nothing.", **words}
+    return Picture("figure_toy", **said, place="Toy suite, backbone tiny", folder=folder)
 
 
 def rows_of(table: Element) -> dict[str, list[Element]]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.patches import Rectangle
 
 from benchmark.report.collect import Block, collect_blocks
 from benchmark.report.figures import maps, panels, write_figures
@@ -69,14 +68,23 @@ def _block(folder: Path) -> Block:
 
 
 def _drawn(folder: Path, task: str) -> dict[str, Drawing]:
-    drawings = panels.draw(Stored.read(_block(folder), task, "siim"))
+    drawings = panels.draw(Stored(_block(folder), task, "siim"))
     return {drawing.name.partition("_")[0]: drawing for drawing in drawings}
 
 
 def _titles(drawing: Drawing) -> list[str]:
     """Titles of the columns of a grid of pictures: the only texts above it."""
-    (axes,) = drawing.figure.axes
-    return [text.get_text() for text in axes.texts if text.get_position()[1] < 0]
+    texts = [text for axes in drawing.figure.axes for text in axes.texts]
+    return [
+        text.get_text()
+        for text in texts
+        if text.get_position()[1] > 1 and text.get_transform() != text.axes.transData
+    ]
+
+
+def _images(drawing: Drawing) -> list[list[np.ndarray]]:
+    """Images of each tile, row by row."""
+    return [[np.asarray(image.get_array()) for image in axes.images] for axes in drawing.figure.axes]
 
 
 def test_a_column_per_method_that_found_something_else(tmp_path: Path, write_cell: WriteCell) -> None:
@@ -92,8 +100,7 @@ def test_a_column_per_method_that_found_something_else(tmp_path: Path, write_cel
     assert titles[:2] == ["Input", "Truth"]
     assert len(titles) == 5
     assert sum("and 1 more" in title for title in titles) == 1
-    films = [image for image in drawing.figure.axes[0].images if np.asarray(image.get_array()).ndim == 2]
-    assert len(films) == 2 * 5
+    assert len([images for images in _images(drawing) if images[0].ndim == 2]) == 2 * 5
     assert "evenly spaced" in drawing.caption
     assert "The same results, shown once: " in drawing.caption
 
@@ -106,36 +113,29 @@ def test_each_model_answers_on_the_image_as_it_saw_it(tmp_path: Path, write_cell
     }
     cell = write_cell("coop")
     _store(cell, "outline", panel_id=IDS, panel_pixels=np.full((2, 4, 4), 30, np.uint8), **other)
-    (axes,) = _drawn(tmp_path, "outline")["A5"].figure.axes
-    films = [np.asarray(image.get_array()) for image in axes.images]
-    shown = sorted(film.shape for film in films if film.ndim == 2)
-    assert shown == [(4, 4)] * 2 + [(8, 8)] * 6 or shown == [(4, 4)] * 6 + [(8, 8)] * 2
-    shades = [film[..., 3] > 0 for film in films if film.shape[-1] == 4 and film.ndim == 3]
+    images = _images(_drawn(tmp_path, "outline")["A5"])
+    shown = sorted(film.shape for film, *_ in images)
+    assert shown in ([(4, 4)] * 2 + [(8, 8)] * 6, [(4, 4)] * 6 + [(8, 8)] * 2)
+    shades = [shade[..., 3] > 0 for _, *shades in images for shade in shades]
     assert any(np.array_equal(shade, np.eye(4, dtype=bool)) for shade in shades)
 
 
 def test_masks_are_filled_where_they_are(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_masks(write_cell("zero_shot"), 4, -1)
-    (axes,) = _drawn(tmp_path, "outline")["A5"].figure.axes
-    shades = [image for image in axes.images if np.asarray(image.get_array()).shape[-1] == 4]
-    places = [
-        tuple(int(value + 0.1) for value in (image.get_extent()[0], image.get_extent()[3]))
-        for image in shades
-    ]
-    assert places == [(1, 0), (2, 0), (1, 1)]  # column and row: both truths, the prediction that is not empty
-    np.testing.assert_array_equal(np.asarray(shades[1].get_array())[..., 3] > 0, _masks(4)[0])
+    images = _images(_drawn(tmp_path, "outline")["A5"])
+    # of each image: input, truth, prediction; the second prediction is empty
+    assert [len(shades) for _, *shades in images] == [0, 1, 1, 0, 1, 0]
+    np.testing.assert_array_equal(images[2][1][..., 3] > 0, _masks(4)[0])
 
 
 def test_boxes_lie_on_the_edges_of_their_pixels(tmp_path: Path, write_cell: WriteCell) -> None:
     _with_boxes(write_cell("zero_shot"), [1, 1, 4, 4], [0, 2, 3, 8])
-    (axes,) = _drawn(tmp_path, "find")["A5"].figure.axes
-    boxes = [patch.get_bbox().extents for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert (
-        len(boxes) == 1 + 3 + 2 + 2
-    )  # truth, both in the column of the method, of the first and the second image
-    np.testing.assert_allclose(boxes[0] - [1.045, 0, 1.045, 0], np.array([1, 1, 4, 5]) / 8)
-    np.testing.assert_allclose(boxes[2] - [2.09, 0, 2.09, 0], np.array([1, 1, 4, 4]) / 8)
-    assert [text.get_text() for text in axes.texts if text.get_text()[0].isdigit()] == ["0.75", "0.75"]
+    tiles = _drawn(tmp_path, "find")["A5"].figure.axes
+    boxes = [[patch.get_bbox().extents.tolist() for patch in axes.patches] for axes in tiles]
+    assert boxes[1] == [[1, 1, 4, 5]]
+    assert boxes[2] == [[1, 1, 4, 5], [1, 1, 4, 4], [0, 2, 3, 8]]
+    assert [len(found) for found in boxes] == [0, 1, 3, 0, 2, 2]
+    assert [text.get_text() for text in tiles[2].texts[-2:]] == ["0.75", "0.75"]
 
 
 def test_a_method_that_was_shown_other_images_is_left_out(tmp_path: Path, write_cell: WriteCell) -> None:
@@ -171,14 +171,14 @@ def test_maps_stand_beside_the_image_with_its_boxes(tmp_path: Path, write_cell: 
             panel_truth_image=np.array([0, 1, 1]),
             panel_map=shift + np.arange(8, dtype=np.float32).reshape(2, 2, 2) / 10,
         )
-    (drawing,) = maps.draw(Stored.read(_block(tmp_path), "look", "siim"))
-    (axes,) = drawing.figure.axes
+    (drawing,) = maps.draw(Stored(_block(tmp_path), "look", "siim"))
+    tiles = drawing.figure.axes
     assert drawing.name == "3_look_siim"
     assert len(_titles(drawing)) == 3
     assert sum("and 1 more" in title for title in _titles(drawing)) == 1
-    assert len(axes.patches) == 3 * 3  # three boxes in the image's column and in each method's
-    assert [image.get_array().shape for image in axes.images] == [(8, 8), (2, 2), (2, 2)] * 2
-    ranges = [text.get_text() for text in axes.texts if " to " in text.get_text()]
+    assert [len(axes.patches) for axes in tiles] == [1] * 3 + [2] * 3  # of the image and of each method's map
+    assert [image.shape for (image,) in _images(drawing)] == [(8, 8), (2, 2), (2, 2)] * 2
+    ranges = [text.get_text() for axes in tiles for text in axes.texts if " to " in text.get_text()]
     assert sorted(ranges) == ["0.00 to 0.30", "0.40 to 0.70", "0.50 to 0.80", "0.90 to 1.20"]
 
 

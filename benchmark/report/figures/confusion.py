@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from benchmark.report.figures.stored import Array, Shown, Stored, Verdicts, shared_columns, verdicts
-from benchmark.report.figures.style import Drawing, new_figure, set_title
+from benchmark.registry import register_figure
+from benchmark.report.figures.stored import Array, Stored, answers, shared_columns
+from benchmark.report.figures.style import Drawing, panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLUMNS = 4
 _LETTERS = 12
 
 
+@register_figure("confusion", of="dataset")
 def draw(stored: Stored) -> Iterator[Drawing]:
     """Yield, where an image has one class, a matrix per method: shares of each true class."""
-    found = verdicts(stored)
+    found = answers(stored)
     if found is None:
         return
-    wide = min(_COLUMNS, len(found.methods))
-    high = -(-len(found.methods) // wide)
-    side = max(1.9, 0.36 * len(found.classes) + 0.5)
-    figure = new_figure(width=side * wide + 1.0, height=side * high + 1.0)
-    grid = figure.subplots(high, wide, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place < len(found.methods):
-            left, bottom = place % wide == 0, place // wide == high - 1
-            _matrix(axes, found, found.methods[place], left=left, bottom=bottom)
-        else:
-            axes.set_axis_off()
+    names, count = found.classes, len(found.methods)
+    side = max(1.9, 0.36 * len(names) + 0.5)
     title = f"Confusion on {stored.name} ({stored.task}): {stored.block.heading}"
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure, grid = panels(title, count, _COLUMNS, (side, side), (1.0, 1.0))
+    for place, (axes, method) in enumerate(zip(grid, found.methods, strict=True)):
+        shares = np.mean([confusion(run["similarity"], run["target"]) for run in method.runs], axis=0)
+        is_last = place + _COLUMNS >= count
+        _matrix(axes, 100 * shares, names if place % _COLUMNS == 0 else [], names if is_last else [])
+        axes.set_title(method.title, loc="left", parse_math=False)
     figure.supxlabel("Predicted class", fontsize=9)
     figure.supylabel("True class", fontsize=9)
+    sizes = np.bincount(found.target, minlength=len(names)).tolist()
     caption = (
-        f"Confusion matrices on {stored.name}, n = {found.count} images: percent of the images of each true class "
-        f"(rows sum to 100), mean over seeds. Images per class: {_sizes(found)}.{shared_columns(found.methods)}"
+        f"Confusion matrices on {stored.name}, n = {len(found.target)} images: percent of the images of each true "
+        "class (rows sum to 100), mean over seeds. Images per class: "
+        f"{', '.join(f'{name} {size}' for name, size in zip(names, sizes, strict=True))}."
+        f"{shared_columns(found.methods)}"
     )
     yield Drawing(f"confusion_{stored.task}_{stored.dataset}", title, caption, figure)
 
@@ -48,34 +52,24 @@ def confusion(similarity: Array, target: Array) -> Array:
         similarity: ``[N, C]``; the highest is the answer.
         target: true classes ``[N]``.
     """
-    classes = similarity.shape[1]
-    pairs = target.astype(np.int64) * classes + similarity.argmax(axis=1)
-    counts = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
-    totals = counts.sum(axis=1, keepdims=True)
-    return np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(target, similarity.argmax(axis=1), labels=range(similarity.shape[1]))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
-def _matrix(axes: Axes, found: Verdicts, method: Shown, *, left: bool, bottom: bool) -> None:
-    shares = np.mean([confusion(run["similarity"], run["target"]) for run in method.runs], axis=0)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
-        text = "-" if np.isnan(share) else f"{100 * share:.0f}"
-        colour = "white" if share > 0.65 else "black"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
-    names = [_short(name) for name in found.classes]
-    places = range(len(names))
-    axes.set_xticks(places, names if bottom else [], rotation=40, ha="right", fontsize=7, parse_math=False)
-    axes.set_yticks(places, names if left else [], fontsize=7, parse_math=False)
+def _matrix(axes: Axes, shares: Array, rows: list[str], columns: list[str]) -> None:
+    import seaborn as sns
+
+    sns.heatmap(
+        shares, vmin=0, vmax=100, cmap="Blues", cbar=False, annot=True, fmt=".0f", annot_kws={"fontsize": 7.5},
+        xticklabels=False, yticklabels=False, ax=axes,
+    )  # fmt: skip
+    for names, ticks, turned in (
+        (rows, axes.set_yticks, {}),
+        (columns, axes.set_xticks, {"rotation": 40, "ha": "right"}),
+    ):
+        short = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 2].rstrip()}.." for name in names]
+        ticks(np.arange(len(names)) + 0.5, short, fontsize=7, parse_math=False, **turned)
     axes.tick_params(length=0)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    set_title(axes, method.title)
-
-
-def _sizes(found: Verdicts) -> str:
-    counts: Sequence[int] = np.bincount(found.target, minlength=len(found.classes)).tolist()
-    return ", ".join(f"{name} {count}" for name, count in zip(found.classes, counts, strict=True))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 2].rstrip()}.."

@@ -5,25 +5,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
-
+from benchmark.registry import register_figure
 from benchmark.report.collect import Block, Row
 from benchmark.report.figures.label_placement import Segment, place_labels
 from benchmark.report.figures.style import (
     GREY,
     Drawing,
     Look,
+    axis_label,
     freeze_layout,
     look,
-    metric_label,
-    new_figure,
+    panels,
     samples_text,
     seeds_text,
     unranked_text,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Point:
     solid: bool
 
 
+@register_figure("efficiency")
 def draw(block: Block) -> Iterator[Drawing]:
     """Yield A1, the paper's (one score against parameters and forward FLOPs), and all scores against all costs.
 
@@ -89,26 +92,19 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def _figure(block: Block, scores: Sequence[str], costs: Sequence[Cost]) -> Figure | None:
-    points = {(score, cost): _points(block, score, cost) for score in scores for cost in costs}
-    known = {panel for panel, found in points.items() if any(point.cost for point in found)}
-    panels = [(score, cost) for cost in costs for score in scores if (score, cost) in known]
-    if not panels:
+    found = [(score, cost, _points(block, score, cost)) for cost in costs for score in scores]
+    found = [(score, cost, points) for score, cost, points in found if any(point.cost for point in points)]
+    if not found:
         return None
-    wide = min(2, len(panels))
-    high = -(-len(panels) // wide)
-    figure = new_figure(width=4.8 * wide, height=3.6 * high + 0.3)
-    grid = list(figure.subplots(high, wide, squeeze=False).flat)
-    for axes, (score, cost) in zip(grid, panels, strict=False):
-        _scatter(axes, points[score, cost])
-        axes.set_xlabel(cost.label)
-        axes.set_ylabel(f"Mean {metric_label(block.metric((block.first_task, '', score)))}")
-        _cost_ticks(axes, points[score, cost], cost.unit)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    figure.suptitle(block.heading, fontsize=10, parse_math=False)
+    figure, grid = panels(block.heading, len(found), 2, (4.8, 3.6), (0, 0.3))
+    for axes, (score, cost, points) in zip(grid, found, strict=True):
+        _scatter(axes, points)
+        label = axis_label(block.metric((block.first_task, "", score)))
+        axes.set(xlabel=cost.label, ylabel=f"Mean {label}")
+        _cost_ticks(axes, points, cost.unit)
     freeze_layout(figure)
-    for axes, panel in zip(grid, panels, strict=False):
-        _label_points(axes, points[panel])
+    for axes, (_, _, points) in zip(grid, found, strict=True):
+        _label_points(axes, points)
     return figure
 
 
@@ -136,8 +132,7 @@ def _points(block: Block, metric: str, cost: Cost) -> list[Point]:
 
 def _price(row: Row, cost: Cost) -> float | None:
     """A cost; 0 for what is paid in training by a method that trains nothing, whatever the key."""
-    trains = row.efficiency.get("trainable_parameters") != 0
-    return row.efficiency.get(cost.key) if trains or not cost.trained else 0.0
+    return row.efficiency.get(cost.key) if row.trains or not cost.trained else 0.0
 
 
 def _scatter(axes: Axes, points: Sequence[Point]) -> None:
@@ -146,22 +141,14 @@ def _scatter(axes: Axes, points: Sequence[Point]) -> None:
     margin = max(2.0, (high / low) ** 0.12)
     has_free = any(point.cost == 0 for point in points)
     axes.set_xlim(free / margin**0.5 if has_free else low / margin, high * margin)
-    tops = [point.score + point.spread for point in points] or [1.0]
-    bottoms = [point.score - point.spread for point in points] or [0.0]
-    room = max(1.0, 0.12 * (max(tops) - min(bottoms)))
-    axes.set_ylim(min(bottoms) - room, max(tops) + room)
+    bottom = min(point.score - point.spread for point in points)
+    top = max(point.score + point.spread for point in points)
+    room = max(1.0, 0.12 * (top - bottom))
+    axes.set_ylim(bottom - room, top + room)
     for point in points:
-        axes.errorbar(
-            point.cost or free,
-            point.score,
-            yerr=point.spread or None,
-            color=point.look.colour,
-            marker=point.look.marker,
-            markersize=7,
-            markerfacecolor=point.look.colour if point.solid else "white",
-            elinewidth=0.9,
-            capsize=2,
-            zorder=3,
+        bars = {"yerr": point.spread or None, "elinewidth": 0.9, "capsize": 2}
+        point.look.mark(
+            axes, point.cost or free, point.score, solid=point.solid, markersize=7, zorder=3, **bars
         )
     for start, end in _front_lines(points):
         axes.plot(*zip(start, end, strict=True), color="#888888", linewidth=1.0, linestyle="--", zorder=1)
@@ -169,7 +156,7 @@ def _scatter(axes: Axes, points: Sequence[Point]) -> None:
 
 def _cost_range(points: Sequence[Point]) -> tuple[float, float, float]:
     """Where "nothing trained" stands on the cost axis, and the lowest and highest cost of the others."""
-    positive = [point.cost for point in points if point.cost > 0] or [1.0]
+    positive = [point.cost for point in points if point.cost > 0]
     low, high = min(positive), max(positive)
     return low / max(4.0, (high / low) ** 0.16), low, high
 
@@ -187,6 +174,8 @@ def _front_lines(points: Sequence[Point]) -> list[Segment]:
 
 def _cost_ticks(axes: Axes, points: Sequence[Point], unit: str) -> None:
     """Ticks with unit prefixes; the axis is cut between "nothing trained" and the lowest cost."""
+    from matplotlib.ticker import EngFormatter
+
     free, low, _ = _cost_range(points)
     has_free = any(point.cost == 0 for point in points)
     cut = (free * low) ** 0.5 if has_free else 0.0
@@ -209,7 +198,7 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
     free = _cost_range(points)[0]
     labels = [(point.title, point.look.colour, (point.cost or free, point.score)) for point in points]
     bars: list[Segment] = [
-        ((cost, score - point.spread), (cost, score + point.spread))
-        for point, (_, _, (cost, score)) in zip(points, labels, strict=True)
+        ((point.cost or free, point.score - point.spread), (point.cost or free, point.score + point.spread))
+        for point in points
     ]
     place_labels(axes, labels, [*bars, *_front_lines(points)])

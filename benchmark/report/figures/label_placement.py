@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Pixels = np.ndarray[Any, np.dtype[np.float64]]
 # A text, its colour, and the point in data coordinates that it names.
@@ -58,25 +60,20 @@ def label_line_ends(axes: Axes, labels: Sequence[Label]) -> None:
     ends = axes.transData.transform(np.array([point for _, _, point in labels]))[:, 1]
     heights = spread_apart(ends, 11 * _pixels_per_point(axes), frame.y0, frame.y1)
     for (text, colour, point), height in zip(labels, heights, strict=True):
+        # from the text's left edge: a steep line would cross other labels
+        line = {
+            "arrowstyle": "-",
+            "color": colour,
+            "linewidth": 0.5,
+            "shrinkA": 0,
+            "shrinkB": 2,
+            "relpos": (0, 0.5),
+        }
+        place = (1.03, axes.transAxes.inverted().transform((0, height))[1])
         axes.annotate(
-            text,
-            xy=point,
-            xytext=(1.03, axes.transAxes.inverted().transform((0, height))[1]),
-            textcoords="axes fraction",
-            color=colour,
-            fontsize=_FONT_SIZE,
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.5,
-                "shrinkA": 0,
-                "shrinkB": 2,
-                "relpos": (0, 0.5),  # from the text's left edge: a steep line would cross other labels
-            },
-            parse_math=False,
-        )
+            text, point, place, textcoords="axes fraction", color=colour, fontsize=_FONT_SIZE, va="center",
+            annotation_clip=False, arrowprops=line, parse_math=False,
+        )  # fmt: skip
 
 
 def spread_apart(positions: Pixels, gap: float, low: float, high: float) -> Pixels:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-
+from benchmark.registry import register_figure
 from benchmark.report.collect import Block
 from benchmark.report.figures.style import Drawing, look, new_figure
 from benchmark.report.significance.comparisons import Ranks, block_tests
 from benchmark.report.significance.wording import p_text
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _STEP = 0.26  # between two names, in inches
 _BAR = 0.13  # between two bars
 
 
+@register_figure("ranks")
 def draw(block: Block) -> Iterator[Drawing]:
     """Yield the diagram (Demsar, JMLR 7, 2006) where there are enough methods and columns to rank."""
     ranks = block_tests(block).ranks()
@@ -69,12 +73,5 @@ def _name(axes: Axes, text: str, rank: float, height: float, *, left: bool, numb
     edge = axes.get_xlim()[0] - 0.1 if left else axes.get_xlim()[1] + 0.1
     axes.plot([rank, rank, edge], [0, height, height], color=style.colour, linewidth=0.9, clip_on=False)
     axes.plot(rank, 0, marker=style.marker, color=style.colour, markersize=6, clip_on=False, zorder=3)
-    axes.text(
-        edge + (-0.08 if left else 0.08),
-        height,
-        text,
-        ha="right" if left else "left",
-        va="center",
-        color=style.colour,
-        parse_math=False,
-    )
+    at = {"ha": "right" if left else "left", "va": "center", "parse_math": False}
+    axes.text(edge + (-0.08 if left else 0.08), height, text, color=style.colour, **at)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from benchmark.errors import StoreError
 from benchmark.report.collect import Block, Row
 from benchmark.report.significance.comparisons import is_transductive
-from benchmark.report.significance.evidence import read_predictions
+from benchmark.report.significance.evidence import predictions_path, read_predictions
 
 Array = np.ndarray[Any, Any]
 
@@ -24,15 +26,18 @@ class Shown:
     Attributes:
         titles: of the methods.
         number: row of the first of them in the block, which gives the look.
-        arrays: of its first run.
         runs: arrays of all its runs. scales: logit scale of each of them.
     """
 
     titles: list[str]
     number: int
-    arrays: Mapping[str, Array]
     runs: Sequence[Mapping[str, Array]]
     scales: Sequence[float]
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """Those of the first run."""
+        return self.runs[0]
 
     @property
     def title(self) -> str:
@@ -42,56 +47,51 @@ class Shown:
 
 @dataclass(frozen=True)
 class Stored:
-    """What the methods of a block have stored for one dataset of a task; read once for all figures.
-
-    Attributes:
-        cells: for each row with arrays its number in the block, its title, and arrays and logit scale of each run.
-    """
+    """What the methods of a block have stored for one dataset of a task; read once for all figures."""
 
     block: Block
     task: str
     dataset: str
-    cells: Sequence[tuple[int, str, Sequence[tuple[Mapping[str, Array], float]]]]
-
-    @classmethod
-    def read(cls, block: Block, task: str, dataset: str) -> Stored:
-        """Read the arrays of all rows."""
-        found = [
-            (number, row.title, list(_arrays(row, task, dataset))) for number, row in enumerate(block.rows)
-        ]
-        return cls(block, task, dataset, [cell for cell in found if cell[2]])
 
     @property
     def name(self) -> str:
         """Title of the dataset."""
         return self.block.dataset_title(self.dataset, self.task)
 
+    def files(self) -> list[Path]:
+        """Files with arrays of its runs, as far as they are there."""
+        runs = [run for row in self.block.rows for run in row.runs_at(self.task, self.dataset)]
+        paths = (predictions_path(run, self.task, self.dataset) for run in runs)
+        return [path for path in paths if path.is_file()]
+
     def shown(self, keys: Sequence[str]) -> list[Shown]:
         """Return the methods that have stored these arrays, in the order of the block."""
         found: list[Shown] = []
-        for number, title, stored in self.cells:
+        for number, title, stored in self._rows:
             having = [(arrays, scale) for arrays, scale in stored if set(keys) <= set(arrays)]
             if not having:
                 continue
-            runs = [arrays for arrays, _ in having]
-            twin = next((other for other in found if _equal(other.arrays, runs[0], keys)), None)
+            runs, scales = zip(*having, strict=True)
+            twin = next((one for one in found if _equal(one.arrays, runs[0], keys)), None)
             if twin is not None:
                 twin.titles.append(title)
             else:
-                found.append(Shown([title], number, runs[0], runs, [scale for _, scale in having]))
+                found.append(Shown([title], number, runs, scales))
         return found
+
+    @cached_property
+    def _rows(self) -> list[tuple[int, str, list[tuple[Mapping[str, Array], float]]]]:
+        """Number and title of each row, with arrays and logit scale of each run."""
+        rows = enumerate(self.block.rows)
+        return [(number, row.title, list(_arrays(row, self.task, self.dataset))) for number, row in rows]
 
 
 def results(block: Block) -> list[tuple[str, str]]:
     """Return every (task, dataset) that some run of a block has results of."""
-    found = {
-        (task, dataset): None
-        for row in block.rows
-        for run in row.runs
-        for task, result in run.tasks.items()
-        for dataset in result.get("datasets") or {}
-    }
-    return list(found)
+    tasks = [item for row in block.rows for run in row.runs for item in run.tasks.items()]
+    return list(
+        dict.fromkeys((task, name) for task, result in tasks for name in result.get("datasets") or {})
+    )
 
 
 def shared_columns(methods: Sequence[Shown]) -> str:
@@ -113,8 +113,8 @@ def _equal(ones: Mapping[str, Array], others: Mapping[str, Array], keys: Sequenc
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """What the methods of a block answered on one dataset.
+class Answers:
+    """What the methods of a block answered on one dataset, where each image has one class.
 
     Attributes:
         classes: names of the classes. target: true class of each image, [N].
@@ -125,25 +125,19 @@ class Verdicts:
     target: Array
     methods: list[Shown]
 
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return len(self.target)
 
-
-def verdicts(stored: Stored) -> Verdicts | None:
+def answers(stored: Stored) -> Answers | None:
     """Return the answers where an image has one class; transductive answers are no one model's."""
     block, task, dataset = stored.block, stored.task, stored.dataset
-    methods = [one for one in stored.shown(("similarity", "target")) if _is_plain(one)]
+    methods = [
+        one
+        for one in stored.shown(("similarity", "target"))
+        if one.arrays["target"].ndim == 1 and one.arrays["similarity"].ndim == 2
+    ]
     if not methods or is_transductive(block, (task, dataset, "")):
         return None
-    first = methods[0].arrays
-    shape = first["similarity"].shape
+    shape = methods[0].arrays["similarity"].shape
     methods = [one for one in methods if all(run["similarity"].shape == shape for run in one.runs)]
     named = next((info["classes"] for info in block.facts(dataset, task) if info.get("classes")), ())
     classes = named if len(named) == shape[1] else range(shape[1])
-    return Verdicts([str(name) for name in classes], first["target"], methods)
-
-
-def _is_plain(one: Shown) -> bool:
-    return one.arrays["target"].ndim == 1 and one.arrays["similarity"].ndim == 2
+    return Answers([str(name) for name in classes], methods[0].arrays["target"], methods)

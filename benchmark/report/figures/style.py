@@ -1,4 +1,4 @@
-"""What all figures share: one style, the look of each method, and how a figure is written.
+"""What all figures share: one style, the look of each method, panels, and how a figure is written.
 
 Colours that the colour-blind can tell apart; a marker, a dash pattern and a direct label for each method, so that the
 figures also read in grey. Each is written as PNG and PDF, without dates: the same store gives the same files.
@@ -10,18 +10,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from benchmark.files import write_whole
 from benchmark.metrics.classification import Metric
 from benchmark.report.collect import Block, Row
 from benchmark.report.runs import Key
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette without yellow, which is too light for lines and text; repeated with other markers.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -29,18 +27,12 @@ _MARKERS = "osD^vPXp<>h*d"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3)))
 GREY = "#777777"
 STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
+    "font.size": 9, "axes.titlesize": 9,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "lines.linewidth": 1.4,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "medpeft-bench",
-}
+    "pdf.fonttype": 42, "svg.hashsalt": "medpeft-bench",
+}  # fmt: skip
 DPI = 160
 
 
@@ -64,21 +56,24 @@ class Picture:
 
     Attributes:
         name: stem of its files. title: what it is, short. caption: what it shows, in sentences.
-        suite, backbone: of the block that it shows. png, pdf: its files.
+        place: suite and backbone that it shows. folder: of its files.
     """
 
     name: str
     title: str
     caption: str
-    suite: str
-    backbone: str
-    png: Path
-    pdf: Path
+    place: str
+    folder: Path
+
+    @property
+    def png(self) -> Path:
+        """The file that is put into the page."""
+        return self.folder / f"{self.name}.png"
 
     @property
     def files(self) -> tuple[Path, Path]:
         """Both files."""
-        return self.png, self.pdf
+        return self.png, self.folder / f"{self.name}.pdf"
 
 
 @dataclass(frozen=True)
@@ -88,6 +83,17 @@ class Look:
     colour: str
     marker: str
     dashes: Any
+
+    def line(self, *, first: int, steps: int) -> dict[str, Any]:
+        """How ``plot`` draws its line, with markers at every ``steps``-th point from the ``first`` on."""
+        shape = {"color": self.colour, "linestyle": self.dashes, "marker": self.marker}
+        return {**shape, "markersize": 4.5, "markevery": (first, steps)}
+
+    def mark(self, axes: Axes, x: float, y: float, *, solid: bool, **bars: Any) -> None:
+        """Draw one value with the bars of ``errorbar``; hollow where it may not be compared with the others."""
+        face = self.colour if solid else "white"
+        shape = {"color": self.colour, "marker": self.marker, "markerfacecolor": face, "markersize": 5.5}
+        axes.errorbar(x, y, **{**shape, **bars})
 
 
 def look(number: int) -> Look:
@@ -99,9 +105,40 @@ def look(number: int) -> Look:
 
 def new_figure(width: float, height: float, *, layout: Any = "constrained") -> Figure:
     """Return an empty figure of this size in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def panels(
+    title: str,
+    count: int,
+    columns: int,
+    size: tuple[float, float],
+    room: tuple[float, float] = (0, 0),
+    **how: Any,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a title and ``count`` panels in rows of at most ``columns``.
+
+    Args:
+        title: of the figure; nothing in it is mathematics.
+        count: number of panels.
+        columns: panels side by side.
+        size: of a panel, in inches.
+        room: inches for what all panels share.
+        how: more for ``subplots``.
+    """
+    wide = min(columns, count)
+    high = -(-count // wide)
+    figure = new_figure(size[0] * wide + room[0], size[1] * high + room[1])
+    grid = list(figure.subplots(high, wide, squeeze=False, **how).flat)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure, grid[:count]
 
 
 def lay_out(figure: Figure) -> None:
@@ -119,63 +156,56 @@ def freeze_layout(figure: Figure) -> None:
 
 def write(drawings: Iterable[Drawing], block: Block, folder: Path, suffix: str) -> list[Picture]:
     """Write drawings of a block as they come, so that one at a time is in memory."""
+    import matplotlib as mpl
+
     written = []
     with mpl.rc_context(STYLE):
         for drawing in drawings:
             stem = f"figure_{drawing.name}{suffix}".replace("/", "-").replace(":", "-")
             freeze_layout(drawing.figure)
-            png, pdf = (_save(drawing, folder / f"{stem}.{kind}") for kind in ("png", "pdf"))
-            written.append(
-                Picture(stem, drawing.title, drawing.caption, block.suite, block.backbone, png, pdf)
-            )
+            written.append(Picture(stem, drawing.title, drawing.caption, block.heading, folder))
+            _save(drawing, written[-1])
     return written
 
 
-def _save(drawing: Drawing, path: Path) -> Path:
-    content = BytesIO()
+def _save(drawing: Drawing, picture: Picture) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
     # not savefig: it draws each figure twice, the first time only to lay it out, and the layout is frozen already
-    if path.suffix == ".pdf":
-        undated = {"CreationDate": None, "Title": drawing.title, "Subject": drawing.caption}
-        FigureCanvasPdf(drawing.figure).print_pdf(content, metadata=undated)
-    else:
-        named = {"Software": "medpeft-bench", "Title": drawing.title, "Description": drawing.caption}
-        FigureCanvasAgg(drawing.figure).print_png(content, metadata=named)
-    write_whole(path, lambda temporary: temporary.write_bytes(content.getvalue()))
-    return path
+    named = {"Software": "medpeft-bench", "Title": drawing.title, "Description": drawing.caption}
+    undated = {"CreationDate": None, "Title": drawing.title, "Subject": drawing.caption}
+    png, pdf = BytesIO(), BytesIO()
+    FigureCanvasAgg(drawing.figure).print_png(png, metadata=named)
+    FigureCanvasPdf(drawing.figure).print_pdf(pdf, metadata=undated)
+    for path, content in zip(picture.files, (png.getvalue(), pdf.getvalue()), strict=True):
+        write_whole(path, lambda temporary, content=content: temporary.write_bytes(content))  # type: ignore[misc]
 
 
 # --- words of a figure ----------------------------------------------------------------------------------------
 
 
-def metric_label(metric: Metric) -> str:
-    """Return the name of a metric with its unit: ``ACC (%)``."""
-    return metric.title + (f" ({metric.unit})" if metric.unit else "")
+def axis_label(metric: Metric, rows: Iterable[Row] = (), keys: Collection[Key] = ()) -> str:
+    """Return the name of a metric with its unit and the samples behind its scores: ``ACC (%), n = 1000``."""
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return ", ".join(filter(None, (metric.title + unit, samples_text(rows, keys))))
 
 
 def samples_text(rows: Iterable[Row], keys: Collection[Key]) -> str:
     """Return the samples behind scores, smallest and largest of the rows: ``n = 1000``; empty if nothing says it."""
     counts = sorted({row.scores[key].n or 0 for row in rows for key in keys if key in row.scores} - {0})
-    if not counts:
-        return ""
-    return f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+    return f"n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}" if counts else ""
 
 
 def seeds_text(rows: Iterable[Row]) -> str:
     """Return how many runs stand behind each method: ``one seed``, ``3 seeds``, ``1 to 3 seeds``."""
     counts = sorted({score.seeds for row in rows for score in row.scores.values()})
-    if not counts:
-        return "no seed"
-    if counts[-1] == 1:
-        return "one seed"
-    return f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
+    if not counts or counts[-1] == 1:
+        return "one seed" if counts else "no seed"
+    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
 
 
 def unranked_text(rows: Iterable[Row]) -> str:
     """Return a sentence on what hollow markers are, if there are any."""
     solid = all(row.compared(key) for row in rows for key in row.scores)
     return "" if solid else " Hollow markers: not comparable with the others."
-
-
-def set_title(axes: Axes, text: str) -> None:
-    """Write a title at the left; nothing in it is mathematics."""
-    axes.set_title(text, loc="left", parse_math=False)

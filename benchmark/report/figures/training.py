@@ -3,54 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from benchmark.registry import register_figure
 from benchmark.report.collect import Block, Row
 from benchmark.report.figures.label_placement import label_line_ends
-from benchmark.report.figures.style import Drawing, Look, lay_out, look, new_figure
+from benchmark.report.figures.style import Drawing, lay_out, look, panels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True)
-class Line:
-    """A method's validation curve: step, mean, lowest and highest value over seeds, [S, 4]."""
-
-    title: str
-    look: Look
-    curve: np.ndarray[Any, np.dtype[np.float64]]
-
-
+@register_figure("training")
 def draw(block: Block) -> Iterator[Drawing]:
     """Yield the validation metric against training steps: mean over seeds, band from the lowest to the highest."""
     metric = _validation_metric(block)
-    lines = [Line(row.title, look(number), _curve(row, metric)) for number, row in enumerate(block.rows)]
-    lines = [line for line in lines if len(line.curve)]
-    if not lines:
+    curves = [(row.title, look(number), _curve(row, metric)) for number, row in enumerate(block.rows)]
+    curves = [one for one in curves if len(one[2])]
+    if not curves:
         return
-    figure = new_figure(width=8.0, height=4.6)
-    axes = figure.subplots()
-    for number, line in enumerate(lines):
-        step, mean, low, high = line.curve.T
-        axes.fill_between(step, 100 * low, 100 * high, color=line.look.colour, alpha=0.13, linewidth=0)
-        axes.plot(
-            step,
-            100 * mean,
-            color=line.look.colour,
-            linestyle=line.look.dashes,
-            marker=line.look.marker,
-            markersize=4.5,
-            markevery=(number % 3, max(1, len(step) // 6)),
-        )
+    figure, (axes,) = panels(block.heading, 1, 1, (8.0, 4.6))
+    ends = []
+    for number, (title, style, curve) in enumerate(curves):
+        steps, mean = curve.index.to_numpy(), curve.mean(axis=1).to_numpy()
+        band = {"color": style.colour, "alpha": 0.13, "linewidth": 0}
+        axes.fill_between(steps, curve.min(axis=1), curve.max(axis=1), **band)
+        axes.plot(steps, mean, **style.line(first=number % 3, steps=max(1, len(steps) // 6)))
+        ends.append((title, style.colour, (float(steps[-1]), float(mean[-1]))))
     name = metric.removeprefix("val_").upper()
-    axes.set_xlabel("Training step")
-    axes.set_ylabel(f"Validation {name} (%)")
-    figure.suptitle(block.heading, fontsize=10, parse_math=False)
+    axes.set(xlabel="Training step", ylabel=f"Validation {name} (%)")
     lay_out(figure)
-    label_line_ends(
-        axes, [(line.title, line.look.colour, (line.curve[-1, 0], 100 * line.curve[-1, 1])) for line in lines]
-    )
+    label_line_ends(axes, ends)
     caption = (
         f"{name} on the validation set during adaptation: mean over seeds; band: lowest to highest seed, where there "
         "are several. Methods that train nothing have no curve."
@@ -65,16 +48,13 @@ def _validation_metric(block: Block) -> str:
     return f"val_{declared}" if declared else next(iter(found), "val_auroc")
 
 
-def _curve(row: Row, metric: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Step, mean, lowest and highest value over seeds, for the steps that every seed has: [S, 4]."""
+def _curve(row: Row, metric: str) -> pd.DataFrame:
+    """Values in percent, one column per seed, at the steps that every seed has."""
+    import pandas as pd
+
     curves = [
-        {int(line["step"]): float(line[metric]) for line in run.history if line.get(metric) is not None}
+        {int(line["step"]): 100 * float(line[metric]) for line in run.history if line.get(metric) is not None}
         for run in row.runs
         if run.status in ("success", "partial")
     ]
-    curves = [curve for curve in curves if curve]
-    if not curves:
-        return np.empty((0, 4))
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    values = np.array([[curve[step] for curve in curves] for step in steps]).reshape(len(steps), len(curves))
-    return np.column_stack([steps, values.mean(axis=1), values.min(axis=1), values.max(axis=1)])
+    return pd.DataFrame([curve for curve in curves if curve]).T.dropna().sort_index()

@@ -43,8 +43,7 @@ def page(blocks: Sequence[Block], rendered: Sequence[Rendered], pictures: Sequen
     tables: list[TableView] = [
         table_view(item, f"table-{number}", anchors) for number, item in enumerate(rendered)
     ]
-    places = {(block.suite, block.backbone): block.heading for block in blocks}
-    images: list[Image] = [image(picture, places) for picture in pictures]
+    images: list[Image] = [image(picture) for picture in pictures]
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     return (
         _environment()

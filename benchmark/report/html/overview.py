@@ -115,9 +115,9 @@ def table_view(item: Rendered, name: str, anchors: Collection[str]) -> TableView
     )
 
 
-def image(picture: Picture, places: Mapping[tuple[str, str], str]) -> Image:
-    """Return a picture as part of the page; ``places`` are the headings of suite and backbone."""
-    place = places.get((picture.suite, picture.backbone), "")
+def image(picture: Picture) -> Image:
+    """Return a picture as part of the page."""
+    place = picture.place
     data = picture.png.read_bytes()
     width, height = struct.unpack(">II", data[16:24])  # the first chunk of a PNG
     return Image(

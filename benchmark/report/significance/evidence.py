@@ -88,7 +88,7 @@ def read_predictions(run: Run, task: str, dataset: str) -> Predictions:
     Raises:
         StoreError: the file is missing or damaged.
     """
-    path = _path(run, task, dataset)
+    path = predictions_path(run, task, dataset)
     return Predictions(_read(path), _protocol(run, task, dataset))
 
 
@@ -100,7 +100,7 @@ def run_evidence(run: Run, key: Key) -> Evidence:
             stored score.
     """
     task, dataset, metric = key
-    path = _path(run, task, dataset)
+    path = predictions_path(run, task, dataset)
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
     found, value = _evidence(path, stamp, _protocol(run, task, dataset), metric)
     stored = float(run.scores()[key]["value"])
@@ -135,7 +135,8 @@ def _mean(measures: Sequence[Measure]) -> Measure:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def _path(run: Run, task: str, dataset: str) -> Path:
+def predictions_path(run: Run, task: str, dataset: str) -> Path:
+    """Return the file with what a run has stored for one dataset."""
     return run.folder / "predictions" / f"{task}-{dataset}.npz"
 
 
