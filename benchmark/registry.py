@@ -255,7 +255,7 @@ class Registry:
 METHODS = Registry("method", "methods", not_plugins=("base", "losses"))
 
 
-TASKS = Registry("task", "tasks", not_plugins=("base", "dense"))
+TASKS = Registry("task", "tasks", not_plugins=("base", "dense", "score_rules"))
 
 
 DATASETS = Registry("dataset", "benchmark/data/datasets")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import methods
-from benchmark.conformance.checks import verdicts
+from benchmark.conformance.checks import run_checks
 from benchmark.files import ROOT
 from benchmark.registry import load_plugins
 
@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), fl
 def test_the_example_method_is_a_plugin_that_conforms(tmp_path: Path) -> None:
     (tmp_path / "text_gain.py").write_text(BLOCKS[0])
     assert load_plugins([str(tmp_path / "text_gain.py")]) == []
-    failed = [v for v in verdicts(lambda backbone: methods.build("text_gain", backbone)) if v.reason]
+    failed = [v for v in run_checks(lambda backbone: methods.build("text_gain", backbone)) if v.reason]
     assert not failed
 
 

@@ -95,12 +95,12 @@ def _check(name: str, options: Mapping[str, Any], only: Sequence[str], console: 
     import torch
 
     import methods
-    from benchmark.conformance.checks import matching, verdicts
+    from benchmark.conformance.checks import matching, run_checks
 
     torch.set_num_threads(1)  # on models this small, threads only wait for each other
     holds = True
-    for verdict in verdicts(functools.partial(methods.build, name, **options), matching(only)):
-        holds &= not verdict.reason
-        word = f"FAILED: {verdict.reason}" if verdict.reason else "ok"
-        console.line(f"{name:14} {verdict.check:44} {verdict.family:10} {word}")
+    for result in run_checks(functools.partial(methods.build, name, **options), matching(only)):
+        holds &= not result.reason
+        word = f"FAILED: {result.reason}" if result.reason else "ok"
+        console.line(f"{name:14} {result.check:44} {result.family:10} {word}")
     return holds

@@ -1,28 +1,41 @@
-"""What a method can do, found out by trying it on two small models; what it declares is only compared with that.
+"""Questions to a method, answered by trying it on small models; what it declares about itself is compared with that.
+
+Every question is a function that returns whether something holds and, where it does not, what was seen. The table of
+``list methods`` asks them (:func:`capabilities`), and so do the checks that a method must pass (``checks.py``).
 
 *changes a tower*: the tower's own features (interventions and deltas included, heads not) differ once the trained
-values have moved. *cached*: the method declares that a tower's features are constant, the moved tower confirms it, and
-the features that follow from stored ones equal the live ones. *labels*: the loss cannot be computed without them.
-*merges*: :func:`folded` gives a plain backbone with the method's features. *unseen*: class lists of any length are
-scored, each class on its own. *identity*: features equal the frozen model's before the first step. *resnet*: whether it
-works where the image tower is a ResNet, which has no tokens; if not, the line that says so.
+values have moved. *cached*: the method declares that a tower's features are constant, and the features that follow
+from stored ones equal the live ones. *labels*: the loss cannot be computed without them. *merges*: :func:`folded` gives
+a plain backbone with the method's features. *unseen*: class lists of any length are scored, each class on its own.
+*identity*: features equal the frozen model's before the first step. *resnet*: whether the method works where the image
+tower is a ResNet, which has no tokens; if not, the line that says so.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import functools
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Backbone, Tower, from_open_clip, load_backbone
+from benchmark.backbones import Backbone, Tower, load_backbone
 from benchmark.backbones.towers.base import SITES
 from benchmark.backbones.towers.resnet import ResNetTower
-from benchmark.conformance.small_models import FAMILIES, Build, made, moved, small_backbone, small_batch
+from benchmark.conformance.small_models import (
+    FAMILIES,
+    Build,
+    made,
+    moved,
+    small_backbone,
+    small_batch,
+    small_resnet,
+)
 from benchmark.data.samples import Batch
 from benchmark.errors import BenchmarkError
 from benchmark.run.cost import parameter_counts
@@ -31,6 +44,13 @@ from methods.base import Method
 Kind = Literal["image", "text"]
 KINDS: tuple[Kind, Kind] = ("image", "text")
 COUNTED_ON = "random:tiny"
+
+
+class Answer(NamedTuple):
+    """Whether something holds; ``reason`` says what was seen where it does not."""
+
+    holds: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ class Capabilities:
 
 
 def capabilities(build: Build) -> Capabilities:
-    """Probe a method.
+    """Ask a method every question.
 
     Args:
         build: wraps a fresh backbone with it.
@@ -80,7 +100,7 @@ def capabilities(build: Build) -> Capabilities:
     merges = {item.merges for item in each}
     resnet, unclear = _on_resnet(build)
     return Capabilities(
-        trained=_count(build),
+        trained=trained_values(build(load_backbone(COUNTED_ON))),
         changes=_in_order(kind for item in each for kind in item.changes),
         cached=tuple(kind for kind in KINDS if all(kind in item.cached for item in each)),
         needs_labels=any(item.needs_labels for item in each),
@@ -93,20 +113,15 @@ def capabilities(build: Build) -> Capabilities:
     )
 
 
-def _count(build: Build) -> int:
-    return parameter_counts(build(load_backbone(COUNTED_ON)))["trainable_without_logit_scale"]
-
-
 def _on_family(build: Build, family: str) -> Capabilities:
     method, batch = moved(build, family)
-    trains = parameter_counts(method)["trainable_without_logit_scale"]
-    frozen = small_backbone(family)
+    trains, frozen = trained_values(method), small_backbone(family)
     changes = changed_towers(method, batch, frozen)
-    cached = _in_order(kind for kind in KINDS if cacheable(method, batch, kind, frozen))
-    merges = can_merge(method, batch, small_backbone(family)) if trains else None
-    identity = starts_as_frozen(*made(build, family), frozen)
+    cached = tuple(kind for kind in KINDS if cacheable(method, batch, kind, frozen).holds)
+    merges = can_merge(method, batch, small_backbone(family)).holds if trains else None
+    identity = starts_as_frozen(*made(build, family), frozen).holds
     unsaid = _in_order({*changes} - method.adapts)
-    undone = _in_order(kind for kind in KINDS if kind in method.adapts and kind not in changes)
+    undone = tuple(kind for kind in KINDS if kind in method.adapts and kind not in changes)
     notes = [f"says that it leaves the {kind} tower alone, but changes it" for kind in unsaid]
     notes += [f"says that it changes the {kind} tower, but does not" for kind in undone]
     if method.identity_at_init and not identity:
@@ -114,7 +129,7 @@ def _on_family(build: Build, family: str) -> Capabilities:
     if method.mergeable and merges is False:
         notes.append("says that it merges into the weights, but does not")
     needs_labels = not _loss_is_finite(method, batch)
-    unseen = scores_unseen_classes(method, batch)
+    unseen = scores_unseen_classes(method, batch).holds
     return Capabilities(
         trains, changes, cached, needs_labels, merges, unseen, identity, (family,), tuple(notes)
     )
@@ -136,76 +151,97 @@ def _on_resnet(build: Build) -> tuple[str, list[str]]:
     return "", []
 
 
-def small_resnet() -> Backbone:
-    """Return a small random model whose image tower is a ResNet."""
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, head_width=64, image_size=32)
-        text = CLIPTextCfg(context_length=24, vocab_size=80, width=48, heads=2, layers=3)
-        return from_open_clip(CLIP(32, vision, text, quick_gelu=True), name="random:small_resnet")
-
-
 # ---------------------------------------------------------------------------- one question each
+def trained_values(method: Method) -> int:
+    """Return how many values a method trains, its logit scale not counted."""
+    return parameter_counts(method)["trainable_without_logit_scale"]
+
+
+def close(ours: Tensor, expected: Tensor, what: str, tolerance: float = 1e-5) -> Answer:
+    """Answer whether two tensors agree in shape and, to an absolute tolerance, in value."""
+    if ours.shape != expected.shape:
+        return Answer(False, f"{what}: shape {tuple(ours.shape)}, expected {tuple(expected.shape)}")
+    error = float((ours - expected).abs().max())
+    return Answer(error <= tolerance, f"{what}: differs by {error:.2g}, allowed {tolerance:.0e}")
+
+
+def all_of(answers: Iterable[Answer]) -> Answer:
+    """Return the first answer that does not hold."""
+    return next((answer for answer in answers if not answer.holds), Answer(True))
+
+
 @torch.no_grad()
-def changed_towers(method: Method, batch: Any, frozen: Backbone) -> tuple[Kind, ...]:
-    """Return the towers whose own features differ from the frozen ones (interventions and deltas act, heads do not)."""
+def keeps_tower(
+    method: Method, batch: Any, kind: Kind, frozen: Backbone, *, tolerance: float = 1e-5
+) -> Answer:
+    """Answer whether a tower's own features are the frozen ones (interventions and deltas act, heads do not)."""
     method.eval()
-    return tuple(
-        kind
-        for kind in KINDS
-        if not torch.allclose(_adapted(method, kind, batch), _plain(frozen, kind, batch), rtol=0.0, atol=1e-5)
-    )
+    interventions, inputs = getattr(method, f"{kind}_interventions")(), _inputs(batch, kind)
+    if kind == "text":
+        inputs = method.text_ids(inputs)
+    ours = getattr(method.backbone, kind).features(inputs, interventions=interventions)
+    plain = _plain(frozen, kind, batch)
+    return close(ours, plain, f"{kind} tower is not declared as adapted", tolerance)
+
+
+def changed_towers(method: Method, batch: Any, frozen: Backbone) -> tuple[Kind, ...]:
+    """Return the towers whose own features differ from the frozen ones."""
+    return tuple(kind for kind in KINDS if not keeps_tower(method, batch, kind, frozen).holds)
 
 
 @torch.no_grad()
-def cacheable(method: Method, batch: Any, kind: Kind, frozen: Backbone) -> bool:
-    """Return whether a tower's features may be computed once: declared, and the frozen ones give the same."""
+def cacheable(method: Method, batch: Any, kind: Kind, frozen: Backbone) -> Answer:
+    """Answer whether a tower's features may be computed once: declared, and the frozen ones give the same."""
     if kind in method.adapts:
-        return False
+        return Answer(False, f"{kind} tower is declared as adapted")
     method.eval()
     live = getattr(method, f"encode_{kind}")(_inputs(batch, kind))
     stored = getattr(method, f"from_{kind}_features")(_plain(frozen, kind, batch))
-    return torch.allclose(live, stored, rtol=0.0, atol=1e-5)
+    return close(live, stored, f"{kind} features from the cache", 1e-6)
 
 
 @torch.no_grad()
-def starts_as_frozen(method: Method, batch: Any, frozen: Backbone) -> bool:
-    """Return whether a method that has not been trained gives the frozen backbone's features."""
-    method.eval()
-    pairs = zip(_features(method, batch), _frozen_features(frozen, batch), strict=True)
-    return all(torch.allclose(ours, plain, rtol=0.0, atol=1e-5) for ours, plain in pairs)
+def starts_as_frozen(method: Method, batch: Any, frozen: Backbone) -> Answer:
+    """Answer whether a method that has not been trained gives the frozen backbone's features."""
+    pairs = zip(KINDS, _features(method.eval(), batch), _frozen_features(frozen, batch), strict=True)
+    return all_of(close(ours, plain, f"{kind} features at the start") for kind, ours, plain in pairs)
 
 
 @torch.no_grad()
-def can_merge(method: Method, batch: Any, frozen: Backbone) -> bool:
-    """Return whether :func:`folded` gives a plain backbone with the method's features and similarities."""
-    method.eval()
-    plain = folded(method, frozen)
-    image, text = _frozen_features(plain, batch)
-    ours = _features(method, batch)
-    logits = method.logits(image, text)
-    return all(
-        torch.allclose(x, y, rtol=0.0, atol=tolerance)
-        for x, y, tolerance in (
-            (ours[0], image, 1e-4),
-            (ours[1], text, 1e-4),
-            (method.similarity(batch.images, batch.token_ids), logits, 5e-3),
+def can_merge(method: Method, batch: Any, frozen: Backbone) -> Answer:
+    """Answer whether :func:`folded` gives a plain backbone with the method's features and similarities."""
+    plain = _frozen_features(folded(method.eval(), frozen), batch)
+    ours, logits = _features(method, batch), method.similarity(batch.images, batch.token_ids)
+    what = "folded into the weights, what it has learnt gives other features"
+    return all_of(
+        close(mine, merged, what, tolerance)
+        for mine, merged, tolerance in zip(
+            (*ours, logits), (*plain, method.logits(*plain)), (1e-4, 1e-4, 5e-3), strict=True
         )
     )
 
 
 @torch.no_grad()
-def scores_unseen_classes(method: Method, batch: Any) -> bool:
-    """Return whether class lists of any length are scored, and a class alike whatever stands beside it."""
+def scores_unseen_classes(method: Method, batch: Any) -> Answer:
+    """Answer whether class lists of any length are scored, and a class alike whatever stands beside it."""
     method.eval()
-    prompts = batch.token_ids[:, None]
-    images = Batch(images=batch.images)
+    prompts, images = batch.token_ids[:, None], Batch(images=batch.images)
     many = method.classify(images, method.prepare_classes(prompts))
     few = method.classify(images, method.prepare_classes(prompts[[2, 0]]))
-    alike = few.shape == (len(batch.images), 2) and torch.allclose(few, many[:, [2, 0]], rtol=0.0, atol=1e-4)
-    return bool(alike and many.isfinite().all())
+    what = "the score of a class depends on the other classes, or is missing"
+    alike = close(few, many[:, [2, 0]], what, 1e-4)
+    return alike if bool(many.isfinite().all()) else Answer(False, what)
+
+
+def registers_every_tensor(method: Method) -> Answer:
+    """Answer whether every tensor that a method holds moves with it to another device."""
+    registered = {id(tensor) for tensor in (*method.parameters(), *method.buffers())}
+    strays = [place for place, tensor in reachable_tensors(method) if id(tensor) not in registered]
+    return Answer(
+        not strays,
+        f"{', '.join(strays[:3])}: neither parameter nor buffer, so it stays behind on .to(device). "
+        "Register it, or make it in the forward pass",
+    )
 
 
 def _loss_is_finite(method: Method, batch: Any) -> bool:
@@ -237,14 +273,15 @@ def folded(method: Method, onto: Backbone) -> Backbone:
     for name, value in onto.model.state_dict().items():
         if name in learnt:
             value.copy_(learnt[name])
-    pairs = ((source.backbone.image, onto.image), (source.backbone.text, onto.text))
-    for tower, target in (
-        pair for pair in pairs if not isinstance(pair[0], ResNetTower)
-    ):  # it takes no deltas
+    for kind in KINDS:
+        tower, target = getattr(source.backbone, kind), getattr(onto, kind)
         for index in range(tower.depth):
-            for site in SITES:
+            for site in () if isinstance(tower, ResNetTower) else SITES:  # a ResNet takes no deltas
                 if _is_adapted(tower, index, site):
-                    _write(target.linear_at(index, site), *_measured(tower, index, site))
+                    linear, (weight, bias) = target.linear_at(index, site), _measured(tower, index, site)
+                    linear.weight.copy_(weight)
+                    if linear.bias is not None:
+                        linear.bias.copy_(bias)
     return onto
 
 
@@ -266,10 +303,40 @@ def _measured(tower: Tower, index: int, site: str) -> tuple[Tensor, Tensor]:
     return (outputs[1:] - outputs[0]).T, outputs[0]
 
 
-def _write(linear: Any, weight: Tensor, bias: Tensor) -> None:
-    linear.weight.copy_(weight)
-    if linear.bias is not None:
-        linear.bias.copy_(bias)
+# ---------------------------------------------------------------------------- tensors
+def reachable_tensors(root: object, name: str = "method") -> Iterator[tuple[str, Tensor]]:
+    """Yield (place, tensor) once for every tensor held by an object, its containers, closures and partials.
+
+    Args:
+        root: where to start.
+        name: what the root is called in places, for example ``method.options.table``.
+    """
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [(name, root)]
+    while waiting:
+        place, item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            yield place, item
+        elif not isinstance(item, str | bytes | int | float | type | types.ModuleType):
+            waiting += _held(place, item)
+
+
+def _held(place: str, item: Any) -> list[tuple[str, object]]:
+    if isinstance(item, Mapping):
+        return [(f"{place}[{key!r}]", value) for key, value in item.items()]
+    if isinstance(item, list | tuple | set | frozenset):
+        return [(f"{place}[{index}]", value) for index, value in enumerate(item)]
+    if isinstance(item, functools.partial):
+        return [(place, value) for value in (item.func, *item.args, *item.keywords.values())]
+    if isinstance(item, types.MethodType):
+        return [(place, item.__self__), (place, item.__func__)]
+    if isinstance(item, types.FunctionType):
+        filled = [cell for cell in item.__closure__ or () if cell != types.CellType()]  # an empty one raises
+        return [(f"{place}()", value) for value in (*(c.cell_contents for c in filled), item.__defaults__)]
+    return [(f"{place}.{key}", value) for key, value in getattr(item, "__dict__", {}).items()]
 
 
 # ---------------------------------------------------------------------------- features
@@ -283,20 +350,13 @@ def _plain(backbone: Backbone, kind: Kind, batch: Any) -> Tensor:
     return tower.features(_inputs(batch, kind))
 
 
-def _adapted(method: Method, kind: Kind, batch: Any) -> Tensor:
-    """Return what a tower gives with the method's interventions and deltas, before its heads."""
-    if kind == "image":
-        return method.backbone.image.features(batch.images, interventions=method.image_interventions())
-    ids = method.text_ids(batch.token_ids)
-    return method.backbone.text.features(ids, interventions=method.text_interventions())
+def _frozen_features(backbone: Backbone, batch: Any) -> tuple[Tensor, Tensor]:
+    image, text = (functional.normalize(_plain(backbone, kind, batch), dim=-1) for kind in KINDS)
+    return image, text
 
 
-def _frozen_features(backbone: Backbone, batch: Any) -> list[Tensor]:
-    return [functional.normalize(_plain(backbone, kind, batch), dim=-1) for kind in KINDS]
-
-
-def _features(method: Method, batch: Any) -> list[Tensor]:
-    return [method.encode_image(batch.images), method.encode_text(batch.token_ids)]
+def _features(method: Method, batch: Any) -> tuple[Tensor, Tensor]:
+    return method.encode_image(batch.images), method.encode_text(batch.token_ids)
 
 
 def _in_order(kinds: Iterable[Kind]) -> tuple[Kind, ...]:

@@ -1,4 +1,4 @@
-"""Two small random models, one of each tower family, and random pairs for them: where methods are tried out."""
+"""Small random models, one of each tower family and one with a ResNet, and random pairs: where methods are tried."""
 
 from __future__ import annotations
 
@@ -18,16 +18,10 @@ Build = Callable[[Backbone], Method]
 
 FAMILIES = ("timm+bert", "open_clip")
 _SIZE, _CONTEXT = 32, 24
-_SPREAD = {
-    (FAMILIES[0], "image"): 2.0,
-    (FAMILIES[0], "text"): 6.0,
-    (FAMILIES[1], "image"): 2.0,
-    (FAMILIES[1], "text"): 2.0,
-}
 
 
 def small_backbone(family: str) -> Backbone:
-    """Return a fresh small random model of a family, the same one every time: 32 px images, 24 tokens."""
+    """Return a fresh copy of a family's small random model: 32 px images, 24 tokens, always the same weights."""
     return copy.deepcopy(_prototype(family))
 
 
@@ -46,14 +40,14 @@ def small_batch(backbone: Backbone, pairs: int = 6, *, seed: int = 0) -> Batch:
 
 
 def made(build: Build, family: str) -> tuple[Method, Any]:  # Any: a Batch whose inputs are all there
-    """Return a method on a small model, as it starts, and pairs for it."""
+    """Return a method at its start, on a small model, and pairs for it."""
     torch.manual_seed(0)
     method = build(small_backbone(family))
     return method, small_batch(method.backbone)
 
 
 def moved(build: Build, family: str) -> tuple[Method, Any]:
-    """Return the same with trained values away from their start, so that nothing is hidden by zeros."""
+    """Return the same with trained values moved away from their start, so that zeros hide nothing."""
     method, batch = made(build, family)
     move(method)
     return method, batch
@@ -68,14 +62,25 @@ def move(method: Method, *, size: float = 0.02) -> None:
             parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
+def small_resnet() -> Backbone:
+    """Return a small random model whose image tower is a ResNet."""
+    return _clip("random:small_resnet", layers=(1, 1, 1, 1), width=8, head_width=64)
+
+
 @functools.cache
 def _prototype(family: str) -> Backbone:
-    backbone = _timm_and_bert() if family == "timm+bert" else _open_clip()
+    if family == "timm+bert":
+        backbone, text_spread = _timm_and_bert(), 6.0
+    else:
+        backbone, text_spread = (
+            _clip("random:small_clip", layers=3, width=64, head_width=32, patch_size=8),
+            2.0,
+        )
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
             # libraries start random weights so small that all images and all texts look alike
             if parameter.ndim >= 2:
-                parameter.mul_(_SPREAD[family, backbone.tower_of(name)])
+                parameter.mul_(text_spread if backbone.tower_of(name) == "text" else 2.0)
     return backbone.requires_grad_(False)
 
 
@@ -93,12 +98,11 @@ def _timm_and_bert() -> Backbone:
     )
 
 
-def _open_clip() -> Backbone:
+def _clip(name: str, **vision: Any) -> Backbone:
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    vision = CLIPVisionCfg(layers=3, width=64, head_width=32, patch_size=8, image_size=_SIZE)
     text = CLIPTextCfg(context_length=_CONTEXT, vocab_size=80, width=48, heads=2, layers=3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = CLIP(32, vision, text, quick_gelu=True)
-    return from_open_clip(model, name="random:small_clip")
+        model = CLIP(32, CLIPVisionCfg(image_size=_SIZE, **vision), text, quick_gelu=True)
+    return from_open_clip(model, name=name)
