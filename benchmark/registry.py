@@ -292,7 +292,7 @@ def register_task(name: str, *, aliases: Sequence[str] = (), in_all: bool = True
 
 
 def register_dataset(name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:
-    """Return a decorator that registers a function that loads a prepared dataset."""
+    """Return a decorator that registers a dataset: a class with Options and load (benchmark/data/dataset.py)."""
     return _decorator(DATASETS, name, aliases, True)
 
 

@@ -62,7 +62,7 @@ def setting(
     """Declare a dataclass field.
 
     Args:
-        default: value when nothing else is given.
+        default: value when nothing else is given; ``dataclasses.MISSING`` for a key that a data entry must have.
         help: what it means, for people.
         low: smallest allowed value.
         above: values must be greater than this.
@@ -153,8 +153,13 @@ def json_schema(hint: Any) -> dict[str, Any]:
     return _adapter(hint).json_schema()
 
 
-def contract_problem(plugin: Any) -> str:
-    """Return what keeps a method or task from being configured, in a few words; empty when nothing does."""
+def contract_problem(plugin: Any, *, required: bool = False) -> str:
+    """Return what keeps a plugin from being configured, in a few words; empty when nothing does.
+
+    Args:
+        plugin: a method, task or dataset.
+        required: whether options may lack a default, as the keys that a data entry must have.
+    """
     if not isinstance(getattr(plugin, "cost_hint", 1.0), int | float):
         return f"its cost_hint must be a number, not {quoted(plugin.cost_hint)}"
     cls = getattr(plugin, "Options", None)
@@ -167,7 +172,7 @@ def contract_problem(plugin: Any) -> str:
     except Exception as error:  # an annotation may say anything
         return f"the types of its Options cannot be read ({type(error).__name__}: {error})"
     for item in dataclasses.fields(cls):
-        if item.init and _is_required(item):
+        if not required and item.init and _is_required(item):
             return f"its option '{item.name}' has no default"
     return ""
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.config.layers import Layer, merged
-from benchmark.data.entries import PARTS, VIEW_KEYS, view_problems
-from benchmark.errors import PluginError, quoted, unknown
+from benchmark.data.entries import PARTS, option_problems, view_problems
+from benchmark.errors import PluginError, quoted
 from benchmark.registry import DATASETS, TASKS
 from benchmark.settings import coerce
-
-_OURS = frozenset({"data_root", "reporter", "size", "fitting"})
-"""What a dataset plugin is called with beside the keys of its entry."""
 
 
 @dataclass
@@ -102,15 +95,12 @@ class DataEntries:
                 self.problems.append(f"{entry.where('dataset')}: {error}")
 
     def check_keys(self) -> None:
-        """Check the keys of all entries against what each dataset plugin takes."""
+        """Check the keys of all entries against the options of their datasets, which are imported for it."""
         for entry in self._each():
-            name = entry.values["dataset"]
             try:
-                plugin = DATASETS.get(name)
+                self.problems += option_problems(entry.values, entry.where, entry.whole())
             except PluginError as error:
                 self.problems.append(f"{entry.where('dataset')}: {error}")
-                continue
-            self.problems += _plugin_problems(entry, str(name), plugin)
 
     def check_task(self, task: str, plugin: Any) -> None:
         """Check the entries of a task against what it needs to know of them."""
@@ -176,48 +166,7 @@ def _canonical(task: str) -> str:
         return task
 
 
-def _plugin_problems(entry: Entry, name: str, plugin: Any) -> Iterator[str]:
-    """Yield one line for each key that a dataset plugin does not take, lacks, or wants of another type."""
-    parameters = {
-        item.name: item for item in inspect.signature(plugin).parameters.values() if item.name not in _OURS
-    }
-    if any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
-        return
-    values = entry.values
-    for key, value in values.items():
-        if key in parameters:
-            yield from _type_problems(value, _hint(plugin, parameters[key].annotation), entry.where(key))
-        elif key not in VIEW_KEYS:
-            known = VIEW_KEYS | set(parameters)
-            yield f"{entry.where(key)}: {unknown('data key', key, known)}"
-    for key, item in parameters.items():
-        if item.default is item.empty and key not in values:
-            yield f"{entry.whole()}: dataset '{name}' needs the key '{key}'"
-
-
 def _task_problems(plugin: Any, entry: Entry, *, validation: bool) -> Iterator[str]:
     if check := getattr(plugin, "check_entry", None):  # what is no task at all is found when it runs
         for key, problem in check(entry.values, validation=validation):
             yield f"{entry.where(key)}: {problem}"
-
-
-def _type_problems(value: Any, hint: Any, where: str) -> Iterator[str]:
-    try:
-        typed = coerce(value, hint)
-    except ValueError as error:
-        yield f"{where}: expected {error}, got {quoted(value)}"
-    else:
-        if isinstance(typed, int | float) and isinstance(value, str):
-            yield f"{where}: expected {quoted(typed)} without quotes, got {quoted(value)}"
-
-
-def _hint(plugin: Any, annotation: Any) -> Any:
-    """Return the type that an annotation stands for; Any where it names what only type checkers import."""
-    if annotation is inspect.Parameter.empty:
-        return Any
-    holder = types.SimpleNamespace(__annotations__={"value": annotation})
-    module = getattr(plugin, "__module__", type(plugin).__module__)
-    try:
-        return typing.get_type_hints(holder, vars(sys.modules[module]))["value"]
-    except Exception:  # an annotation may say anything
-        return Any

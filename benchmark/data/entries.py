@@ -1,19 +1,19 @@
-"""From a suite's data entries to prepared datasets and views of them."""
+"""Data entries of a suite: their keys, and the prepared datasets that they name."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.console import Reporter
+from benchmark.data.dataset import LoadRequest, build_options, dataset_plugin, missing_options
 from benchmark.data.prepared import Prepared
-from benchmark.errors import ConfigError, DataError, PluginError, quoted, suggest
+from benchmark.errors import ConfigError, DataError, PluginError, quoted, suggest, unknown
 from benchmark.preprocess import Fitting
-from benchmark.registry import DATASETS, METHODS, calling
+from benchmark.registry import METHODS, calling
 from benchmark.settings import Given, check, setting
 
 
@@ -28,67 +28,35 @@ def load_dataset(
     """Load the dataset that a data entry names.
 
     Args:
-        entry: ``dataset`` and the plugin's own keys, beside keys of the view.
+        entry: ``dataset`` and the options of its plugin, beside keys of the view.
         data_root: folder of prepared data.
-        reporter: told about what is made.
-        fitting: what the backbone wants, for loaders that fit images (those that name ``size`` get just that); data
-            that are stored at one size, like drawn ones, are used as they are. None takes any, and makes nothing that
-            depends on it.
-        make: draw or decode what is not there yet.
+        reporter: told about progress.
+        fitting: what the backbone takes. Data that are stored at one size, like drawn ones, are used as they are.
+            None: only the rows are needed.
+        make: draw or decode what is missing.
 
     Raises:
-        NotMadeError: it is not there, and is not to be made.
-        ConfigError: if the plugin does not take one of the keys.
-        DataError: the images have another size than is wanted, or as the plugin raises it.
-        PluginError: as the plugin raises it.
+        NotMadeError: it is missing, and ``make`` is False.
+        ConfigError: an unknown, missing or wrong option.
+        DataError: the images have another size than the backbone takes, or as the plugin raises it.
+        PluginError: the plugin failed, or returned something else than a prepared dataset.
     """
-    loader = DATASETS.get(entry["dataset"])
-    size = None if fitting is None else fitting.size
-    prepared = _called(loader, entry, data_root, reporter=reporter, size=size, fitting=fitting, make=make)
-    have = prepared.pixels.shape[1 : 1 + len(size or ())]
-    if size is not None and have != size:
-        raise DataError(
-            f"dataset '{entry['dataset']}' has images of {_times(have)} pixels, the backbone takes {_times(size)}: "
-            "choose another --backbone or suite"
-        )
-    return prepared
-
-
-def check_dataset(entry: Mapping[str, Any], data_root: Path, reporter: Reporter) -> Prepared:
-    """Make sure that a dataset can be loaded, before any work begins; what is generated is written now.
-
-    Raises:
-        ConfigError, DataError, PluginError: as in :func:`load_dataset`.
-    """
-    return load_dataset(entry, data_root, reporter)
-
-
-def _called(loader: Any, entry: Mapping[str, Any], data_root: Path, **extras: Any) -> Prepared:
-    """Call a plugin with the keys of an entry that are its own, and with view keys and extras that it names."""
-    parameters = inspect.signature(loader).parameters
-    own = {
-        key: value
-        for key, value in entry.items()
-        if key in parameters or (key not in VIEW_KEYS and key not in PARTS)
-    }
-    for key in ("size", "fitting", "make"):
-        if key in own:
-            raise ConfigError(f"dataset '{entry['dataset']}': '{key}' is not yours to set; leave it out")
-    given = {key: value for key, value in extras.items() if key in parameters or key == "reporter"}
-    name = f"dataset '{entry['dataset']}'"
-    try:
-        inspect.signature(loader).bind(data_root, **given, **own)
-    except TypeError as error:
-        raise ConfigError(f"{name}: {error}") from error
+    plugin, name = dataset_plugin(entry["dataset"]), f"dataset '{entry['dataset']}'"
+    taken = {item.name for item in dataclasses.fields(plugin.Options)}
+    given = {key: value for key, value in entry.items() if key in taken or key not in (*VIEW_KEYS, *PARTS)}
+    options = build_options(plugin.Options, given, entry["dataset"])
     with calling(name):
-        prepared = loader(data_root, **given, **own)
+        prepared = plugin.load(options, LoadRequest(Path(data_root), fitting, reporter, make))
     if not isinstance(prepared, Prepared):
         raise PluginError(f"{name}: its plugin gives a {type(prepared).__name__}, expected a Prepared")
+    size = () if fitting is None else fitting.size
+    have = prepared.pixels.shape[1 : 1 + len(size)]
+    if have != size:
+        raise DataError(
+            f"{name} has images of {' x '.join(map(str, have))} pixels, the backbone takes "
+            f"{' x '.join(map(str, size))}: choose another --backbone or suite"
+        )
     return prepared
-
-
-def _times(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))
 
 
 def data_entries(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -169,15 +137,50 @@ def view_problems(entry: Mapping[str, Any], where: Callable[[str], str]) -> Iter
         entry: a data entry.
         where: how a message names one of its keys.
     """
-    given = [Given(key, value, where(key)) for key, value in entry.items() if key in VIEW_KEYS]
-    typed, problems = check(View, given, "data key")
+    yield from _value_problems(View, entry, where)[1]
+    yield from _class_problems(entry, where)
+
+
+def option_problems(entry: Mapping[str, Any], where: Callable[[str], str], whole: str) -> Iterator[str]:
+    """Yield one line for each key of an entry that its dataset does not take, lacks, or wants of another type.
+
+    Args:
+        entry: a data entry.
+        where: how a message names one of its keys.
+        whole: how a message names the entry.
+
+    Raises:
+        PluginError: the plugin cannot be imported, or is no dataset.
+    """
+    name, cls = entry["dataset"], dataset_plugin(entry["dataset"]).Options
+    values, problems = _value_problems(cls, entry, where)
+    known = VIEW_KEYS | {item.name for item in dataclasses.fields(cls)}
+    problems += [f"{where(key)}: {unknown('data key', key, known)}" for key in entry if key not in known]
+    problems += [f"{whole}: dataset '{name}' needs the key '{key}'" for key in missing_options(cls, entry)]
     yield from problems
+    if not problems:
+        try:
+            cls(**values)
+        except ConfigError as error:
+            yield from (f"{whole}: {problem}" for problem in error.problems)
+
+
+def _value_problems(
+    cls: type, entry: Mapping[str, Any], where: Callable[[str], str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the typed values of the keys that a dataclass has, and one line for each that is wrong."""
+    fields = {item.name for item in dataclasses.fields(cls)}
+    given = [Given(key, value, where(key)) for key, value in entry.items() if key in fields]
+    typed, problems = check(cls, given, "data key")
     for item in given:
         # Entries stay as they are written: a number must be one, not a text that looks like one.
         value = typed.get(item.key, item.value)
-        if not isinstance(value, str) and value != item.value:
-            yield f"{item.where}: expected {quoted(value)} without quotes, got {quoted(item.value)}"
-    yield from _class_problems(entry, where)
+        quoted_number = isinstance(item.value, str) and not isinstance(value, str | Path | tuple)
+        if quoted_number and value != item.value:
+            problems.append(
+                f"{item.where}: expected {quoted(value)} without quotes, got {quoted(item.value)}"
+            )
+    return typed, problems
 
 
 def _class_problems(entry: Mapping[str, Any], where: Callable[[str], str]) -> Iterator[str]:

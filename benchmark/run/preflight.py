@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import math
 import shutil
 import tempfile
@@ -27,7 +26,7 @@ from benchmark.config.run_config import RunConfig
 from benchmark.console import NullReporter, duration
 from benchmark.data.batch_size import too_few
 from benchmark.data.batches import PairBatches
-from benchmark.data.entries import VIEW_KEYS, data_entries, load_dataset, needed
+from benchmark.data.entries import data_entries, load_dataset, needed
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.prepare import splits
 from benchmark.data.prepare.raw import RawDataset
@@ -52,9 +51,6 @@ _FETCH = " Fetch it: "
 
 
 _BY_HAND = "--pretrained FILE"
-
-
-_PICKED = ("part", "protocol", "crop", "size")
 
 
 GB = 1e9
@@ -157,9 +153,8 @@ def _data_item(name: str, entry: Mapping[str, Any], config: RunConfig, fitting: 
     try:
         dataset = DATASETS.get(entry["dataset"])
         if isinstance(dataset, RawDataset):
-            return _prepared(name, _selected(dataset, entry), entry, config.data_root, fitting)
-        fits_itself = {"size", "fitting"} & set(inspect.signature(dataset).parameters)
-        if fits_itself:  # but not before it is told how
+            return _prepared(name, dataset.select(entry), entry, config.data_root, fitting)
+        if getattr(dataset, "fits_images", False):  # but not before it is told how
             rows = len(load_dataset(entry, config.data_root, NullReporter()))
             return Item("data", name, "ok", f"{rows:,} rows; images are prepared on first use")
         if entry is config.suite["corpus"]:  # shows whether it has the backbone's size; tests stay closed
@@ -167,12 +162,6 @@ def _data_item(name: str, entry: Mapping[str, Any], config: RunConfig, fitting: 
         return Item("data", name, "ok", "nothing to prepare: its plugin makes it when it is first used")
     except BenchmarkError as error:
         return Item("data", name, "missing", str(error))
-
-
-def _selected(dataset: RawDataset, entry: Mapping[str, Any]) -> RawDataset:
-    """Return the dataset that an entry means, for plugins that stand for several."""
-    own = {key: value for key, value in entry.items() if key not in VIEW_KEYS and key not in _PICKED}
-    return dataset.select(own)[0]
 
 
 def _prepared(
@@ -229,7 +218,7 @@ def _corpus_pairs(config: RunConfig) -> int | None:
     try:
         dataset = DATASETS.get(entry["dataset"])
         if isinstance(dataset, RawDataset):
-            count = _rows(read_report(config.data_root / _selected(dataset, entry).name), entry)
+            count = _rows(read_report(config.data_root / dataset.select(entry).name), entry)
         else:
             count = len(load_dataset(entry, config.data_root, NullReporter()))
     except BenchmarkError:

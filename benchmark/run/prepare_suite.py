@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.console import Reporter
 from benchmark.data.batch_size import check_corpus
-from benchmark.data.entries import check_dataset, entries_by_use
+from benchmark.data.entries import entries_by_use, load_dataset
 from benchmark.data.labels import POLICIES
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import PairData, pairs
@@ -37,7 +37,7 @@ def prepare_suite(
     """
     remove_dead(data_root, *(f"{depth}{LEFTOVERS}" for depth in ("", "*/", "*/*/")))
     for use, entry in entries_by_use(suite):
-        prepared = check_dataset(entry, data_root, reporter)
+        prepared = load_dataset(entry, data_root, reporter)
         if use == "corpus":
             count = len(read_pairs(entry, prepared))
             if few := check_corpus(str(entry["dataset"]), min(count, limit or count), batch_sizes):

@@ -96,15 +96,15 @@ _CSV: dict[str, tuple[Setup, str]] = {
     ),
     "is read by classes and labels at once": (
         _entry(_TEST, _TEST + ", class_column: finding, label_columns: [Edema]"),
-        "csv: give class_column or label_columns, not both",
+        "films: csv: give class_column or label_columns, not both",
     ),
     "is read with an unknown choice": (
         _entry(_TEST, _TEST + ", on_bad_image: ignore"),
-        "on_bad_image: unknown choice 'ignore'",
+        "films.on_bad_image: expected one of error, skip",
     ),
     "is read with an unknown crop": (
         _entry(_TEST, _TEST + ", crop: squish"),
-        "csv: crop: unknown crop 'squish'. Did you mean 'squash'?",
+        "films.crop: expected one of squash, shortest_crop, longest_pad (Did you mean 'squash'?)",
     ),
     "is in a folder of nobody": (
         _entry("csv, file: films.csv, part: val", "csv, file: ~nobody-here/f.csv"),
@@ -286,13 +286,13 @@ DRAWN = [
     Case(
         "drawn data without images",
         RUN,
-        "phantom part 'rsna': n: expected a whole number of at least 1, got 0",
+        "drawn.n: expected a value of at least 1, got 0",
         _drawn(n=0),
     ),
     Case(
         "drawn data of a negative seed",
         RUN,
-        "seed: expected a whole number of at least 0, got -1",
+        "drawn.seed: expected a value of at least 0, got -1",
         _drawn(seed=-1),
     ),
     Case(

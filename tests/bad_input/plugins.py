@@ -82,9 +82,13 @@ _SOURCES: dict[str, tuple[str | bytes, str]] = {
 }
 
 
-def _dataset(body: str, head: str = "data_root, part='a', reporter=None") -> Setup:
+def _dataset(body: str, options: str = "pass", contract: str = "Options = Keys") -> Setup:
     entry = {"dataset": "mine", "kind": "multilabel", "classes": ["a"]}
-    source = f'{_USE}@register_dataset("mine")\ndef mine({head}):\n    {body}\n'
+    source = (
+        f"{_USE}import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Keys:\n    {options}\n"
+        f"@register_dataset('mine')\nclass Mine:\n    {contract}\n"
+        f"    def load(self, options, request):\n        {body}\n"
+    )
     return together(suite(tasks={"zeroshot": {"datasets": {"mine": entry}}}), files(mine__py=source))
 
 
@@ -104,17 +108,29 @@ _DATASETS: dict[str, tuple[Setup, Says]] = {
         _dataset("return None"),
         "dataset 'mine': its plugin gives a NoneType, expected a Prepared",
     ),
-    "takes no reporter": (
-        _dataset("return None", "data_root"),
-        "dataset 'mine': got an unexpected keyword argument 'reporter'",
+    "is a function": (
+        together(
+            _dataset(""),
+            files(mine__py=f"{_USE}@register_dataset('mine')\ndef mine(root, reporter=None): ...\n"),
+        ),
+        "dataset 'mine' (mine.py:2): expected a class with Options and load(self, options, request)",
     ),
-    "needs more": (
-        _dataset("return None", "data_root, *, site, reporter=None"),
-        "dataset 'mine' needs the key 'site'",
+    "has no options": (
+        _dataset("return None", contract="pass"),
+        "dataset 'mine' (mine.py:6): expected a class with Options",
     ),
+    "has a plain class as options": (
+        _dataset("return None", contract="Options = int"),
+        "dataset 'mine' (mine.py:6): its Options must be a dataclass",
+    ),
+    "refuses to begin": (
+        _dataset("return None", contract="Options, __init__ = Keys, lambda self: {}['x']"),
+        "dataset 'mine' failed: KeyError: 'x'",
+    ),
+    "needs more": (_dataset("return None", "site: str"), "dataset 'mine' needs the key 'site'"),
     "cannot be imported": (
-        _dataset("return None", "data_root, part=nowhere"),
-        "dataset 'mine' (mine.py:2) could not be imported: NameError",
+        _dataset("return None", "part: str = nowhere"),
+        "dataset 'mine' (mine.py:6) could not be imported: NameError",
     ),
 }
 _BACKBONES: dict[str, tuple[Setup, Says]] = {

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmark.cli import main
 from benchmark.cli import prepare as verb
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "data"))
-from toy import make_raw  # noqa: E402
+from tests.data.toy import make_raw
 
 TOY = str(Path(__file__).parent.parent / "data" / "toy.py")
 

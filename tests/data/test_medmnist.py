@@ -15,6 +15,7 @@ from benchmark.data.samples import labelled_images, pairs
 from benchmark.errors import ConfigError, DataError
 from benchmark.files import configs
 from benchmark.preprocess import Fitting
+from tests.data.opened import opened
 
 COUNTS = (5, 3, 4)
 
@@ -48,7 +49,7 @@ def test_parts_labels_and_pixels(tmp_path: Path, name: str) -> None:
     done = made(tmp_path, name)
     assert done.folder == tmp_path / "root" / "medmnist" / name
     for part, count in zip(PARTS, COUNTS, strict=True):
-        data = medmnist(tmp_path / "root", name=name, part=part, fitting=Fitting((8, 8)))
+        data = opened(medmnist, tmp_path / "root", name=name, part=part, fitting=Fitting((8, 8)))
         assert len(data) == count
         for i in range(count):
             np.testing.assert_array_equal(
@@ -66,7 +67,7 @@ def test_captions_say_the_labels_and_no_more(tmp_path: Path) -> None:
     labels[1, [2, 12]] = 1
     npz(tmp_path, "chestmnist", train_labels=labels)
     made(tmp_path, "chestmnist")
-    corpus = pairs("chestmnist", medmnist(tmp_path / "root", name="chestmnist", part="train"))
+    corpus = pairs("chestmnist", opened(medmnist, tmp_path / "root", name="chestmnist", part="train"))
     assert corpus.texts[:2] == [
         "a chest X-ray image showing no finding.",
         "a chest X-ray image showing effusion and pleural thickening.",
@@ -81,7 +82,7 @@ def test_a_count_that_is_not_the_published_one_is_refused_or_told(tmp_path: Path
     ):
         made(tmp_path, "pneumoniamnist", accept_split=False)
     made(tmp_path, "pneumoniamnist")
-    data = medmnist(tmp_path / "root", name="pneumoniamnist", part="test")
+    data = opened(medmnist, tmp_path / "root", name="pneumoniamnist", part="test")
     spec = {"kind": "binary", "classes": ["normal", "pneumonia"], "positive": "pneumonia"}
     assert len(labelled_images("x", data, spec).facts["data_notes"]) == 3
 
@@ -89,10 +90,10 @@ def test_a_count_that_is_not_the_published_one_is_refused_or_told(tmp_path: Path
 def test_the_widest_file_is_taken(tmp_path: Path) -> None:
     npz(tmp_path, "pneumoniamnist", width=10, suffix="")
     assert made(tmp_path, "pneumoniamnist").report["columns"]["split"] == {"train": 5, "test": 4, "val": 3}
-    small = medmnist(tmp_path / "root", name="pneumoniamnist").manifest["original_width"]
+    small = opened(medmnist, tmp_path / "root", name="pneumoniamnist").manifest["original_width"]
     npz(tmp_path, "pneumoniamnist", width=16, suffix="_64")
     made(tmp_path, "pneumoniamnist")
-    wide = medmnist(tmp_path / "root", name="pneumoniamnist").manifest["original_width"]
+    wide = opened(medmnist, tmp_path / "root", name="pneumoniamnist").manifest["original_width"]
     assert (set(small), set(wide)) == ({10}, {16})
 
 
@@ -135,7 +136,7 @@ def test_missing_sets_files_and_folders(tmp_path: Path, capsys) -> None:
     with pytest.raises(ConfigError, match="'pneumonia'. Did you mean 'pneumoniamnist'"):
         made(tmp_path, "pneumonia")
     with pytest.raises(DataError, match=r"prepare medmnist --raw DIR --data-root .* name=pathmnist\."):
-        medmnist(tmp_path / "root", name="pathmnist")
+        opened(medmnist, tmp_path / "root", name="pathmnist")
     assert main(["prepare", "medmnist", "--raw", str(tmp_path), "name=chest"]) == 2
     assert "Did you mean 'chestmnist'" in capsys.readouterr().err
 

@@ -262,7 +262,7 @@ def test_wrong_keys(tmp_path: Path) -> None:
     films(tmp_path)
     for keys, message in (
         ({"class_column": "finding", "label_columns": ["Edema"]}, "not both"),
-        ({"on_bad_image": "ignore"}, "unknown choice 'ignore'"),
+        ({"on_bad_image": "ignore"}, "on_bad_image: expected one of error, skip"),
         ({"pathcolumn": "x"}, "pathcolumn"),
     ):
         with pytest.raises(ConfigError, match=message):

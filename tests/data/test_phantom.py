@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.data.datasets.phantom import load
-from benchmark.errors import DataError
+from benchmark.data.datasets.phantom import phantom
+from benchmark.errors import BenchmarkError
 from benchmark.phantom.chest import grammar
 from benchmark.phantom.chest.domains import MIMIC, NIH
 from benchmark.phantom.chest.parts import FIVE, PARTS, RSNA_OTHERS, draw_part
@@ -31,6 +31,7 @@ from benchmark.phantom.chest.studies import (
     sample_present,
     sample_studies,
 )
+from tests.data.opened import opened
 
 GOLDEN = {"mimic": "d1ae5f1e5e00", "nih": "d64503129bba", "siim": "c4d8fc9295d8"}
 
@@ -239,15 +240,15 @@ def test_corpus_labels_are_those_of_the_report():
 
 
 def test_cache_round_trip_and_reuse(tmp_path):
-    first = load(tmp_path, part="siim", n=40)
+    first = opened(phantom, tmp_path, part="siim", n=40)
     stamp = (first.folder / "pixels.npy").stat().st_mtime_ns
-    again = load(tmp_path, part="siim", n=40)
+    again = opened(phantom, tmp_path, part="siim", n=40)
     assert again.folder == first.folder
     assert first.folder.parent == tmp_path / "phantom"
     assert (first.folder / "pixels.npy").stat().st_mtime_ns == stamp
     assert again.masks is not None
-    assert load(tmp_path, part="rsna", n=40).masks is None
-    assert load(tmp_path, part="siim", n=40, seed=1).folder != first.folder
+    assert opened(phantom, tmp_path, part="rsna", n=40).masks is None
+    assert opened(phantom, tmp_path, part="siim", n=40, seed=1).folder != first.folder
 
 
 def test_a_damaged_cache_is_drawn_again_and_says_so(tmp_path):
@@ -261,17 +262,17 @@ def test_a_damaged_cache_is_drawn_again_and_says_so(tmp_path):
         def log(self, line: str) -> None:
             lines.append(line)
 
-    first = load(tmp_path, part="siim", n=40)
+    first = opened(phantom, tmp_path, part="siim", n=40)
     good = (first.folder / "pixels.npy").read_bytes()
     (first.folder / "pixels.npy").write_bytes(good[:-100])
-    load(tmp_path, part="siim", n=40, reporter=Listener())
+    opened(phantom, tmp_path, part="siim", n=40, reporter=Listener())
     assert (first.folder / "pixels.npy").read_bytes() == good
     assert len(lines) == 1
     assert "pixels.npy" in lines[0]
 
 
 def _load(folder: str) -> str:
-    return str(load(Path(folder), part="siim", n=64).pixels.sum())
+    return str(opened(phantom, Path(folder), part="siim", n=64).pixels.sum())
 
 
 def test_processes_may_ask_for_the_same_part_at_once(tmp_path):
@@ -286,8 +287,8 @@ def test_processes_may_ask_for_the_same_part_at_once(tmp_path):
     [({"part": "sim"}, "Did you mean 'siim'"), ({"part": "siim", "n": 0}, "at least 1")],
 )
 def test_wrong_requests_are_refused(tmp_path, request_, message):
-    with pytest.raises(DataError, match=message):
-        load(tmp_path, **request_)
+    with pytest.raises(BenchmarkError, match=message):
+        opened(phantom, tmp_path, **request_)
 
 
 def test_impressions_name_the_findings_of_the_report_plainly():

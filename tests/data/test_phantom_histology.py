@@ -14,10 +14,10 @@ from PIL import Image
 from benchmark.backbones.embedded import TINY_CONTEXT_LENGTH as CONTEXT_LENGTH
 from benchmark.backbones.embedded import WordPieceTokenizer, load_tiny
 from benchmark.console import NullReporter
-from benchmark.data.datasets.phantom_histology import load
+from benchmark.data.datasets.phantom_histology import phantom_histology
 from benchmark.data.entries import data_entries, load_dataset
 from benchmark.data.samples import labelled_images, pairs
-from benchmark.errors import DataError
+from benchmark.errors import BenchmarkError
 from benchmark.files import configs
 from benchmark.phantom.chest.render import IMAGE_SIZE
 from benchmark.phantom.chest.studies import BLOCK, block_rng
@@ -29,6 +29,7 @@ from benchmark.phantom.pretraining import histology_sheet
 from benchmark.phantom.pretraining.histology_probe import linear_probe
 from benchmark.phantom.shapes import Array
 from benchmark.preprocess import Fitting
+from tests.data.opened import opened
 
 GOLDEN = {"pmc_oa": "b6f869e779cf", "pmc_oa_val": "1d70ce982650", "mhist": "ad59727b9bde"}
 SUITE = yaml.safe_load(configs("suites", "phantom_histology.yaml").read_text())
@@ -182,14 +183,14 @@ def test_class_names_are_words_of_the_vocabulary(tiny):
 
 
 def test_cache_round_trip_and_reuse(tmp_path):
-    first = load(tmp_path, part="mhist", n=40)
+    first = opened(phantom_histology, tmp_path, part="mhist", n=40)
     stamp = (first.folder / "pixels.npy").stat().st_mtime_ns
-    assert load(tmp_path, part="mhist", n=40).folder == first.folder
+    assert opened(phantom_histology, tmp_path, part="mhist", n=40).folder == first.folder
     assert first.folder.parent == tmp_path / "phantom_histology"
     assert (first.folder / "pixels.npy").stat().st_mtime_ns == stamp
     assert first.info["generator_version"] == GENERATOR_VERSION
     assert first.info["counts"]["Hyperplastic polyp"] == {"1": 20, "0": 20, "-1": 0, "blank": 0}
-    assert load(tmp_path, part="mhist", n=40, seed=1).folder != first.folder
+    assert opened(phantom_histology, tmp_path, part="mhist", n=40, seed=1).folder != first.folder
 
 
 @pytest.mark.parametrize(
@@ -200,8 +201,8 @@ def test_cache_round_trip_and_reuse(tmp_path):
     ],
 )
 def test_wrong_requests_are_refused(tmp_path, request_, message):
-    with pytest.raises(DataError, match=message):
-        load(tmp_path, **request_)
+    with pytest.raises(BenchmarkError, match=message):
+        opened(phantom_histology, tmp_path, **request_)
 
 
 def test_recipe_tells_parts_from_each_other():

@@ -15,8 +15,6 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-import toy as toy_module
-from toy import make_raw, toy
 
 from benchmark import files as verified
 from benchmark.data.prepare import decode
@@ -27,6 +25,9 @@ from benchmark.data.prepared import load_prepared
 from benchmark.errors import ConfigError, DataError
 from benchmark.files import ROOT
 from benchmark.preprocess import THUMBNAIL, Fitting
+from tests.data import toy as toy_module
+from tests.data.opened import opened, read
+from tests.data.toy import make_raw, toy
 
 SIZE = (8, 8)
 FITTING = Fitting(SIZE)
@@ -193,7 +194,7 @@ def test_another_size_is_added_and_the_first_kept(tmp_path):
     assert {name.partition("-")[0] for name in now if name not in first} == {"pixels", "masks", "thumbnails"}
     assert all(now[name] == first[name] for name in first if name != "prepare_report.json")
     assert sorted(done.report["transforms"]) == [NAME, "squash-6x10"]
-    assert toy(tmp_path / "root", crop="squash", fitting=Fitting((6, 10))).pixels.shape == (40, 6, 10)
+    assert opened(toy, tmp_path / "root", crop="squash", fitting=Fitting((6, 10))).pixels.shape == (40, 6, 10)
     assert not made(raw, tmp_path / "root").made
 
 
@@ -220,7 +221,7 @@ def test_a_models_own_rule_is_prepared_beside_the_others(tmp_path):
     made(raw, tmp_path / "root")
     done = made(raw, tmp_path / "root", fitting=GREY)
     assert sorted(done.report["transforms"]) == [GREY.name, NAME]
-    data = toy(tmp_path / "root", fitting=GREY)
+    data = opened(toy, tmp_path / "root", fitting=GREY)
     assert data.info["transform"] == "longest_pad12-8x8-area-grey"
     assert data.pixels.shape == (40, 8, 8)  # grey, though one image has colours
     for i in (0, 39):
@@ -228,24 +229,26 @@ def test_a_models_own_rule_is_prepared_beside_the_others(tmp_path):
         drawn = toy_module.mask({"_left": i % 5}, (12, 20))
         np.testing.assert_array_equal(data.masks[i], GREY.mask(drawn))
     # the model's rule against the dataset's own and an explicit one
-    assert toy(tmp_path / "root", fitting=FITTING).info["transform"] == NAME
+    assert opened(toy, tmp_path / "root", fitting=FITTING).info["transform"] == NAME
     assert (
-        toy(tmp_path / "root", crop="shortest_crop", fitting=Fitting((8, 8), "squash")).info["transform"]
+        opened(toy, tmp_path / "root", crop="shortest_crop", fitting=Fitting((8, 8), "squash")).info[
+            "transform"
+        ]
         == NAME
     )
-    assert toy(tmp_path / "root").info["transform"] == NAME
+    assert opened(toy, tmp_path / "root").info["transform"] == NAME
     with pytest.raises(DataError, match=r"not as squash-8x8-bilinear: .* --transform squash-8x8-bilinear$"):
-        toy(tmp_path / "root", fitting=Fitting((8, 8), "squash", interpolation="bilinear"))
+        opened(toy, tmp_path / "root", fitting=Fitting((8, 8), "squash", interpolation="bilinear"))
 
 
 def test_any_preparation_serves_where_no_model_asks(tmp_path):
     raw = make_raw(tmp_path / "raw", 4)
     made(raw, tmp_path / "root", fitting=GREY)
-    assert toy(tmp_path / "root").info["transform"] == GREY.name
+    assert opened(toy, tmp_path / "root").info["transform"] == GREY.name
     with pytest.raises(
         DataError, match=r"as longest_pad12-8x8-area-grey, not as squash-224x224: .*--crop squash"
     ):
-        toy(tmp_path / "root", crop="squash")
+        opened(toy, tmp_path / "root", crop="squash")
 
 
 def test_a_changed_table_alone_decodes_nothing(tmp_path, counted):
@@ -259,7 +262,7 @@ def test_a_changed_table_alone_decodes_nothing(tmp_path, counted):
     assert counted == []
     now = files(done.folder)
     assert now[f"pixels-{NAME}.npy"] == first[f"pixels-{NAME}.npy"]
-    data = toy(tmp_path / "root", fitting=FITTING)
+    data = opened(toy, tmp_path / "root", fitting=FITTING)
     assert data.manifest["text"][0] == "long text 0"
     assert data.manifest["sha256"][3] == read_image(raw / "003.png").sha256
     load_prepared(done.folder, transform=NAME, verify=True)
@@ -329,7 +332,7 @@ def test_an_array_file_replaced_by_another_of_equal_size_and_time_is_noticed(tmp
         table = pd.DataFrame({"image_id": [str(i) for i in range(3)]})
         return RawTable(table, pixels=np.load(raw / "all.npy"), sources=("all.npy",))
 
-    arrays = replace(toy, read=reader, mask=None)
+    arrays = replace(toy, read=reader, reader_options=None, mask=None)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
     (tmp_path / "raw").mkdir()
     file = tmp_path / "raw" / "all.npy"
@@ -379,13 +382,13 @@ def test_skipped_images_leave_no_row_and_are_told_everywhere(tmp_path, counted):
     assert len(load_prepared(other.folder, transform="shortest_crop-4x4").pixels) == 68
     table = made(raw, tmp_path / "root", on_bad_image="skip", options={"texts": "long"})
     assert table.report["images"] == 68
-    assert toy(tmp_path / "root", fitting=FITTING).info["notes"] == data.info["notes"]
+    assert opened(toy, tmp_path / "root", fitting=FITTING).info["notes"] == data.info["notes"]
 
 
 def test_missing_files_stop_before_anything_is_replaced(tmp_path):
     raw = make_raw(tmp_path / "raw", 40)
-    table = toy_module.read(raw)
-    whole = replace(toy, read=lambda raw: table)
+    table = read(toy_module, raw)
+    whole = replace(toy, read=lambda raw, _: table)
     prepare(whole, raw, tmp_path / "root", fitting=FITTING, workers=1)
     before = files(tmp_path / "root" / "toy")
     (raw / "002.png").unlink()
@@ -412,7 +415,7 @@ def test_a_list_that_differs_from_the_first_preparation(tmp_path):
         made(raw, tmp_path / "root")
     done = made(raw, tmp_path / "root", accept_split=True)
     assert done.report["images"] == 39
-    (note,) = toy(tmp_path / "root", fitting=FITTING).info["notes"]
+    (note,) = opened(toy, tmp_path / "root", fitting=FITTING).info["notes"]
     # what gets into results names no image
     assert note == "test: not the published split (against the first preparation here, 4 missing and 4 new)"
 
@@ -453,7 +456,7 @@ def test_a_full_disk_is_told_before_decoding(tmp_path, monkeypatch, counted):
 # ---------------------------------------------------------------------- opening
 def test_a_missing_dataset_says_how_to_get_it(tmp_path):
     with pytest.raises(DataError) as caught:
-        toy(tmp_path)
+        opened(toy, tmp_path)
     assert f"run_benchmark.py prepare toy --raw DIR --data-root {tmp_path}" in str(caught.value)
     assert "Get it at https://example.org/toy (open access): toy.zip" in str(caught.value)
 
@@ -461,24 +464,24 @@ def test_a_missing_dataset_says_how_to_get_it(tmp_path):
 def test_parts_protocols_and_what_is_not_there(tmp_path):
     raw = make_raw(tmp_path / "raw", 40)
     made(raw, tmp_path / "root")
-    test = toy(tmp_path / "root", part="test", fitting=FITTING)
+    test = opened(toy, tmp_path / "root", part="test", fitting=FITTING)
     assert test.manifest["image_id"].tolist()[:4] == ["000", "001", "002", "010"]
     whole = load_prepared(tmp_path / "root" / "toy", transform=NAME)
     np.testing.assert_array_equal(test.pixels[3], whole.pixels[10])
     np.testing.assert_array_equal(test.masks[1:4], whole.masks[[1, 2, 10]])
-    assert len(toy(tmp_path / "root")) == 40
-    assert toy(tmp_path / "root", protocol="detection").manifest["image_id"].tolist() == [
+    assert len(opened(toy, tmp_path / "root")) == 40
+    assert opened(toy, tmp_path / "root", protocol="detection").manifest["image_id"].tolist() == [
         "000",
         "010",
         "020",
         "030",
     ]
     with pytest.raises(DataError, match="unknown part 'tset'. Did you mean 'test'"):
-        toy(tmp_path / "root", part="tset")
+        opened(toy, tmp_path / "root", part="tset")
     with pytest.raises(DataError, match="unknown protocol 'detect'. Did you mean 'detection'"):
-        toy(tmp_path / "root", part="test", protocol="detect")
+        opened(toy, tmp_path / "root", part="test", protocol="detect")
     with pytest.raises(
         DataError,
         match=r"as shortest_crop-8x8, not as shortest_crop-9x9: .*--crop shortest_crop --size 9x9",
     ):
-        toy(tmp_path / "root", fitting=Fitting((9, 9)))
+        opened(toy, tmp_path / "root", fitting=Fitting((9, 9)))

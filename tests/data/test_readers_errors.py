@@ -7,9 +7,10 @@ import shutil
 import pytest
 
 from benchmark.data.datasets import chexpert_5x200, lc25000, mhist, mimic_cxr, nih, openi, pmc_oa, rsna, siim
-from benchmark.errors import DataError
+from benchmark.errors import ConfigError, DataError
 from benchmark.registry import DATASETS
 from tests.data import trees
+from tests.data.opened import read
 
 READERS = (chexpert_5x200, lc25000, mhist, mimic_cxr, nih, openi, pmc_oa, rsna, siim)
 HTML = "<!DOCTYPE html>\n<html><body>Log in</body></html>\n"
@@ -18,7 +19,7 @@ HTML = "<!DOCTYPE html>\n<html><body>Log in</body></html>\n"
 def refused(reader, folder, **options):
     """Return the message of the reader's error: one line, with the dataset's address where files are missing."""
     with pytest.raises(DataError) as caught:
-        reader.read(folder, **options)
+        read(reader, folder, **options)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -69,7 +70,7 @@ def test_siim_one_tree_of_two(tmp_path):
 def test_siim_table_of_stage_1_is_read_and_left_to_the_check_of_the_list(tmp_path):
     folder = trees.make_siim(tmp_path / "siim", layout="png")
     (folder / "stage_2_train.csv").rename(folder / "train-rle.csv")
-    assert len(siim.read(folder).table) == 60
+    assert len(read(siim, folder).table) == 60
 
 
 def test_rsna_stage_1_is_named(tmp_path):
@@ -109,7 +110,9 @@ def test_mimic_table_that_is_a_web_page_or_cut_off(tmp_path):
 
 def test_options_name_what_they_take(tmp_path):
     for reader, option in ((mimic_cxr, "labels"), (nih, "images"), (openi, "views"), (pmc_oa, "keywords")):
-        assert "unknown" in refused(reader, tmp_path, **{option: "nonsense"})
+        dataset = DATASETS.get(reader.__name__.rpartition(".")[2])
+        with pytest.raises(ConfigError, match=f"{option}: expected one of .*, got 'nonsense'"):
+            dataset.read_table(tmp_path, {option: "nonsense"})
     assert "'/nowhere' does not exist" in refused(
         mimic_cxr, trees.make_mimic(tmp_path / "mimic", studies=8), reports="/nowhere"
     )
@@ -138,4 +141,4 @@ def test_a_table_of_something_else_is_named_with_its_columns(tmp_path):
 def test_single_missing_image_is_left_to_the_engine_which_may_skip_it(tmp_path):
     folder = trees.make_mhist(tmp_path)
     (folder / "images" / "MHIST_aca.png").unlink()
-    assert mhist.read(folder).table["file"].tolist()[2] == "images/MHIST_aca.png"
+    assert read(mhist, folder).table["file"].tolist()[2] == "images/MHIST_aca.png"

@@ -16,6 +16,7 @@ from benchmark.data.datasets import chexpert_5x200, nih, rsna, siim
 from benchmark.data.prepare.splits import published
 from benchmark.errors import DataError
 from tests.data import trees
+from tests.data.opened import read
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def files_exist(source, folder):
 
 
 def test_rsna_groups_the_rows_of_an_image_into_boxes(raw):
-    table = rows(rsna.read(raw["rsna"]))
+    table = rows(read(rsna, raw["rsna"]))
     boxes = {item: json.loads(text) for item, text in table["boxes"].items()}
     assert boxes[trees.rsna_id(9)] == [[10, 12, 30, 42], [40, 8.5, 56, 48.5]]
     assert boxes[trees.rsna_id(3)] == [[10, 12, 30, 42]]
@@ -65,7 +66,7 @@ def test_rsna_groups_the_rows_of_an_image_into_boxes(raw):
 
 
 def test_rsna_parts_are_disjoint_and_complete(raw):
-    source = rsna.read(raw["rsna"])
+    source = read(rsna, raw["rsna"])
     table = rows(source)
     assert files_exist(source, raw["rsna"])
     assert table["split"].value_counts().to_dict() == {"train": 51, "test": 9}
@@ -76,12 +77,12 @@ def test_rsna_parts_are_disjoint_and_complete(raw):
 
 
 def test_rsna_patients_come_from_the_mapping_to_nih(raw, copy):
-    table = rows(rsna.read(raw["rsna"]))
+    table = rows(read(rsna, raw["rsna"]))
     assert table["study_id"][trees.rsna_id(3)] == trees.nih_name(6).removesuffix(".png")
     assert table["patient_id"][trees.rsna_id(3)] == "00000004"
     folder = copy("rsna")
     (folder / rsna.MAPPING).unlink()
-    assert "patient_id" not in rsna.read(folder).table
+    assert "patient_id" not in read(rsna, folder).table
 
 
 def test_rsna_order_of_rows_changes_nothing(copy, raw):
@@ -89,7 +90,7 @@ def test_rsna_order_of_rows_changes_nothing(copy, raw):
     path = folder / "stage_2_train_labels.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
-    before, after = rsna.read(raw["rsna"]), rsna.read(folder)
+    before, after = read(rsna, raw["rsna"]), read(rsna, folder)
     assert before.table["split"].tolist() == after.table["split"].tolist()
     assert before.ids == after.ids
 
@@ -99,7 +100,7 @@ def test_rsna_box_without_target_is_refused(copy):
     path = folder / "stage_2_train_labels.csv"
     path.write_text(path.read_text().replace(",,,,,0", ",1,2,3,4,0", 1))
     with pytest.raises(DataError, match="Target must be 1 where a box stands"):
-        rsna.read(folder)
+        read(rsna, folder)
 
 
 # --- SIIM ---------------------------------------------------------------------------------------------------
@@ -108,16 +109,16 @@ def test_rsna_box_without_target_is_refused(copy):
 @pytest.mark.parametrize(("layout", "blanks"), [("dicom", ""), ("png", " "), ("numbered", "")])
 def test_siim_layouts_and_spellings_give_the_same_table(raw, tmp_path, layout, blanks):
     folder = trees.make_siim(tmp_path / "siim", layout=layout, blanks=blanks)
-    source = siim.read(folder)
+    source = read(siim, folder)
     assert files_exist(source, folder)
     assert not source.table["file"].str.contains("masks").any()
-    reference = rows(siim.read(raw["siim"])).drop(columns="file")
+    reference = rows(read(siim, raw["siim"])).drop(columns="file")
     pd.testing.assert_frame_equal(rows(source).drop(columns="file"), reference)
     assert (reference["label_Pneumothorax"] == "1").sum() == 30
 
 
 def test_siim_parts_hold_images_not_rows(raw):
-    source = siim.read(raw["siim"])
+    source = read(siim, raw["siim"])
     table = rows(source)
     assert len(table) == 60
     assert (table["split"] == "test").sum() == int(0.3 * 60)
@@ -128,11 +129,11 @@ def test_siim_parts_hold_images_not_rows(raw):
 def test_siim_test_part_is_pandas_sample_of_first_rows_in_table_order(raw):
     table = pd.read_csv(raw["siim"] / "stage_2_train.csv").drop_duplicates("ImageId")
     expected = table.sample(n=int(0.3 * len(table)), random_state=42)["ImageId"].tolist()
-    assert siim.read(raw["siim"]).ids["test"] == expected
+    assert read(siim, raw["siim"]).ids["test"] == expected
 
 
 def test_siim_mask_is_the_union_of_all_rows(raw):
-    table = siim.read(raw["siim"]).table
+    table = read(siim, raw["siim"]).table
     row = table[table["image_id"] == trees.siim_id(6)].iloc[0]
     expected = trees.siim_mask(6, 0) | trees.siim_mask(6, 1)
     assert (siim.mask(row, (1024, 1024)) == expected).all()
@@ -165,7 +166,7 @@ def test_siim_damaged_runs_are_refused(code):
 
 
 def test_nih_slice_is_the_first_fifth_of_the_test_list_in_table_order(raw):
-    source = nih.read(raw["nih"])
+    source = read(nih, raw["nih"])
     listed = set((raw["nih"] / "test_list.txt").read_text().split())
     in_order = [trees.nih_name(i) for i in range(150) if trees.nih_name(i) in listed]
     assert [f"{item}.png" for item in source.ids["val"]] == in_order[: trees.NIH_SLICE]
@@ -174,7 +175,7 @@ def test_nih_slice_is_the_first_fifth_of_the_test_list_in_table_order(raw):
 
 
 def test_nih_labels_are_the_members_of_the_joined_text(raw):
-    table = rows(nih.read(raw["nih"]))
+    table = rows(read(nih, raw["nih"]))
     text = pd.read_csv(raw["nih"] / "Data_Entry_2017_v2020.csv").set_index("Image Index")["Finding Labels"]
     for name in trees.NIH:
         expected = [str(int(name in text[f"{item}.png"].split("|"))) for item in table.index]
@@ -183,16 +184,16 @@ def test_nih_labels_are_the_members_of_the_joined_text(raw):
 
 
 def test_nih_one_folder_or_twelve(raw, tmp_path):
-    flat = nih.read(trees.make_nih(tmp_path / "nih", flat=True, stray=False))
-    assert flat.ids == nih.read(raw["nih"]).ids
+    flat = read(nih, trees.make_nih(tmp_path / "nih", flat=True, stray=False))
+    assert flat.ids == read(nih, raw["nih"]).ids
     assert flat.table["file"].str.startswith("images/").all()
 
 
 def test_nih_without_the_images_of_rsna(raw):
     mapping = raw["rsna"] / rsna.MAPPING
     taken = {item["img_id"].removesuffix(".png") for item in json.loads(mapping.read_text())}
-    source = nih.read(raw["nih"], rsna_mapping=str(mapping))
-    everything = nih.read(raw["nih"]).ids["val"]
+    source = read(nih, raw["nih"], rsna_mapping=str(mapping))
+    everything = read(nih, raw["nih"]).ids["val"]
     assert source.ids["val_without_rsna"] == [item for item in everything if item not in taken]
     assert 0 < len(source.ids["val_without_rsna"]) < len(everything)
 
@@ -202,14 +203,14 @@ def test_nih_unknown_finding_is_named(copy):
     path = folder / "Data_Entry_2017_v2020.csv"
     path.write_text(path.read_text().replace("Infiltration", "Infiltrate"))
     with pytest.raises(DataError, match="unknown finding 'Infiltrate'. Did you mean 'Infiltration'"):
-        nih.read(folder)
+        read(nih, folder)
 
 
 # --- CheXpert 5x200 -----------------------------------------------------------------------------------------
 
 
 def test_chexpert_list_is_read_by_name_and_found_below_another_prefix(raw, copy):
-    source = chexpert_5x200.read(raw["chexpert"])
+    source = read(chexpert_5x200, raw["chexpert"])
     table = rows(source)
     assert files_exist(source, raw["chexpert"])
     assert table["file"].str.startswith("CheXpert-v1.0-small/train/").all()
@@ -219,11 +220,11 @@ def test_chexpert_list_is_read_by_name_and_found_below_another_prefix(raw, copy)
     folder = copy("chexpert")
     shuffled = pd.read_csv(folder / "chexpert_5x200.csv", dtype=str).fillna("")
     shuffled[shuffled.columns[::-1]].drop(columns="Report Impression").to_csv(folder / "chexpert_5x200.csv")
-    pd.testing.assert_frame_equal(rows(chexpert_5x200.read(folder)), table)
+    pd.testing.assert_frame_equal(rows(read(chexpert_5x200, folder)), table)
 
 
 def test_chexpert_patients_and_studies(raw):
-    table = rows(chexpert_5x200.read(raw["chexpert"]))
+    table = rows(read(chexpert_5x200, raw["chexpert"]))
     first = table.loc["train/patient00001/study2/view1_frontal"]
     assert (first["patient_id"], first["study_id"], first["view"]) == (
         "patient00001",
@@ -235,7 +236,7 @@ def test_chexpert_patients_and_studies(raw):
 def test_chexpert_batch_folders(copy):
     folder = copy("chexpert")
     shutil.move(folder / "CheXpert-v1.0-small" / "train", folder / "CheXpert-v1.0 batch 2 (train 1)")
-    source = chexpert_5x200.read(folder)
+    source = read(chexpert_5x200, folder)
     assert files_exist(source, folder)
 
 
@@ -246,7 +247,7 @@ def test_chexpert_two_findings_in_a_row_are_refused(copy):
     table.loc[3, "Edema"] = table.loc[3, "Atelectasis"] = "1.0"
     table.to_csv(path, index=False)
     with pytest.raises(DataError, match="has not exactly one of Atelectasis"):
-        chexpert_5x200.read(folder)
+        read(chexpert_5x200, folder)
 
 
 def test_chexpert_is_never_rebuilt_silently(copy):
@@ -255,8 +256,8 @@ def test_chexpert_is_never_rebuilt_silently(copy):
     with pytest.raises(
         DataError, match="chexpert_5x200.csv is missing.*cannot be rebuilt exactly; rebuild=true"
     ):
-        chexpert_5x200.read(folder)
-    source = chexpert_5x200.read(folder, rebuild=True)
+        read(chexpert_5x200, folder)
+    source = read(chexpert_5x200, folder, rebuild=True)
     assert list(source.ids) == ["test_rebuilt"]
     assert published("chexpert_5x200")["test_rebuilt"]["sha256"] not in (None, "")
     assert any("not the published list" in step for step, _ in source.steps)

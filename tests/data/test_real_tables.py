@@ -22,6 +22,7 @@ from benchmark.data.datasets._sources import Source, label_values
 from benchmark.data.prepare import splits
 from benchmark.data.prepare.raw import RawTable, checked_table
 from tests.data import real, trees
+from tests.data.opened import read
 
 NIH_COUNTS = {
     "Atelectasis": 11559, "Cardiomegaly": 2776, "Effusion": 13317, "Infiltration": 19894, "Mass": 5782,
@@ -92,7 +93,7 @@ def statuses(name: str, source: RawTable, folder: Path) -> dict[str, str]:
 
 
 def test_rsna_lists_are_the_published_ones_and_every_box_is_one_row(raw: Raw, tmp_path: Path) -> None:
-    source = rsna.read(raw("rsna"))
+    source = read(rsna, raw("rsna"))
     assert set(statuses("rsna", source, tmp_path).values()) == {"published"}
     table = source.table.set_index("image_id")
     headers = pd.read_csv(real.tables() / "kaggle_stage_2_train_images_dicom_headers.csv.gz")
@@ -113,7 +114,7 @@ def test_rsna_lists_are_the_published_ones_and_every_box_is_one_row(raw: Raw, tm
 
 
 def test_siim_lists_are_the_published_ones_and_every_mask_decodes(raw: Raw, tmp_path: Path) -> None:
-    source = siim.read(raw("siim"))
+    source = read(siim, raw("siim"))
     found = statuses("siim", source, tmp_path)
     # which images are tested hangs on the order of rows, and nobody published the hash of their list
     assert found.pop("test") == splits.FIRST_HERE
@@ -135,7 +136,7 @@ def test_siim_lists_are_the_published_ones_and_every_mask_decodes(raw: Raw, tmp_
 
 
 def test_nih_labels_patients_and_parts_of_every_row(raw: Raw, tmp_path: Path) -> None:
-    source = nih.read(raw("nih"), images="all")
+    source = read(nih, raw("nih"), images="all")
     lists = splits.check("nih", source.ids, folder=tmp_path).lists
     assert {part: facts["status"] for part, facts in lists.items()} == {
         "all": "published", "val": splits.FIRST_HERE,
@@ -153,7 +154,7 @@ def test_nih_labels_patients_and_parts_of_every_row(raw: Raw, tmp_path: Path) ->
 
 
 def test_openi_images_and_texts_of_every_report(raw: Raw, tmp_path: Path) -> None:
-    source = openi.read(raw("openi"), views="all")
+    source = read(openi, raw("openi"), views="all")
     assert statuses("openi", source, tmp_path) == {"all": "published"}
     assert dict(source.steps) == {
         "images with a report": 7470, "report with fewer than 3 words": -40, "kept": 7430,
@@ -178,7 +179,7 @@ def test_chexpert_every_label_and_path_is_read_and_the_rule_draws_200_of_each(ra
     assert [chexpert_5x200._inner(path, text) for text in table["Path"][::50]] == [
         text.removeprefix("CheXpert-v1.0-small/") for text in table["Path"][::50]
     ]
-    drawn = chexpert_5x200.read(raw("chexpert_5x200"), rebuild=True).table
+    drawn = read(chexpert_5x200, raw("chexpert_5x200"), rebuild=True).table
     assert {name: (drawn[f"label_{name}"] == "1").sum() for name in chexpert_5x200.CLASSES} == dict.fromkeys(
         chexpert_5x200.CLASSES, 200
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import PIL.Image
 
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.registry import register_dataset
+from benchmark.settings import setting
 
 LABELS = ("1", "0", "-1", "")
 
@@ -29,15 +31,23 @@ def make_raw(folder: Path, count: int, *, colour: bool = False, size: tuple[int,
     return folder
 
 
-def read(raw: Path, texts: Literal["short", "long"] = "short", first: int = 0) -> RawTable:
+@dataclass(frozen=True)
+class Options:
+    """Options of ``prepare``."""
+
+    texts: Literal["short", "long"] = setting("short", "what the texts say")
+    first: int = setting(0, "images to leave out at the start")
+
+
+def read(raw: Path, options: Options) -> RawTable:
     """Read the folder: patients of two images, three test images in ten."""
-    names = sorted(path.name for path in raw.glob("*.png"))[first:]
+    names = sorted(path.name for path in raw.glob("*.png"))[options.first :]
     rows = range(len(names))
     table = pd.DataFrame(
         {
             "image_id": [name.removesuffix(".png") for name in names],
             "file": names,
-            "text": [f"{texts} text {i}" for i in rows],
+            "text": [f"{options.texts} text {i}" for i in rows],
             "split": ["test" if i % 10 < 3 else "train" for i in rows],
             "split_detection": ["test" if i % 10 == 0 else "" for i in rows],
             "patient_id": [f"p{i // 2}" for i in rows],
@@ -67,6 +77,7 @@ toy = register_dataset("toy")(
         access=Access("open", "https://example.org/toy", "toy.zip", "none"),
         layout="DIR/000.png ...",
         read=read,
+        reader_options=Options,
         mask=mask,
     )
 )

@@ -6,98 +6,102 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pandas as pd
 
+from benchmark.data.dataset import LoadRequest
 from benchmark.data.prepared import NotMadeError, Prepared, check_writable, load_prepared, write_prepared
 from benchmark.errors import DataError, unknown
 from benchmark.phantom.chest.studies import BLOCK
 from benchmark.phantom.shapes import Array
-
-if TYPE_CHECKING:
-    from benchmark.console import Reporter
+from benchmark.settings import setting
 
 
-class Sized(Protocol):
-    """A part that knows how many images it has when nothing else is asked for."""
+class DrawnPart(Protocol):
+    """What is known of a part before it is drawn."""
 
     @property
     def count(self) -> int:
-        """Number of images."""
+        """Number of images where the data entry gives none."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether masks are kept."""
 
 
-class Drawn(NamedTuple):
-    """What is kept of a part: images [n, S, S] or [n, S, S, 3] uint8, n rows, and masks [n, S, S] bool or None."""
+class DrawnData(Protocol):
+    """A drawn part: images [n, S, S] or [n, S, S, 3] uint8, n rows, and masks [n, S, S] bool or None."""
 
-    images: Array
-    manifest: pd.DataFrame
-    masks: Array | None = None
+    @property
+    def images(self) -> Array: ...  # noqa: D102
+    @property
+    def manifest(self) -> pd.DataFrame: ...  # noqa: D102
+    @property
+    def masks(self) -> Array | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
-class Generator:
-    """A dataset that is drawn by the project itself.
+class DrawnOptions:
+    """The keys of a data entry. A smaller part is a prefix of a larger one."""
+
+    part: str = setting(MISSING, "name of the part")
+    n: int | None = setting(None, "images; default: the number of the part", low=1)
+    seed: int = setting(0, "of the whole suite", low=0)
+
+
+@dataclass(frozen=True)
+class DrawnDataset:
+    """A dataset that the project draws itself.
 
     Attributes:
         name: of the dataset.
         parts: its parts by name.
         describe: (part, images, seed) -> everything that decides what the part looks like, as JSON.
-        draw: (part, images, seed, told the images of each block) -> the part. A smaller part is a prefix of a
-            larger one.
+        draw: (part, images, seed, told the images of each block) -> images, manifest and masks.
     """
 
     name: str
-    parts: Mapping[str, Sized]
+    parts: Mapping[str, DrawnPart]
     describe: Callable[[str, int, int], dict[str, Any]]
-    draw: Callable[[str, int, int, Callable[[int], None] | None], Drawn]
+    draw: Callable[[str, int, int, Callable[[int], None]], DrawnData]
+    Options: ClassVar[type[DrawnOptions]] = DrawnOptions
 
-    def load(
-        self,
-        data_root: Path,
-        part: str,
-        n: int | None,
-        seed: int,
-        reporter: Reporter | None,
-        *,
-        make: bool = True,
-    ) -> Prepared:
-        """Open a part, drawing it first when it is not in the cache or is damaged there.
+    def load(self, options: DrawnOptions, request: LoadRequest) -> Prepared:
+        """Open a part, drawing it first if it is missing or damaged.
 
         Raises:
-            NotMadeError: it has to be drawn, but ``make`` is False.
-            DataError: no such part, a count below 1, or a folder that cannot be written.
+            NotMadeError: it has to be drawn, but is not to be.
+            DataError: no such part, or a folder that cannot be written.
         """
+        part, seed = options.part, options.seed
         if part not in self.parts:
             raise DataError(unknown(f"part of dataset {self.name}", part, self.parts))
-        count = self.parts[part].count if n is None else n
-        for key, value, least in (("n", count, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise DataError(
-                    f"{self.name} part '{part}': {key}: expected a whole number of at least {least}, got {value!r}"
-                )
+        count = self.parts[part].count if options.n is None else options.n
         recipe = self.describe(part, count, seed)
-        folder = self._folder(Path(data_root), recipe)
+        folder = self._folder(request.data_root, recipe)
         if folder.exists():
             try:
                 return load_prepared(folder, verify=True)
             except DataError as error:
                 # It can be drawn again, so a damaged copy is no reason to stop.
-                if make and reporter is not None:
-                    reporter.log(f"{error} Drawing it again.")
-                if make:
+                if request.make:
+                    request.reporter.log(f"{error} Drawing it again.")
                     shutil.rmtree(folder, ignore_errors=True)
-        if not make:
+        if not request.make:
             raise NotMadeError(f"{folder}: not drawn yet")
         check_writable(folder)
-        if reporter is not None:
-            reporter.start(f"drawing {self.name}/{part}", -(-count // BLOCK) * BLOCK)
-        images, manifest, masks = self.draw(part, count, seed, None if reporter is None else reporter.advance)
-        info = {**recipe, "counts": _counts(manifest)}
+        request.reporter.start(f"drawing {self.name}/{part}", -(-count // BLOCK) * BLOCK)
+        drawn = self.draw(part, count, seed, request.reporter.advance)
         return write_prepared(
-            folder, name=f"{self.name}/{part}", pixels=images, manifest=manifest, masks=masks, info=info
+            folder,
+            name=f"{self.name}/{part}",
+            pixels=drawn.images,
+            manifest=drawn.manifest,
+            masks=drawn.masks if self.parts[part].masks else None,
+            info={**recipe, "counts": _counts(drawn.manifest)},
         )
 
     def _folder(self, data_root: Path, recipe: dict[str, Any]) -> Path:

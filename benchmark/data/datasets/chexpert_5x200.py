@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmark.data.datasets._sources import Source, label_values
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
+from benchmark.settings import setting
 
 CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 # Findings that must be absent for an image to be drawn; "No Finding" is not among them in GLoRIA's code.
@@ -37,22 +39,25 @@ chexpert_5x200.csv                                             (the list, by GLo
 CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg     (or CheXpert-v1.0-small/, or the batch folders)"""
 
 
-def read(raw: Path, *, rebuild: bool = False, seed: int = 0) -> RawTable:
-    """Read the list and find its images.
+@dataclass(frozen=True)
+class Options:
+    """Options of ``prepare``."""
 
-    Args:
-        raw: folder that holds the list and the images.
-        rebuild: draw a list by GLoRIA's rule from ``train.csv``; it is not the published one.
-        seed: of that draw.
+    rebuild: bool = setting(False, "draw a list by GLoRIA's rule from train.csv; it is not the published one")
+    seed: int = setting(0, "of that draw", low=0)
+
+
+def read(raw: Path, options: Options) -> RawTable:
+    """Read the list and find its images.
 
     Raises:
         DataError: the list or all images are missing, or an image has not exactly one of the five findings.
     """
     source = Source("CheXpert 5x200", ACCESS, raw)
     optional = ("AP/PA", "Frontal/Lateral", "No Finding", *OTHERS)
-    if rebuild:
+    if options.rebuild:
         path = source.need("train.csv", why="The list is drawn from CheXpert's training table")
-        listed, steps = _drawn(source.table(path, ("Path", *CLASSES), optional), seed)
+        listed, steps = _drawn(source.table(path, ("Path", *CLASSES), optional), options.seed)
     else:
         hint = "It cannot be rebuilt exactly; rebuild=true draws another list by the same rule"
         path = source.need("chexpert_5x200.csv", why=hint)
@@ -74,7 +79,7 @@ def read(raw: Path, *, rebuild: bool = False, seed: int = 0) -> RawTable:
             **{f"label_{name}": listed[name].tolist() for name in optional[2:] if name in listed},
         }
     )
-    ids = {"test_rebuilt" if rebuild else "test": table["image_id"].tolist()}
+    ids = {"test_rebuilt" if options.rebuild else "test": table["image_id"].tolist()}
     return RawTable(table, (*steps, ("kept", len(table))), ids)
 
 
@@ -135,5 +140,5 @@ def _locate(source: Source, inner: Sequence[str]) -> list[str]:
 
 
 chexpert_5x200 = register_dataset("chexpert_5x200")(
-    RawDataset("chexpert_5x200", "CheXpert 5x200", ACCESS, LAYOUT, read)
+    RawDataset("chexpert_5x200", "CheXpert 5x200", ACCESS, LAYOUT, read, Options)
 )

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmark.data.dataset import LoadRequest
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepared import Prepared
 from benchmark.errors import ConfigError, DataError, unknown
-from benchmark.preprocess import Fitting
+from benchmark.preprocess import Crop
 from benchmark.registry import register_dataset
-
-if TYPE_CHECKING:
-    from benchmark.console import Reporter
+from benchmark.settings import setting
 
 _CHEST = (
     "atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
@@ -162,12 +160,20 @@ def _read_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return found
 
 
-def read(raw: Path, name: str) -> RawTable:
+@dataclass(frozen=True)
+class Options:
+    """Options of ``prepare``."""
+
+    name: str = setting(MISSING, "of the set")
+
+
+def read(raw: Path, options: Options) -> RawTable:
     """Read ``<name>_224.npz`` (or the widest of the 128, 64 and 28 pixel files that is there).
 
     Raises:
         DataError: no such file, or its labels do not fit the set.
     """
+    name = options.name
     path = _file(raw, name)
     images = NpzImages(path)
     subset, parts = SETS[name], []
@@ -223,32 +229,29 @@ def _rows(path: Path, name: str, part: str, shown: npt.NDArray[np.int64]) -> pd.
 class MedMnist(RawDataset):
     """MedMNIST as one dataset whose entries and commands say which set is meant."""
 
-    def __call__(  # type: ignore[override]
-        self,
-        data_root: Path,
-        *,
-        name: str,
-        part: str | None = None,
-        crop: str | None = None,
-        fitting: Fitting | None = None,
-        reporter: Reporter | None = None,
-    ) -> Prepared:
-        """Open one set; see :class:`RawDataset`.
+    @dataclass(frozen=True)
+    class Options:  # type: ignore[override]  # of another dataset than the parent's
+        """The keys of a data entry."""
+
+        name: str = setting(MISSING, "of the set")
+        part: Literal["train", "val", "test"] | None = setting(None, "None takes all rows")
+        crop: Crop | None = setting(None, "how images are fitted, whatever the rule of the backbone is")
+
+    def load(self, options: Any, request: LoadRequest) -> Prepared:
+        """Open one set; see :meth:`RawDataset.load`."""
+        one = self.select(vars(options))
+        return RawDataset.load(one, RawDataset.Options(options.part, None, options.crop), request)
+
+    def select(self, options: Mapping[str, Any]) -> RawDataset:
+        """Return the set that the option ``name`` says.
 
         Raises:
             ConfigError: unknown set.
-            DataError: not prepared, not fitted so, or no such part.
         """
-        one, _ = self.select({"name": name})
-        return RawDataset.__call__(one, data_root, part=part, crop=crop, fitting=fitting, reporter=reporter)
-
-    def select(self, options: Mapping[str, Any]) -> tuple[RawDataset, dict[str, Any]]:
-        """Return the set that the option ``name`` says."""
-        rest = dict(options)
-        name = rest.pop("name", None)
+        name = options.get("name")
         if name not in SETS:
             raise ConfigError(unknown("MedMNIST set: name =", str(name), SETS))
-        return replace(self, name=f"medmnist/{name}", read=partial(read, name=name)), rest
+        return replace(self, name=f"medmnist/{name}")
 
     def prepare_command(self, data_root: Path | str = "DIR") -> str:
         """Return the command that prepares this set."""
@@ -269,5 +272,6 @@ medmnist = register_dataset("medmnist")(
         access=ACCESS,
         layout="DIR/pneumoniamnist_224.npz, DIR/chestmnist_224.npz, ... (also _128, _64 and the 28-pixel <name>.npz)",
         read=read,
+        reader_options=Options,
     )
 )

@@ -10,15 +10,18 @@ import io
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from benchmark.data.datasets._sources import Source, label_values, refuse_foreign
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepare.reports import MIN_TOKENS, Sections, collapse, num_tokens, parse_report
-from benchmark.errors import DataError, unknown
+from benchmark.errors import DataError
 from benchmark.registry import register_dataset
+from benchmark.settings import setting
 
 LABELS = (
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture"),
@@ -45,20 +48,21 @@ reports, one of: files/p10/p10000032/s50414267.txt beside the study folders; a t
 Reports = Callable[[str, str], Sections | None]
 
 
-def read(raw: Path, *, labels: str = "chexpert", reports: str = "") -> RawTable:
-    """Read frontal images that have a report.
+@dataclass(frozen=True)
+class Options:
+    """Options of ``prepare``."""
 
-    Args:
-        raw: folder of MIMIC-CXR-JPG, or one that holds it and MIMIC-CXR side by side.
-        labels: labeller of the label table, "chexpert" or "negbio".
-        reports: folder, zip or sectioned CSV of the reports when it is not below ``raw``.
+    labels: Literal["chexpert", "negbio"] = setting("chexpert", "labeller of the label table")
+    reports: str = setting("", "folder, zip or sectioned CSV of the reports, if it is not below --raw")
+
+
+def read(raw: Path, options: Options) -> RawTable:
+    """Read frontal images that have a report, from MIMIC-CXR-JPG with MIMIC-CXR inside or beside it.
 
     Raises:
         DataError: a file is missing, or tables contradict each other.
     """
     source = Source("MIMIC-CXR", ACCESS, raw)
-    if labels not in ("chexpert", "negbio"):
-        raise DataError(unknown("option of mimic_cxr: labels", labels, ("chexpert", "negbio")))
     images = source.table(
         _table_file(source, "metadata"), ("dicom_id", "subject_id", "study_id", "ViewPosition")
     )
@@ -69,8 +73,8 @@ def read(raw: Path, *, labels: str = "chexpert", reports: str = "") -> RawTable:
     images = _with_split(images[frontal], split)
     root = _image_root(source, images)
     images["file"] = [f"{root}{_study_path(*ids)}/{ids[2]}.jpg" for ids in _ids(images)]
-    images = _with_captions(source, images, reports, steps)
-    images = _with_labels(source, _table_file(source, labels), images, steps)
+    images = _with_captions(source, images, options.reports, steps)
+    images = _with_labels(source, _table_file(source, options.labels), images, steps)
     ids = {part: split["dicom_id"][split["split"] == part].tolist() for part in _PARTS}
     names = {"dicom_id": "image_id", "subject_id": "patient_id", "ViewPosition": "view"}
     return RawTable(images.rename(columns=names).reset_index(drop=True), tuple(steps), ids)
@@ -231,5 +235,5 @@ def _from_table(source: Source, path: Path) -> Reports:
 
 
 mimic_cxr = register_dataset("mimic_cxr")(
-    RawDataset("mimic_cxr", "MIMIC-CXR", ACCESS, LAYOUT, read, crop="squash")
+    RawDataset("mimic_cxr", "MIMIC-CXR", ACCESS, LAYOUT, read, Options, crop="squash")
 )

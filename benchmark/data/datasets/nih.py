@@ -7,7 +7,9 @@ the slice shares images with RSNA's test part; ``rsna_mapping`` leaves those out
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -16,6 +18,7 @@ from benchmark.data.datasets.rsna import nih_images
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError, unknown
 from benchmark.registry import register_dataset
+from benchmark.settings import setting
 
 LABELS = (
     *(
@@ -44,35 +47,40 @@ images_001/ ... images_012/, each as it unpacks, or one folder of 00000001_000.p
 Data_Entry_2017_v2020.csv (or Data_Entry_2017.csv), test_list.txt"""
 
 
-def read(raw: Path, *, images: str = "slice", rsna_mapping: str = "") -> RawTable:
-    """Read the validation slice, or all images.
+@dataclass(frozen=True)
+class Options:
+    """Options of ``prepare``."""
 
-    Args:
-        raw: folder of the downloads.
-        images: "slice" reads the 5,119 validation images alone; "all" also the others, as parts train and test.
-        rsna_mapping: RSNA's mapping file; images that RSNA took over leave the slice.
+    images: Literal["slice", "all"] = setting(
+        "slice", "slice: the 5,119 validation images alone; all: also the others, as parts train and test"
+    )
+    rsna_mapping: str = setting("", "RSNA's mapping file; images that RSNA took over leave the slice")
+
+
+def read(raw: Path, options: Options) -> RawTable:
+    """Read the validation slice, or all images.
 
     Raises:
         DataError: a file is missing, or a finding is unknown.
     """
     source = Source("NIH ChestX-ray14", ACCESS, raw)
-    if images not in ("slice", "all"):
-        raise DataError(unknown("value of the option images of nih", images, ("slice", "all")))
     path = source.need("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
     rows = source.table(path, ("Image Index", "Finding Labels", "View Position"))
     part = _parts(source, path, rows["Image Index"].tolist())
     steps = [(f"rows of {path.name}", len(rows))]
-    if images == "slice":
+    if options.images == "slice":
         steps.append(("not in the validation slice", -int((part != "val").sum())))
         rows, part = rows[part == "val"], part[part == "val"]
-    if rsna_mapping:
-        taken = (part == "val") & rows["Image Index"].isin(set(nih_images(Path(rsna_mapping)).values()))
+    if options.rsna_mapping:
+        taken = (part == "val") & rows["Image Index"].isin(
+            set(nih_images(Path(options.rsna_mapping)).values())
+        )
         steps.append(("of the slice, also images of RSNA's challenge", -int(taken.sum())))
         rows, part = rows[~taken], part[~taken]
     table = _manifest(source, path, rows, part)
     val = table["image_id"][table["split"] == "val"].tolist()
-    lists = {"val_without_rsna" if rsna_mapping else "val": val}
-    if images == "all" and not rsna_mapping:
+    lists = {"val_without_rsna" if options.rsna_mapping else "val": val}
+    if options.images == "all" and not options.rsna_mapping:
         lists["all"] = table["image_id"].tolist()
     return RawTable(table, (*steps, ("kept", len(table))), lists)
 
@@ -110,4 +118,6 @@ def _manifest(source: Source, path: Path, rows: pd.DataFrame, part: pd.Series[st
     )
 
 
-nih = register_dataset("nih")(RawDataset("nih", "NIH ChestX-ray14", ACCESS, LAYOUT, read, patients="nih"))
+nih = register_dataset("nih")(
+    RawDataset("nih", "NIH ChestX-ray14", ACCESS, LAYOUT, read, Options, patients="nih")
+)

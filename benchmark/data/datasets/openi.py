@@ -12,14 +12,16 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from benchmark.data.datasets._sources import Source, label_values, read_json
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepare.reports import MIN_TOKENS, collapse, num_tokens, parse_report
-from benchmark.errors import DataError, unknown
+from benchmark.errors import DataError
 from benchmark.registry import register_dataset
+from benchmark.settings import setting
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 PROJECTIONS = "indiana_projections.csv"
@@ -49,22 +51,27 @@ class _Image:
     view: str = ""
 
 
-def read(raw: Path, *, views: str = "frontal", labels: str = "") -> RawTable:
-    """Read images with their reports.
+@dataclass(frozen=True)
+class Options:
+    """Options of ``prepare``."""
 
-    Args:
-        raw: folder of one of the three forms.
-        views: "frontal", or "all" to keep lateral images and those of unknown view.
-        labels: CSV with a column ``uid`` and one column per finding (1, 0, -1, empty), for the label-guided loss.
+    views: Literal["frontal", "all"] = setting(
+        "frontal", "all: keep lateral images and those of unknown view"
+    )
+    labels: str = setting(
+        "", "CSV with a column uid and one column per finding (1, 0, -1, empty), for the label-guided loss"
+    )
+
+
+def read(raw: Path, options: Options) -> RawTable:
+    """Read images with their reports, from one of the three forms.
 
     Raises:
         DataError: a file is missing, or no view is known and ``views`` is not "all".
     """
-    source = Source("Open-i", ACCESS, raw)
+    source, views = Source("Open-i", ACCESS, raw), options.views
     # re-packs name the images in another way than the XML reports, whose list is known
     name = views if views == "frontal" or source.find(*_REPACKS) is None else "all_repacked"
-    if views not in ("frontal", "all"):
-        raise DataError(unknown("value of the option views of openi", views, ("frontal", "all")))
     images = _images(source)
     steps = [("images with a report", len(images))]
     kept = _frontal(source, images, steps) if views == "frontal" else images
@@ -81,8 +88,8 @@ def read(raw: Path, *, views: str = "frontal", labels: str = "") -> RawTable:
     )
     if any(item.split for item in texts):
         table["split"] = [item.split for item in texts]
-    if labels:
-        _add_labels(Path(labels), source, table, steps)
+    if options.labels:
+        _add_labels(Path(options.labels), source, table, steps)
     return RawTable(table, tuple(steps), {name: table["image_id"].tolist()})
 
 
@@ -188,4 +195,4 @@ def _add_labels(path: Path, source: Source, table: pd.DataFrame, steps: list[tup
     steps.append(("of these without labels", int((~known).sum())))
 
 
-openi = register_dataset("openi")(RawDataset("openi", "Open-i", ACCESS, LAYOUT, read, crop="squash"))
+openi = register_dataset("openi")(RawDataset("openi", "Open-i", ACCESS, LAYOUT, read, Options, crop="squash"))

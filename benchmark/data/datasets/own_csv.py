@@ -10,14 +10,15 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from benchmark.data.dataset import LoadRequest
 from benchmark.data.labels import NO_FINDING
 from benchmark.data.prepare.images import Inside
 from benchmark.data.prepare.prepare import VERSION, BadImagesError, prepare
@@ -25,49 +26,46 @@ from benchmark.data.prepare.raw import Access, RawDataset, RawTable, box_problem
 from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, SIZES, Prepared
 from benchmark.errors import ConfigError, DataError, suggest, unknown
 from benchmark.files import user_path
-from benchmark.preprocess import CROPS, Fitting
+from benchmark.preprocess import Crop, Fitting
 from benchmark.registry import register_dataset
-from benchmark.settings import words
-
-if TYPE_CHECKING:
-    from benchmark.console import Reporter
+from benchmark.settings import setting, words
 
 SEPARATORS = ",;\t|"
 _VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
 
 
 @dataclass(frozen=True)
-class Wish:
-    """The keys of a suite's entry; what they mean stands at :class:`OwnCsv`.
+class CsvOptions:
+    """The keys of a data entry.
 
     Raises:
-        ConfigError: keys that contradict each other, or an unknown choice.
+        ConfigError: keys that contradict each other.
     """
 
-    file: str
-    images: str | None = None
-    path_column: str = "path"
-    text_column: str | None = None
-    label_columns: Sequence[str] | str | None = None
-    class_column: str | None = None
-    boxes_column: str | None = None
-    split_column: str | None = None
-    patient_column: str | None = None
-    study_column: str | None = None
-    patients: str | None = None
-    part: str | None = None
-    crop: str | None = None
-    on_bad_image: str = "error"
-    classes: Sequence[str] | None = None
-    kind: str = ""
-    exclusive: bool = False
-    allow_outside: bool = False
+    file: str = setting(MISSING, "the CSV file; relative paths begin at the working folder")
+    images: str | None = setting(None, "folder where the paths in the file begin; default: that of the file")
+    path_column: str = setting("path", "image paths, each once")
+    text_column: str | None = setting(None, "reports; default: the column text, if there is one")
+    label_columns: Any = setting(None, "columns of 1, 0, -1 and blanks; default: the classes, and label_*")
+    class_column: str | None = setting(None, "one class name per row, instead of label columns")
+    boxes_column: str | None = setting(None, "[[x1, y1, x2, y2], ...] in pixels of the image file")
+    split_column: str | None = setting(None, "default: split")
+    patient_column: str | None = setting(None, "default: patient_id")
+    study_column: str | None = setting(None, "default: study_id")
+    patients: str | None = setting(
+        None,
+        "whose ids these are: ids of two sets are compared where this name is the same; "
+        "default: one name for all files whose patient column has this name",
+    )
+    part: str | None = setting(None, "keep the rows with this value in the split column")
+    crop: Crop | None = setting(None, "default: the rule of the backbone, else shortest_crop")
+    on_bad_image: Literal["error", "skip"] = setting("error", "skip: leave out images that cannot be read")
+    classes: Any = setting(None, "as in the view: every row has one of them, unless exclusive")
+    kind: str = setting("", "as in the view")
+    exclusive: bool = setting(False, "as in the view")
+    allow_outside: bool = setting(False, "take images outside the folder where the paths begin")
 
     def __post_init__(self) -> None:
-        if self.on_bad_image not in ("error", "skip"):
-            raise ConfigError("csv: on_bad_image: " + unknown("choice", self.on_bad_image, ("error", "skip")))
-        if self.crop not in (None, *CROPS):
-            raise ConfigError("csv: crop: " + unknown("crop", str(self.crop), CROPS))
         if self.class_column is not None and self.label_columns is not None:
             raise ConfigError("csv: give class_column or label_columns, not both")
 
@@ -90,73 +88,23 @@ class Wish:
         return {name: column for name, column in columns.items() if column is not None}
 
 
+@register_dataset("csv")
 class OwnCsv:
-    """The dataset ``csv``: opens one's own CSV file, and prepares its images when they are not."""
+    """Opens one's own CSV file, and prepares its images if they are not prepared."""
 
-    def __call__(
-        self,
-        data_root: Path,
-        *,
-        file: str,
-        images: str | None = None,
-        path_column: str = "path",
-        text_column: str | None = None,
-        label_columns: Sequence[str] | str | None = None,
-        class_column: str | None = None,
-        boxes_column: str | None = None,
-        split_column: str | None = None,
-        patient_column: str | None = None,
-        study_column: str | None = None,
-        patients: str | None = None,
-        part: str | None = None,
-        crop: str | None = None,
-        on_bad_image: str = "error",
-        classes: Sequence[str] | None = None,
-        kind: str = "",
-        exclusive: bool = False,
-        allow_outside: bool = False,
-        fitting: Fitting | None = None,
-        reporter: Reporter | None = None,
-        make: bool = True,
-    ) -> Prepared:
-        """Return the rows of a CSV file, or of one part of it.
+    Options = CsvOptions
+    fits_images = True
 
-        Args:
-            data_root: folder of all datasets.
-            file: the CSV file; a relative path begins at the working folder.
-            images: folder that the paths in the file begin at; default is the file's own.
-            path_column: column of image paths.
-            text_column: column of reports; by default ``text`` where it is there.
-            label_columns: columns of 1, 0, -1 and blanks; default: the ``classes``, and all that begin with ``label_``.
-            class_column: column of one class name per row.
-            boxes_column: column of ``[[x1, y1, x2, y2], ...]`` in pixels of the image file, for detection.
-            split_column: by default ``split``.
-            patient_column: by default ``patient_id``.
-            study_column: by default ``study_id``.
-            patients: a name for those whose ids these are; ids of another file or dataset are compared with them if it
-                gives the same. Default: one for all files whose patient column has this name.
-            part: keep the rows with this value in the split column.
-            crop: "squash", "shortest_crop" or "longest_pad"; default: the backbone's rule, else shortest_crop.
-            on_bad_image: "error", or "skip" to leave out images that cannot be read and say so in every result.
-            classes: those of the view; every row must have one of them, unless ``exclusive``.
-            kind: of the view.
-            exclusive: of the view.
-            allow_outside: take images that paths or links name outside the folder where the paths begin.
-            fitting: what the backbone wants; None returns the rows alone, with empty pixels, and decodes nothing.
-            reporter: told about progress.
-            make: decode images that are not prepared; else NotMadeError is raised.
+    def load(self, options: CsvOptions, request: LoadRequest) -> Prepared:
+        """Return the rows of the wanted part; without a fitting their pixels are empty, and nothing is decoded.
 
         Raises:
-            ConfigError: keys that contradict each other.
+            NotMadeError: images have to be decoded, and are not to be.
             DataError: a problem of the file, with its row and column, or of an image.
         """
-        wish = Wish(
-            file, images, path_column, text_column, label_columns, class_column, boxes_column, split_column,
-            patient_column, study_column, patients, part, crop, on_bad_image, classes, kind, exclusive, allow_outside,
-        )  # fmt: skip
-        own = _Csv(wish)
+        own = _Csv(options)
         frame = own.rows()
-        data = own.undecoded() if fitting is None else own.pixels(Path(data_root), fitting, reporter, make)
+        data = own.undecoded() if request.fitting is None else own.pixels(request, request.fitting)
         return own.joined(data, frame)
 
 
@@ -164,71 +112,71 @@ class OwnCsv:
 class _Csv:
     """A CSV file as text cells; its index is the row number as spreadsheets count, the header being row 1."""
 
-    wish: Wish
+    options: CsvOptions
     table: pd.DataFrame = field(init=False)
     row_of: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.table = _read(self.wish.path, self.wish.path_column)
-        for name, column in self.wish.named().items():
+        self.table = _read(self.options.path, self.options.path_column)
+        for name, column in self.options.named().items():
             self._need(column, f"{name.removesuffix('_id')}_column")
         self.row_of = {}
-        for row, path in _cells(self.table[self.wish.path_column]):
+        for row, path in _cells(self.table[self.options.path_column]):
             if path == "":
-                raise self._problem(row, self.wish.path_column, "empty")
+                raise self._problem(row, self.options.path_column, "empty")
             if path in self.row_of:
                 raise self._problem(
-                    row, self.wish.path_column, f"'{path}' stands in row {self.row_of[path]} already"
+                    row, self.options.path_column, f"'{path}' stands in row {self.row_of[path]} already"
                 )
             self.row_of[path] = row
         self._check_images()
 
     def _check_images(self) -> None:
-        inside = Inside(self.wish.folder, allow_outside=self.wish.allow_outside)
+        inside = Inside(self.options.folder, allow_outside=self.options.allow_outside)
         for path, row in self.row_of.items():
             if problem := inside.problem(path):
                 text = f"'{path}' is not read: {problem}. If that is meant: allow_outside: true"
-                raise self._problem(row, self.wish.path_column, text)
-        missing = [path for path in self.row_of if not (self.wish.folder / path).is_file()]
+                raise self._problem(row, self.options.path_column, text)
+        missing = [path for path in self.row_of if not (self.options.folder / path).is_file()]
         if missing:
             more = (
                 f" ({len(missing):,} of {len(self.row_of):,} images are not there)"
                 if len(missing) > 1
                 else ""
             )
-            text = f"no image '{missing[0]}' in folder '{self.wish.folder}'{more}"
-            raise self._problem(self.row_of[missing[0]], self.wish.path_column, text)
+            text = f"no image '{missing[0]}' in folder '{self.options.folder}'{more}"
+            raise self._problem(self.row_of[missing[0]], self.options.path_column, text)
 
     def _need(self, column: str, key: str) -> None:
         if column not in self.table:
             columns = [str(name) for name in self.table.columns]
             raise DataError(
-                f"{self.wish.path}: row 1: no column '{column}' ({key}).{suggest(column, columns)} "
+                f"{self.options.path}: row 1: no column '{column}' ({key}).{suggest(column, columns)} "
                 f"Columns: {', '.join(columns)}"
             )
 
     def _problem(self, row: int, column: str, text: str) -> DataError:
-        return DataError(f"{self.wish.path}: row {row}, column '{column}': {text}")
+        return DataError(f"{self.options.path}: row {row}, column '{column}': {text}")
 
     # ------------------------------------------------------------------ texts and labels
     def rows(self) -> pd.DataFrame:
         """Return the manifest rows of the wanted part, indexed by row number."""
-        wish, frame = self.wish, pd.DataFrame({"image_id": self.table[self.wish.path_column]})
+        options, frame = self.options, pd.DataFrame({"image_id": self.table[self.options.path_column]})
         for name in ("text", "split", "patient_id", "study_id", "labelled"):
-            column = wish.named().get(name, name)
+            column = options.named().get(name, name)
             if column in self.table:
                 frame[name] = self.table[column]
-        if wish.part is not None:
-            self._need(wish.split_column or "split", "split_column, for 'part'")
+        if options.part is not None:
+            self._need(options.split_column or "split", "split_column, for 'part'")
             known = [value for value in frame["split"].unique() if value]
-            if wish.part not in known:
-                raise DataError(f"{wish.path}: " + unknown("part", wish.part, known))
-            frame = frame[frame["split"] == wish.part]
-        if wish.text_column is not None:
-            self._check(frame["text"], wish.text_column, lambda text: "" if text.strip() else "empty text")
-        if wish.boxes_column is not None:
-            frame["boxes"] = self.table.loc[frame.index, wish.boxes_column]
-            self._check(frame["boxes"], wish.boxes_column, box_problem)
+            if options.part not in known:
+                raise DataError(f"{options.path}: " + unknown("part", options.part, known))
+            frame = frame[frame["split"] == options.part]
+        if options.text_column is not None:
+            self._check(frame["text"], options.text_column, lambda text: "" if text.strip() else "empty text")
+        if options.boxes_column is not None:
+            frame["boxes"] = self.table.loc[frame.index, options.boxes_column]
+            self._check(frame["boxes"], options.boxes_column, box_problem)
         return frame.assign(**self._labels(self.table.loc[frame.index]))
 
     def _check(self, values: pd.Series[Any], column: str, problem: Callable[[str], str]) -> None:
@@ -237,12 +185,12 @@ class _Csv:
                 raise self._problem(row, column, text)
 
     def _labels(self, rows: pd.DataFrame) -> dict[str, pd.Series[Any]]:
-        wish, classes = self.wish, [str(name) for name in self.wish.classes or ()]
-        if wish.class_column is not None:
-            self._need(wish.class_column, "class_column")
-            return self._classes(rows[wish.class_column].str.strip(), wish.class_column, classes)
-        if wish.label_columns is not None:
-            listed = wish.label_columns
+        options, classes = self.options, [str(name) for name in self.options.classes or ()]
+        if options.class_column is not None:
+            self._need(options.class_column, "class_column")
+            return self._classes(rows[options.class_column].str.strip(), options.class_column, classes)
+        if options.label_columns is not None:
+            listed = options.label_columns
             columns = [str(name) for name in (words(listed) if isinstance(listed, str) else listed)]
         else:
             prefixed = [name for name in map(str, rows.columns) if name.startswith(LABEL_PREFIX)]
@@ -257,11 +205,11 @@ class _Csv:
 
     def _check_all_labels(self, classes: list[str], columns: list[str]) -> None:
         """Refuse to take the classes for all that an image can show, where the entry asks what else it shows."""
-        none = NO_FINDING in classes and NO_FINDING not in columns and self.wish.kind != "binary"
-        if none or self.wish.exclusive:
+        none = NO_FINDING in classes and NO_FINDING not in columns and self.options.kind != "binary"
+        if none or self.options.exclusive:
             what = f"the class '{NO_FINDING}', which is no column," if none else "exclusive"
             raise DataError(
-                f"{self.wish.path}: row 1: {what} depends on every label column, not on the classes alone: "
+                f"{self.options.path}: row 1: {what} depends on every label column, not on the classes alone: "
                 f"name them all, label_columns: [{', '.join(columns)}, ...]"
             )
 
@@ -272,44 +220,44 @@ class _Csv:
         return values.map(_VALUES).astype(float)
 
     def _classes(self, values: pd.Series[Any], column: str, known: list[str]) -> dict[str, pd.Series[Any]]:
-        if known and not self.wish.exclusive:
+        if known and not self.options.exclusive:
             self._check(values, column, lambda name: "" if name in known else unknown("class", name, known))
         names = known + sorted(set(values) - {""} - set(known))
         return {LABEL_PREFIX + name: (values == name).astype(float) for name in names}
 
     # ------------------------------------------------------------------ images
-    def pixels(self, data_root: Path, fitting: Fitting, reporter: Reporter | None, make: bool) -> Prepared:
+    def pixels(self, request: LoadRequest, fitting: Fitting) -> Prepared:
         """Return all images of the file, decoding those that are not prepared."""
-        wish, paths = self.wish, sorted(self.row_of)
-        key = hashlib.sha256("\n".join([str(wish.folder.resolve()), *paths]).encode()).hexdigest()[:12]
+        options, paths = self.options, sorted(self.row_of)
+        key = hashlib.sha256("\n".join([str(options.folder.resolve()), *paths]).encode()).hexdigest()[:12]
         table = pd.DataFrame({"image_id": paths, "file": paths})
         dataset = RawDataset(
-            name=f"csv/{wish.path.stem}-{key}",
-            title=wish.path.name,
-            access=Access("open", str(wish.path), "your own files", "your own"),
+            name=f"csv/{options.path.stem}-{key}",
+            title=options.path.name,
+            access=Access("open", str(options.path), "your own files", "your own"),
             layout="",
             read=lambda raw: RawTable(table, (("images", len(table)),)),
         )
         try:
             prepare(
-                dataset, wish.folder, data_root, fitting=dataset.wanted(wish.crop, fitting), reporter=reporter,
-                wait=True, on_bad_image="skip" if wish.on_bad_image == "skip" else "error",
-                allow_outside=wish.allow_outside, make=make,
+                dataset, options.folder, request.data_root, fitting=dataset.wanted(options.crop, fitting),
+                reporter=request.reporter, wait=True, on_bad_image=options.on_bad_image,
+                allow_outside=options.allow_outside, make=request.make,
             )  # fmt: skip
         except BadImagesError as error:
             first = min(error.bad, key=lambda item: self.row_of[item["file"]])
             more = f"; {len(error.bad):,} images of the file cannot be read" if len(error.bad) > 1 else ""
             text = f"image '{first['file']}': {first['reason']}{more}. Replace it, or leave such images out: "
             row = self.row_of[first["file"]]
-            raise self._problem(row, wish.path_column, text + "on_bad_image: skip") from error
-        return dataset(data_root, crop=wish.crop, fitting=fitting)
+            raise self._problem(row, options.path_column, text + "on_bad_image: skip") from error
+        return dataset.load(RawDataset.Options(crop=options.crop), request)
 
     def undecoded(self) -> Prepared:
         """Return all images of the file without their pixels, in the same order."""
         paths = sorted(self.row_of)
         pixels = np.zeros((len(paths), 0, 0), dtype=np.uint8)
         manifest = pd.DataFrame({"image_id": paths})
-        return Prepared("", self.wish.folder, pixels, manifest, None, {}, {PIXELS: "none"})
+        return Prepared("", self.options.folder, pixels, manifest, None, {}, {PIXELS: "none"})
 
     def _of_images(self, data: Prepared, rows: np.ndarray[Any, np.dtype[np.intp]]) -> str:
         """Return what tells the images of some rows from others: their files, and what was done to them."""
@@ -327,14 +275,14 @@ class _Csv:
         # what stands in the images' own files, not in this one
         own = data.manifest.columns.intersection([FILES, *SIZES])
         frame = frame.assign(**{name: data.manifest[name].to_numpy()[rows] for name in own})
-        if self.wish.boxes_column is not None and len(own) > 1:
-            self._check_inside(frame, self.wish.boxes_column)
-        patients = self.wish.patients or f"csv {self.wish.patient_column or 'patient_id'}"
+        if self.options.boxes_column is not None and len(own) > 1:
+            self._check_inside(frame, self.options.boxes_column)
+        patients = self.options.patients or f"csv {self.options.patient_column or 'patient_id'}"
         return replace(
             data.select(rows, "rows of a CSV file"),
-            name=self.wish.path.name,
+            name=self.options.path.name,
             manifest=frame.reset_index(drop=True),
-            info={**data.info, "source": str(self.wish.path), "patients": patients},
+            info={**data.info, "source": str(self.options.path), "patients": patients},
             digests={**data.digests, PIXELS: self._of_images(data, rows), MANIFEST: digest},
         )
 
@@ -400,6 +348,3 @@ def _parsed(path: Path, column: str, text: str) -> pd.DataFrame:
     if not filled:
         raise DataError(f"{path}: has no rows")
     return pd.DataFrame(list(filled.values()), columns=names, index=list(filled), dtype=str)
-
-
-own_csv = register_dataset("csv")(OwnCsv())

@@ -6,51 +6,10 @@ Parts: ``pmc_oa`` (pairs of tile and caption), ``pmc_oa_val`` (validation: other
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from benchmark.data.datasets._drawn import Drawn, Generator
-from benchmark.data.prepared import Prepared
+from benchmark.data.datasets._drawn import DrawnDataset
 from benchmark.phantom.histology.parts import PARTS, describe, draw_part
 from benchmark.registry import register_dataset
 
-if TYPE_CHECKING:
-    from benchmark.console import Reporter
-
-
-@register_dataset("phantom_histology")
-def load(
-    data_root: Path,
-    *,
-    part: str,
-    n: int | None = None,
-    seed: int = 0,
-    reporter: Reporter | None = None,
-    make: bool = True,
-) -> Prepared:
-    """Open a part of the histology suite, drawing it first when it is not in the cache or is damaged there.
-
-    Args:
-        data_root: folder of all datasets.
-        part: one of the names above.
-        n: number of tiles; the part's own when None. A smaller part is a prefix of a larger one.
-        seed: of the whole suite.
-        reporter: told about progress.
-        make: draw what is not there; else NotMadeError is raised.
-
-    Returns:
-        The prepared part.
-
-    Raises:
-        DataError: no such part, a count below 1, or a folder that cannot be written.
-    """
-    return _GENERATOR.load(data_root, part, n, seed, reporter, make=make)
-
-
-def _draw(part: str, count: int, seed: int, advance: Callable[[int], None] | None) -> Drawn:
-    drawn = draw_part(part, count, seed, advance)
-    return Drawn(drawn.images, drawn.manifest)
-
-
-_GENERATOR = Generator("phantom_histology", PARTS, describe, _draw)
+phantom_histology = register_dataset("phantom_histology")(
+    DrawnDataset("phantom_histology", PARTS, describe, draw_part)
+)

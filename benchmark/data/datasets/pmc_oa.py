@@ -11,15 +11,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from benchmark.data.datasets._sources import Source, refuse_foreign
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepare.reports import MIN_TOKENS, collapse, num_tokens
-from benchmark.errors import DataError, unknown
+from benchmark.errors import DataError
 from benchmark.registry import register_dataset
+from benchmark.settings import setting
 
 PAPER = ("h&e", "hematoxylin", "eosin", "histopathology", "biopsy", "microscopic")
 KEYWORDS = {"paper": PAPER, "extended": (*PAPER, "h & e", "h&amp;e", "haematoxylin")}
@@ -56,21 +59,23 @@ pmc_oa.jsonl       (or pmc_oa_beta.jsonl with captions=whole, or the older train
 images/<image>     (images.zip)"""
 
 
-def read(raw: Path, *, keywords: str = "paper", captions: str = "sub") -> RawTable:
-    """Read the figures whose captions hold a keyword.
+@dataclass(frozen=True)
+class Options:
+    """Options of ``prepare``."""
 
-    Args:
-        raw: folder of the downloads.
-        keywords: "paper", or "extended" for further spellings of the same stain.
-        captions: "sub" takes sub-figures with their own captions, "whole" (beta files) with that of the whole figure.
+    keywords: Literal["paper", "extended"] = setting("paper", "extended: further spellings of the same stain")
+    captions: Literal["sub", "whole"] = setting(
+        "sub", "sub-figures with their own captions; whole (beta files): with that of the whole figure"
+    )
+
+
+def read(raw: Path, options: Options) -> RawTable:
+    """Read the figures whose captions hold a keyword.
 
     Raises:
         DataError: a file is missing or damaged, or no caption holds a keyword.
     """
-    source = Source("PMC-OA", ACCESS, raw)
-    for option, value, known in (("keywords", keywords, KEYWORDS), ("captions", captions, FILES)):
-        if value not in known:
-            raise DataError(unknown(f"value of the option {option} of pmc_oa", value, known))
+    source, keywords, captions = Source("PMC-OA", ACCESS, raw), options.keywords, options.captions
     rows: dict[str, tuple[str, str]] = {}
     hits: Counter[str] = Counter()
     counts: Counter[str] = Counter()
@@ -157,4 +162,6 @@ def _part(article: str) -> str:
     return "val" if int.from_bytes(digest[:8], "big") % VAL_SHARE == 0 else "train"
 
 
-pmc_oa = register_dataset("pmc_oa")(RawDataset("pmc_oa", "PMC-OA", ACCESS, LAYOUT, read, crop="squash"))
+pmc_oa = register_dataset("pmc_oa")(
+    RawDataset("pmc_oa", "PMC-OA", ACCESS, LAYOUT, read, Options, crop="squash")
+)

@@ -35,7 +35,7 @@ from benchmark.data.prepare.decode import (
     keep_rows,
 )
 from benchmark.data.prepare.images import Inside
-from benchmark.data.prepare.raw import DEFAULT_SIZE, RawDataset, RawTable, checked_table, options_of
+from benchmark.data.prepare.raw import DEFAULT_SIZE, RawDataset, RawTable, checked_table
 from benchmark.data.prepared import (
     LABEL_PREFIX,
     MANIFEST,
@@ -123,7 +123,7 @@ def prepare(
         ConfigError: unknown option.
         DataError: missing, foreign or damaged files, or an id list that is not the published one.
     """
-    dataset, rest = dataset.select(options or {})
+    dataset = dataset.select(options or {})
     raw = user_path(raw)
     if not raw.is_dir():
         raise DataError(
@@ -137,7 +137,7 @@ def prepare(
             if not held:
                 raise DataError(f"{folder}: another process is preparing it; wait for it to end")
             work = _Work(
-                dataset, raw, folder, (fitting or Fitting(DEFAULT_SIZE)).on(dataset.crop), options_of(dataset, rest),
+                dataset, raw, folder, (fitting or Fitting(DEFAULT_SIZE)).on(dataset.crop), dict(options or {}),
                 workers or usable_cores(), on_bad_image == "skip", accept_split, reporter or NullReporter(),
                 tuple(plugins), allow_outside, make,
             )  # fmt: skip
@@ -171,7 +171,7 @@ class _Work:
 
     def run(self) -> Preparation:
         self.reporter.start("read tables", 1)
-        self.source = self.dataset.read(self.raw, **self.options)
+        self.source, self.options = self.dataset.read_table(self.raw, self.options)
         self.table = checked_table(self.dataset.name, self.source)
         self.verdict = splits.check(
             self.dataset.name.partition("/")[0], self.source.ids, folder=self.folder, accept=self.accept

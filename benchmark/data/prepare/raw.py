@@ -6,25 +6,21 @@ prepared folder (benchmark/data/prepare/prepare.py); a suite then opens that fol
 
 from __future__ import annotations
 
-import inspect
 import json
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmark.data.dataset import LoadRequest, NoOptions, build_options
 from benchmark.data.prepared import LABEL_PREFIX, Prepared, folder_transforms, load_prepared
-from benchmark.errors import ConfigError, DataError, unknown
-from benchmark.preprocess import Fitting
-from benchmark.settings import coerce
-
-if TYPE_CHECKING:
-    from benchmark.console import Reporter
+from benchmark.errors import DataError, unknown
+from benchmark.preprocess import Crop, Fitting
+from benchmark.settings import setting
 
 Mask = Callable[[Mapping[str, Any], tuple[int, int]], npt.NDArray[np.bool_]]
 
@@ -81,7 +77,8 @@ class RawDataset:
         title: for people.
         access: where to get it.
         layout: the expected raw folder, a few lines.
-        read: ``read(raw, **options) -> RawTable``; its keyword parameters are the options of ``prepare``.
+        read: ``read(raw, options) -> RawTable``; ``read(raw)`` where there are no options.
+        reader_options: the dataclass of the options of ``prepare``; None: there are none.
         crop: how images are fitted for models that have no rule of their own, unless asked otherwise.
         mask: ``mask(row, (h, w))`` returns the bool mask of an image of that original size.
         patients: whose patient ids the manifest has, where several datasets have the same patients.
@@ -92,35 +89,27 @@ class RawDataset:
     access: Access
     layout: str
     read: Callable[..., RawTable]
+    reader_options: type[Any] | None = None
     crop: str = "shortest_crop"
     mask: Mask | None = None
     patients: str = ""
 
-    def __call__(
-        self,
-        data_root: Path,
-        *,
-        part: str | None = None,
-        protocol: str | None = None,
-        crop: str | None = None,
-        fitting: Fitting | None = None,
-        reporter: Reporter | None = None,
-    ) -> Prepared:
-        """Open the prepared folder, or the rows of one part of it.
+    @dataclass(frozen=True)
+    class Options:
+        """The keys of a data entry."""
 
-        Args:
-            data_root: folder of all datasets.
-            part: value of the split column; None takes every row that has one.
-            protocol: use the column ``split_<protocol>`` instead of ``split``.
-            crop: "squash", "shortest_crop" or "longest_pad", whatever the model's rule is.
-            fitting: what the backbone wants; None takes any that is there.
-            reporter: not needed, nothing is made here.
+        part: str | None = setting(None, "value of the split column; None takes every row that has one")
+        protocol: str | None = setting(None, "use the column split_<protocol> instead of split")
+        crop: Crop | None = setting(None, "how images are fitted, whatever the rule of the backbone is")
+
+    def load(self, options: Any, request: LoadRequest) -> Prepared:
+        """Open the prepared folder, or the rows of one part of it; nothing is made here.
 
         Raises:
-            ConfigError: unknown crop.
             DataError: not prepared, not fitted so, or no such part.
         """
-        return self.rows_of(self._open(Path(data_root), crop, fitting), part, protocol)
+        data = self._open(request.data_root, options.crop, request.fitting)
+        return self.rows_of(data, options.part, options.protocol)
 
     def wanted(self, crop: str | None, fitting: Fitting) -> Fitting:
         """Return how the images are fitted: by an explicit crop, else the model's rule, else the dataset's own."""
@@ -128,9 +117,21 @@ class RawDataset:
             fitting = replace(fitting, crop=crop, side=None)
         return fitting.on(self.crop)
 
-    def select(self, options: Mapping[str, Any]) -> tuple[RawDataset, dict[str, Any]]:
-        """Return the dataset that options of ``prepare`` stand for, and the options left for its reader."""
-        return self, dict(options)
+    def select(self, options: Mapping[str, Any]) -> RawDataset:
+        """Return the dataset that options of ``prepare`` or of a data entry stand for."""
+        del options
+        return self
+
+    def read_table(self, raw: Path, given: Mapping[str, Any]) -> tuple[RawTable, dict[str, Any]]:
+        """Return the table of the downloads, and all options that it was read with.
+
+        Raises:
+            ConfigError: unknown, missing or wrong options, all in one.
+            DataError: as the reader raises it.
+        """
+        options = build_options(self.reader_options or NoOptions, given, self.name)
+        table = self.read(raw, options) if self.reader_options else self.read(raw)
+        return table, dict(vars(options))
 
     def prepare_command(self, data_root: Path | str = "DIR") -> str:
         """Return the command that prepares this dataset."""
@@ -194,33 +195,6 @@ class RawDataset:
             raise DataError(f"dataset '{self.name}': " + unknown("part", part, set(values) - {""}))
         rows = np.flatnonzero(values == part if part is not None else values != "")
         return data.select(rows, f"{column}={'*' if part is None else part}")
-
-
-def options_of(dataset: RawDataset, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a dataset's reader as the types it declares; those not given have their defaults.
-
-    Raises:
-        ConfigError: unknown options or values, all in one.
-    """
-    hints = typing.get_type_hints(dataset.read) if inspect.isfunction(dataset.read) else {}
-    parameters = list(inspect.signature(dataset.read).parameters.values())[1:]
-    values = {item.name: item.default for item in parameters if item.default is not item.empty}
-    problems = []
-    for key, value in given.items():
-        if key not in {item.name for item in parameters}:
-            problems.append(
-                unknown(f"option of dataset '{dataset.name}'", key, [item.name for item in parameters])
-            )
-            continue
-        try:
-            values[key] = coerce(value, hints.get(key, Any))
-        except ValueError as error:
-            problems.append(f"{key}: expected {error}, got {value!r}")
-    lacking = [item.name for item in parameters if item.name not in values and item.name not in given]
-    problems += [f"dataset '{dataset.name}' needs {name}=..." for name in lacking]
-    if problems:
-        raise ConfigError(problems)
-    return values
 
 
 def checked_table(name: str, source: RawTable) -> pd.DataFrame:

@@ -28,6 +28,7 @@ class Part:
         lab: where its tiles were stained and scanned.
         count: its tiles when nothing else is asked for.
         classes: its tissues; patients have them in turn, those of a corpus by chance.
+        masks: whether it has masks: never.
         split: what it is for; a "train" part has captions and no labels, as PMC-OA, the others labels (the truth).
     """
 
@@ -35,6 +36,7 @@ class Part:
     count: int
     classes: tuple[str, ...]
     split: str
+    masks: bool = False
 
 
 PARTS: dict[str, Part] = {
@@ -53,6 +55,7 @@ class PartData:
     images: Array
     manifest: pd.DataFrame
     tissue: Array
+    masks: None = None
 
 
 def draw_part(name: str, count: int, seed: int, advance: Callable[[int], None] | None = None) -> PartData:

@@ -30,6 +30,7 @@ from tasks.heads import taps
 from tasks.heads.images import DenseImages
 from tests import small
 from tests.cached_code import code_digest, known, number_of
+from tests.data.opened import opened
 from tests.data.toy import make_raw
 from tests.data.toy import toy as toy_dataset
 
@@ -219,9 +220,9 @@ def test_prepared_pixels_of_other_code_are_made_again(
 
 
 def test_drawn_films_of_other_code_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = phantom.load(tmp_path, part="siim", n=2)
+    first = opened(phantom.phantom, tmp_path, part="siim", n=2)
     monkeypatch.setattr(phantom_parts, "GENERATOR_VERSION", phantom_parts.GENERATOR_VERSION + 1)
-    assert phantom.load(tmp_path, part="siim", n=2).folder != first.folder
+    assert opened(phantom.phantom, tmp_path, part="siim", n=2).folder != first.folder
 
 
 # ---------------------------------------------------------------------- versions follow the code

@@ -17,6 +17,7 @@ from benchmark import files as verified
 from benchmark.cli import main
 from benchmark.config.run_config import Recipe
 from benchmark.console import NullReporter
+from benchmark.data.dataset import LoadRequest, NoOptions
 from benchmark.data.prepared import Prepared, load_prepared, write_prepared
 from benchmark.errors import CellError, DataError
 from benchmark.plan import CellSpec
@@ -47,10 +48,13 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def opener(name: str) -> Any:
-    def opened(data_root: Path, reporter: Any = None) -> Prepared:
-        return load_prepared(data_root / name)
+    class Opener:
+        Options = NoOptions
 
-    return opened
+        def load(self, options: NoOptions, request: LoadRequest) -> Prepared:
+            return load_prepared(request.data_root / name)
+
+    return Opener
 
 
 def write(root: Path, name: str, pixels: np.ndarray, **columns: list[str]) -> Prepared:
