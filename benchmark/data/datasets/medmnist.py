@@ -230,7 +230,7 @@ class MedMnist(RawDataset):
     """MedMNIST as one dataset whose entries and commands say which set is meant."""
 
     @dataclass(frozen=True)
-    class Options:  # type: ignore[override]  # of another dataset than the parent's
+    class Options:
         """The keys of a data entry."""
 
         name: str = setting(MISSING, "of the set")
