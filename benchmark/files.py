@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -294,8 +295,12 @@ def _umask() -> int:
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same result, many times faster
 
 
+_MOST_VALUES = 200_000
+"""Values that a YAML file may stand for: a few lines with aliases can stand for billions."""
+
+
 class _Loader(_SafeLoader):  # type: ignore[misc]  # either of two classes
-    """Refuses what YAML readers let pass in silence: a key that stands twice, and a value that holds itself."""
+    """Refuses what YAML readers accept without a word: a key that stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -336,7 +341,7 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506
-        _refuse_cycles(value, ())
+        _refuse_endless(value, (), itertools.count())
         return value
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -351,10 +356,12 @@ def parse_yaml(text: str) -> Any:
     raise ConfigError(f"not valid YAML{line}: {problem}")
 
 
-def _refuse_cycles(value: Any, above: tuple[int, ...]) -> None:
-    """Raise RecursionError for a value that holds itself, which anchors can make."""
+def _refuse_endless(value: Any, above: tuple[int, ...], reached: Iterator[int]) -> None:
+    """Raise RecursionError for a value that holds itself, and YAMLError for aliases that multiply."""
     below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     if id(value) in above:
         raise RecursionError
+    if next(reached) > _MOST_VALUES:
+        raise yaml.MarkedYAMLError(problem=f"its aliases stand for more than {_MOST_VALUES:,} values")
     for item in below:
-        _refuse_cycles(item, (*above, id(value)))
+        _refuse_endless(item, (*above, id(value)), reached)

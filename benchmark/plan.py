@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.config.cell_settings import _NOT_ADAPTATION, adapt_settings
+from benchmark.config.cell_settings import adapt_settings
+from benchmark.config.declared import NOT_ADAPTATION
 from benchmark.config.run_config import Recipe, RunConfig
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.machine import processes
-from benchmark.registry import METHODS, TASKS
+from benchmark.registry import METHODS, TASKS, is_deterministic
 from benchmark.store.cells import CellFolder, Store, cell_name, digest
 from benchmark.store.provenance import scrub
 from benchmark.store.state import _read_config, _read_result, imported, stored_hash
@@ -210,7 +211,7 @@ def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
 
 def _specs(config: RunConfig) -> Iterator[CellSpec]:
     for method in config.methods:
-        one = bool(getattr(METHODS.get(method), "deterministic", False))
+        one = is_deterministic(method)
         for number, seed in enumerate(config.seeds):
             tasks = config.task_options
             if one and number > 0:  # only what a task itself draws differs from the first seed
@@ -275,7 +276,7 @@ def _distinct(specs: Iterable[CellSpec]) -> list[CellSpec]:
 
 def _places(spec: CellSpec) -> str:
     """Return what a cell reads with the folders that its hashes leave out."""
-    parts = {key: value for key, value in spec.suite.items() if key not in _NOT_ADAPTATION}
+    parts = {key: value for key, value in spec.suite.items() if key not in NOT_ADAPTATION}
     return json.dumps([spec.backbone, spec.pretrained, spec.options, parts], sort_keys=True, default=str)
 
 

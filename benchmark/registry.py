@@ -154,6 +154,16 @@ class Registry:
             raise PluginError(self._unknown(str(name)))
         return spellings[_plain(head)] + colon + rest
 
+    def canonical(self, name: str) -> str:
+        """Return the canonical name, or the name itself when it is unknown."""
+        return self.resolve(name) if name in self else name
+
+    def __contains__(self, name: str) -> bool:
+        try:
+            return bool(self.resolve(name))
+        except PluginError:
+            return False
+
     def expand(self, wanted: Iterable[str]) -> list[str]:
         """Return canonical names for ``all``, globs and names, in the order given and without repeats.
 
@@ -270,6 +280,11 @@ FIGURES = Registry("figure", "benchmark/report/figures")
 REGISTRIES = {
     "methods": METHODS, "tasks": TASKS, "datasets": DATASETS, "backbones": BACKBONES, "figures": FIGURES
 }  # fmt: skip
+
+
+def is_deterministic(method: str) -> bool:
+    """Return whether a method trains and draws nothing, so that one run stands for all seeds; imports the method."""
+    return bool(getattr(METHODS.get(method), "deterministic", False))
 
 
 def register_method(

@@ -139,6 +139,20 @@ def coerce(value: Any, hint: Any) -> Any:
         raise ValueError(_expected(error.errors()[0])) from None
 
 
+def called(text: str) -> Any:
+    """Return an annotation that says how messages name a type, for ``Annotated[list[str], ...]``."""
+
+    def wrapped(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if error.errors()[0]["loc"]:
+                raise
+            raise ValueError(text) from None
+
+    return WrapValidator(wrapped)
+
+
 def words(value: Any) -> list[Any]:
     """Return the items of a list: of a text with commas or blanks, of a list of such texts, or one value."""
     if isinstance(value, str):
@@ -369,7 +383,7 @@ def _lines(
         for key in keys:
             path.append(str(key + 1) if isinstance(got, list) else str(key))  # type: ignore[operator]
             inside.append(_below(inside[-1], key))
-            got = _item(got, key)
+            got = key if one["loc"][-1] == "[key]" else _item(got, key)
         place = where(".".join(path))
         if one["type"] in ("extra_forbidden", "invalid_key"):
             named = f"{path[-2]} key" if len(path) > 1 and not path[-2].isdecimal() else kind
@@ -388,30 +402,30 @@ def _item(value: Any, key: Any) -> Any:
         return key
 
 
-def _records(hint: Any) -> list[type]:
-    """Return the dataclasses that a type names directly, as ``X | None`` names X."""
-    if dataclasses.is_dataclass(hint):
-        return [typing.cast("type", hint)]
-    if typing.get_origin(hint) in (Annotated, typing.Union, types.UnionType):
-        return [found for inner in typing.get_args(hint) for found in _records(inner)]
-    return []
+def _bare(hint: Any) -> Any:
+    """Return the type that ``Annotated[X, ...]`` and ``X | None`` are about."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _bare(inner[0])
+    kinds = [x for x in inner if x is not type(None)]
+    return _bare(kinds[0]) if origin in (typing.Union, types.UnionType) and len(kinds) == 1 else hint
 
 
 def _below(hint: Any, key: Any) -> Any:
     """Return the type of what stands below a key."""
-    for record in _records(hint):
-        return _hints(record).get(key, Any)
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Annotated, typing.Union, types.UnionType):
-        return next((found for one in inner if (found := _below(one, key)) is not Any), Any)
-    return inner[-1] if origin in (dict, list, collections.abc.Mapping, collections.abc.Sequence) else Any
+    hint = _bare(hint)
+    if dataclasses.is_dataclass(hint):
+        return _hints(typing.cast("type", hint)).get(key, Any)
+    inner = typing.get_args(hint)
+    return inner[-1] if inner and typing.get_origin(hint) is not Literal else Any
 
 
 def _unknown(kind: str, key: str, hint: Any) -> str:
     """Return the message on a key that a dataclass has not: the nearest one, maybe of a section of it, and all."""
-    (cls,) = _records(hint)
+    cls = _bare(hint)
     names = [item.name for item in dataclasses.fields(cls) if item.init]
-    nested = {name: found for name in names for found in _records(_hints(cls)[name])}
-    near = [f" Did you mean '{name}.{key}'?" for name in nested if key in _hints(nested[name])]
-    known = ", ".join(sorted(names)) or "none"
-    return f"unknown {kind} '{key}'.{near[0] if near else suggest(key, names)} Known: {known}"
+    sections = {name: _bare(_hints(cls)[name]) for name in names}
+    inside = [name for name, one in sections.items() if dataclasses.is_dataclass(one) and key in _hints(one)]
+    shown = [item.name for item in dataclasses.fields(cls) if item.init and item.metadata.get("help") != ""]
+    near = f" Did you mean '{inside[0]}.{key}'?" if inside else suggest(key, shown)
+    return f"unknown {kind} '{key}'.{near} Known: {', '.join(sorted(shown)) or 'none'}"

@@ -23,7 +23,7 @@ from benchmark.console import Console, Reporter, duration
 from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
 from benchmark.machine import launched
 from benchmark.plan import CellSpec, Plan, make_plan
-from benchmark.registry import METHODS
+from benchmark.registry import is_deterministic
 from benchmark.run.engines.grid import Cluster, Summary
 from benchmark.run.engines.start import run_plan
 from benchmark.run.engines.torchrun import joined
@@ -251,7 +251,7 @@ def _prepare(specs: Sequence[CellSpec], reporter: Reporter, trained: Collection[
         tasks.setdefault(data, {}).update(spec.tasks)
         methods.setdefault(data, set()).add(spec.method)
         wanted.setdefault(data, {})[fittings[spec.backbone, spec.pretrained]] = None
-        if spec.folder in trained and not getattr(METHODS.get(spec.method), "deterministic", False):
+        if spec.folder in trained and not is_deterministic(spec.method):
             sizes.setdefault(data, set()).add(spec.recipe.batch_size)
     for data, spec in suites.items():
         suite = needed({**spec.suite, "tasks": tasks[data]}, methods[data])

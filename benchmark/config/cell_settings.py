@@ -6,23 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from benchmark.config.declared import NOT_ADAPTATION
 from benchmark.config.run_config import Recipe
 from benchmark.store.cells import digest
-
-# Parts of a suite that the adapted weights do not depend on, or that are resolved elsewhere in the cell.
-_NOT_ADAPTATION = {
-    "name",
-    "title",
-    "description",
-    "backbone",
-    "pretrained",
-    "tasks",
-    "recipe",
-    "methods",
-    "paper",
-    "related",
-    "backbones",
-}
 
 
 def adapt_settings(public: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +26,7 @@ def adapt_settings(public: Mapping[str, Any]) -> dict[str, Any]:
         keys.append("processes")
     return {key: public.get(key) for key in keys} | {
         "recipe": {key: value for key, value in recipe.items() if key not in unimportant},
-        "suite": {key: value for key, value in suite.items() if key not in _NOT_ADAPTATION},
+        "suite": {key: value for key, value in suite.items() if key not in NOT_ADAPTATION},
     }
 
 

@@ -10,50 +10,57 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Strict
 
 from benchmark.config.layers import plain
 from benchmark.config.load import suite_options, suite_recipe
 from benchmark.config.run_config import Recipe, Settings
-from benchmark.errors import BenchmarkError, ConfigError, PluginError, quoted, suggest
+from benchmark.errors import BenchmarkError, ConfigError, PluginError, suggest
 from benchmark.files import configs, read_yaml, shown
 from benchmark.registry import BACKBONES, METHODS
-from benchmark.settings import Given, check, words
+from benchmark.settings import Given, called, check, read, setting, words
 from benchmark.store.cells import cell_name
 
 Kind = Literal["table", "datasets", "curve", "figure"]
 
 
+def _pair(titles: list[str]) -> list[str]:
+    if len(titles) != 2:
+        raise ValueError("the titles of two rows")
+    return titles
+
+
+def _some(values: Any) -> Any:
+    if not values:
+        raise ValueError("at least one")
+    return values
+
+
 @dataclass(frozen=True)
 class ExperimentRow:
-    """One row of an experiment as it is written; the attributes are its keys.
+    """One row of an experiment as it is written; the attributes are its keys."""
 
-    Attributes:
-        title: name of the row; ``{backbone}`` stands for the backbone that is run. Default: paper_row.
-        paper_row: the paper's name of the row, as in results/paper/tables.csv.
-        method: name of the method; none for a difference or for a row of datasets.
-        backbone: a name or a role of the suite's ``related``. Default: the backbone of the run.
-        suite: a role of the suite's ``related``. Default: the experiment's.
-        task: in rows of datasets, whose datasets.
-        set: changes: an option of the method, ``recipe.<key>`` or ``corpus.<key>`` -> value.
-        recipe_of: a method whose recipe in the suite this row takes, so that an ablation has one recipe.
-        difference: titles of two rows, a and b; the row shows a - b.
-    """
-
-    title: str = ""
-    paper_row: str = ""
-    method: str = ""
-    backbone: str = ""
-    suite: str = ""
-    task: str = ""
-    set: Mapping[str, Any] = field(default_factory=dict)
-    recipe_of: str = ""
-    difference: Sequence[str] = ()
+    title: str = setting("", "name of the row; {backbone} stands for the backbone (default: paper_row)")
+    paper_row: str = setting("", "the paper's name of the row, as in results/paper/tables.csv")
+    method: str = setting("", "name of the method; none for a difference or for a row of datasets")
+    backbone: str = setting(
+        "", "a name or a role of the suite's `related` (default: the backbone of the run)"
+    )
+    suite: str = setting("", "a role of the suite's `related` (default: the experiment's)")
+    task: str = setting("", "in rows of datasets, whose datasets")
+    set: Annotated[Mapping[Annotated[str, Strict()], Any], called("keys and values")] = field(
+        default_factory=dict, metadata={"help": "option of the method, recipe.<key> or corpus.<key> -> value"}
+    )
+    recipe_of: str = setting("", "a method whose recipe in the suite this row takes, as in an ablation")
+    difference: Annotated[Sequence[str], AfterValidator(_pair), called("the titles of two rows")] = setting(
+        (), "titles of two rows, a and b; the row shows a - b"
+    )
 
 
 @dataclass(frozen=True)
@@ -160,113 +167,74 @@ def _order(name: str) -> tuple[bool, bool, int, str]:
 
 
 @dataclass(frozen=True)
-class _Keys:
-    """Keys of an ``experiment:`` section."""
-
-    id: str
-    kind: Kind
-    title: str = ""
-    note: str = ""
-    suite: str = ""
-    tasks: Any = None
-    rows: Any = None
-    sweep: Any = None
-
-
-@dataclass(frozen=True)
-class _Sweep:
-    """Keys of a ``sweep:`` section."""
+class Sweep:
+    """A ``sweep:`` section: one row for each value of an option."""
 
     method: str
     option: str
-    values: Any
+    values: Annotated[list[Any], AfterValidator(_some), called("a list of values")]
+
+
+@dataclass(frozen=True)
+class Section:
+    """An ``experiment:`` section."""
+
+    id: str
+    kind: Kind
+    tasks: Annotated[
+        Mapping[str, Annotated[Sequence[str], called("a list of metrics")]],
+        AfterValidator(_some),
+        called("task -> list of metrics"),
+    ]
+    title: str = setting("", "of the table or figure")
+    note: str = setting("", "what its caption must say")
+    suite: str = setting("", "a role of the suite's `related` (default: the chosen suite)")
+    rows: Sequence[ExperimentRow] | None = setting(None, "rows in order")
+    sweep: Sweep | None = setting(None, "rows that differ in one value, after the others")
 
 
 def read_experiment(path: Path, problems: list[str]) -> Experiment | None:
     """Read a file with an ``experiment:`` section; None, and lines in ``problems``, when it is wrong."""
     before = len(problems)
     values = read_yaml(path, problems)
-    where = f"{shown(path)}:experiment"
-    keys = _section(_Keys, values.pop("experiment", None), where, problems)
-    if keys is None:
+    place = f"{shown(path)}:experiment"
+    section, wrong = read(Section, values.pop("experiment", None), lambda key: f"{place}.{key}".rstrip("."))
+    problems += wrong
+    if section is None:
         return None
-    tasks = _tasks(keys.tasks, where, problems)
-    rows = list(_rows(keys, where, problems))
-    option = ""
-    if keys.sweep is not None:
-        sweep = _section(_Sweep, keys.sweep, f"{where}.sweep", problems)
-        if sweep is not None:
-            option = sweep.option
-            rows += _points(sweep, f"{where}.sweep", problems)
-    if not rows and len(problems) == before:
-        problems.append(f"{where}: expected rows or a sweep, got neither")
-    _check_titles(rows, where, problems)
+    problems += _row_problems(section, place)
+    rows = [replace(row, title=row.title or row.paper_row) for row in section.rows or ()]
+    rows += _points(section.sweep) if section.sweep else []
+    if not rows:
+        problems.append(f"{place}: expected rows or a sweep, got neither")
+    _check_titles(rows, place, problems)
     if len(problems) > before:
         return None
+    tasks = {str(task): tuple(metrics) for task, metrics in section.tasks.items()}
+    option = section.sweep.option if section.sweep else ""
     return Experiment(
-        keys.id, keys.kind, keys.title, keys.note, keys.suite, tasks, tuple(rows), option, shown(path), values
-    )
+        section.id, section.kind, section.title, section.note, section.suite, tasks, tuple(rows), option,
+        shown(path), values,
+    )  # fmt: skip
 
 
-def _section(cls: type, section: Any, where: str, problems: list[str]) -> Any:
-    """Return the dataclass of a section's keys, or None when something about them is wrong."""
-    if not isinstance(section, Mapping):
-        problems.append(f"{where}: expected keys and values, got {quoted(section)}")
-        return None
-    values, wrong = check(cls, [Given(str(key), x, f"{where}.{key}") for key, x in section.items()], "key")
-    required = [item.name for item in dataclasses.fields(cls) if _required(item)]
-    wrong += [f"{where}: the key '{name}' is missing" for name in required if name not in section]
-    problems += wrong
-    return None if wrong else cls(**values)
-
-
-def _required(item: dataclasses.Field[Any]) -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-def _tasks(section: Any, where: str, problems: list[str]) -> dict[str, tuple[str, ...]]:
-    if not isinstance(section, Mapping) or not section:
-        problems.append(f"{where}.tasks: expected task -> list of metrics, got {quoted(section)}")
-        return {}
-    for task, metrics in section.items():
-        if not isinstance(metrics, list) or not all(isinstance(name, str) for name in metrics):
-            problems.append(f"{where}.tasks.{task}: expected a list of metrics, got {quoted(metrics)}")
-    return {str(task): tuple(metrics) for task, metrics in section.items() if isinstance(metrics, list)}
-
-
-def _rows(keys: _Keys, where: str, problems: list[str]) -> Iterator[ExperimentRow]:
-    if not isinstance(keys.rows or [], list):
-        problems.append(f"{where}.rows: expected a list, got {quoted(keys.rows)}")
-        return
-    for number, section in enumerate(keys.rows or [], start=1):
+def _row_problems(section: Section, where: str) -> Iterator[str]:
+    for number, row in enumerate(section.rows or (), start=1):
         place = f"{where}.rows.{number}"
-        row = _section(ExperimentRow, section, place, problems)
-        if row is None:
-            continue
-        titles = row.difference
-        if not isinstance(row.set, Mapping):
-            problems.append(f"{place}.set: expected keys and values, got {quoted(row.set)}")
-        elif not all(isinstance(key, str) for key in row.set):
-            problems.append(f"{place}.set: expected names of settings, got {quoted(list(row.set))}")
-        elif titles and (not isinstance(titles, list) or len(titles) != 2):
-            problems.append(f"{place}.difference: expected the titles of two rows, got {quoted(titles)}")
-        elif keys.kind != "datasets" and bool(row.method) == bool(titles):
-            problems.append(f"{place}: expected either a method or a difference")
-        elif keys.kind == "datasets" and not row.task:
-            problems.append(f"{place}: the key 'task' is missing")
+        if section.kind != "datasets" and bool(row.method) == bool(row.difference):
+            yield f"{place}: expected either a method or a difference"
+        elif section.kind == "datasets" and not row.task:
+            yield f"{place}: the key 'task' is missing"
         elif not (row.title or row.paper_row):
-            problems.append(f"{place}: the key 'title' is missing")
-        else:
-            yield dataclasses.replace(row, title=row.title or row.paper_row)
+            yield f"{place}: the key 'title' is missing"
 
 
-def _points(sweep: _Sweep, where: str, problems: list[str]) -> Iterator[ExperimentRow]:
-    if not isinstance(sweep.values, list) or not sweep.values:
-        problems.append(f"{where}.values: expected a list of values, got {quoted(sweep.values)}")
-        return
-    for value in sweep.values:
-        title = f"{sweep.option.rpartition('.')[2]} = {_text(value)}"
-        yield ExperimentRow(title=title, method=sweep.method, set={sweep.option: value})
+def _points(sweep: Sweep) -> list[ExperimentRow]:
+    name = sweep.option.rpartition(".")[2]
+    return [
+        ExperimentRow(title=f"{name} = {_text(value)}", method=sweep.method, set={sweep.option: value})
+        for value in sweep.values
+    ]
 
 
 def _check_titles(rows: Sequence[ExperimentRow], where: str, problems: list[str]) -> None:
@@ -323,15 +291,7 @@ def named_backbones(suite: Mapping[str, Any]) -> list[str]:
         for row in experiment.rows
         if row.backbone and related.get(row.suite or experiment.suite, own) == own
     ]
-    return [name for name in dict.fromkeys(named) if _is_backbone(name) and (not fitting or name in fitting)]
-
-
-def _is_backbone(name: str) -> bool:
-    """Return whether a name is one: a role that the suite does not fill is none."""
-    try:
-        return bool(BACKBONES.resolve(name))
-    except PluginError:
-        return False
+    return [name for name in dict.fromkeys(named) if name in BACKBONES and (not fitting or name in fitting)]
 
 
 class _Unavailable(Exception):
@@ -403,13 +363,13 @@ class _Resolver:
 
     def _changes(self, row: ExperimentRow, method: str, suite: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a row changes, typed, without what the suite sets anyway."""
-        recipe = recipe_of(method, suite)
+        recipe = suite_recipe(method, suite)
         default = {f"recipe.{key}": plain(value) for key, value in vars(recipe).items()}
-        default |= options_of(method, suite)
+        default |= suite_options(method, suite)
         default["corpus.fraction"] = (suite.get("corpus") or {}).get("fraction", 1)
         wanted = dict(row.set)
         if row.recipe_of:
-            other = recipe_of(METHODS.resolve(row.recipe_of), suite)
+            other = suite_recipe(METHODS.resolve(row.recipe_of), suite)
             hashed = [item.name for item in dataclasses.fields(Recipe) if item.metadata["hashed"]]
             wanted = {f"recipe.{name}": getattr(other, name) for name in hashed} | wanted
         typed = self._typed(wanted, row, METHODS.get(method))
@@ -436,7 +396,7 @@ class _Resolver:
         """Refuse a share of the corpus that is less than one batch, where the suite tells the number of pairs."""
         corpus, share = suite.get("corpus") or {}, changes.get("corpus.fraction")
         counts = [corpus[key] for key in ("n", "limit") if isinstance(corpus.get(key), int)]
-        batch = changes.get("recipe.batch_size", recipe_of(method, suite).batch_size)
+        batch = changes.get("recipe.batch_size", suite_recipe(method, suite).batch_size)
         if share is not None and counts and math.ceil(share * min(counts)) < batch:
             raise _Unavailable(f"{share:.0%} of {min(counts)} pairs are less than one batch of {batch}")
 
@@ -459,32 +419,6 @@ def read_suite(name: str) -> dict[str, Any] | None:
 def own_backbone(suite: Mapping[str, Any]) -> str:
     """Return the backbone that a suite runs on by default."""
     return str(suite.get("backbone") or Settings.backbone)
-
-
-def recipe_of(method: str, suite: Mapping[str, Any]) -> Recipe:
-    """Return `benchmark.config.load.suite_recipe`."""
-    return _recipe(method, _said(suite))
-
-
-def options_of(method: str, suite: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `benchmark.config.load.suite_options`."""
-    return _options(METHODS.get(method), method, _said(suite))
-
-
-def _said(suite: Mapping[str, Any]) -> str:
-    """Return the part of a suite that recipes and options depend on, as a key."""
-    return json.dumps({key: suite[key] for key in ("name", "recipe", "methods") if key in suite}, default=str)
-
-
-@functools.lru_cache(maxsize=256)
-def _recipe(method: str, said: str) -> Recipe:
-    return suite_recipe(method, json.loads(said))
-
-
-@functools.lru_cache(maxsize=256)
-def _options(plugin: Any, method: str, said: str) -> dict[str, Any]:
-    del plugin  # a part of the key: another class of the same name has other options
-    return suite_options(method, json.loads(said))
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import ConfigError, PluginError, quoted, suggest, unknown
+from benchmark.config.declared import MethodFile, RunFile, Suite
+from benchmark.errors import ConfigError, PluginError, quoted, unknown
 from benchmark.files import configs, parse_yaml, read_yaml, shown, user_path
 from benchmark.registry import Registry, reason_of
-from benchmark.settings import Given, check, unsaid
+from benchmark.settings import Given, check, read, unsaid
 
 FLAGS, OVERRIDES = "flags", "key=value"
 
@@ -39,6 +40,8 @@ class Layer:
 
     def where(self, key: str) -> str:
         """Return how a message names a key of this layer: ``file:key``, ``--flag`` or the key."""
+        if not key:
+            return self.source
         key = "recipe" if key == "recipe_name" else key.removeprefix("only_")
         if key in self.places:
             return self.places[key]
@@ -49,7 +52,7 @@ class Layer:
     def below(self, key: str) -> list[Given]:
         """Return the values below a key, each with its place."""
         section = self.values.get(key)
-        if not isinstance(section, dict):  # which has a line of its own
+        if not isinstance(section, dict):  # reported by `file_problems`
             return []
         return [Given(name, value, self.where(f"{key}.{name}")) for name, value in section.items()]
 
@@ -133,10 +136,9 @@ def method_layer(name: str, problems: list[str]) -> Layer:
     if not path.is_file():
         return Layer(shown(path), {})
     section = read_yaml(path, problems)
-    for key in section:
-        if key not in (known := ("source", "recipe", "options")):
-            problems.append(f"{shown(path)}:{unknown('key', key, known)}")
-    return Layer(shown(path), {"methods": {name: section}})
+    layer = Layer(shown(path), {"methods": {name: section}})
+    problems += read(MethodFile, section, lambda key: layer.where(f"methods.{name}.{key}".rstrip(".")))[1]
+    return layer
 
 
 def yaml_value(text: str) -> Any:
@@ -172,7 +174,7 @@ def _put(layer: Layer, parts: list[str], value: Any, problems: list[str]) -> Non
     here[parts[-1]] = value
 
 
-def part(section: Any, variant: str) -> tuple[str, dict[str, Any]]:
+def variant_part(section: Any, variant: str) -> tuple[str, dict[str, Any]]:
     """Return what a recipe or options say for "common" or "authors", and below which key; flat ones are common."""
     if not isinstance(section, dict):
         return "", {}
@@ -184,7 +186,7 @@ def part(section: Any, variant: str) -> tuple[str, dict[str, Any]]:
 
 def recipe_values(layer: Layer, prefix: str, section: dict[str, Any], variant: str) -> list[Given]:
     """Return the recipe values of a method's section that are meant for a variant."""
-    below, chosen = part(section.get("recipe"), variant)
+    below, chosen = variant_part(section.get("recipe"), variant)
     return [
         Given(name, value, layer.where(f"{prefix}.recipe{below}.{name}")) for name, value in chosen.items()
     ]
@@ -197,7 +199,7 @@ def option_values(
     found = []
     for key, value in section.items():
         if key == "options" and isinstance(value, dict):
-            below, chosen = part(value, variant)
+            below, chosen = variant_part(value, variant)
             place = f"{prefix}.options{below}"
             found += [Given(name, item, layer.where(f"{place}.{name}")) for name, item in chosen.items()]
         elif variant == "common" and not (key in ("recipe", "source") and kind == "method"):
@@ -259,118 +261,57 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-SUITE_KEYS = frozenset(
-    {"name", "title", "description", "backbone", "pretrained", "corpus", "templates", "validation"}
-    | {"tasks", "recipe", "methods", "paper", "related", "backbones"}
-)
+def file_problems(layer: Layer, *, suite: bool) -> list[str]:
+    """Return one line for each value of a layer that its declaration does not allow, and for each unknown key."""
+    return read(Suite if suite else RunFile, layer.values, layer.where)[1]
 
 
-_SECTIONS = ("corpus", "validation", "tasks", "methods", "paper", "related", "weights")
-
-
-def key_problems(layers: Sequence[Layer], suite: Layer, settings: type, recipe: type) -> Iterator[str]:
-    """Yield one line for each key that no layer, or not this one, may have.
-
-    Args:
-        layers: all of them.
-        suite: the one that is the suite.
-        settings: dataclass of the settings.
-        recipe: dataclass of the recipe.
-    """
-    run_keys = {item.name for item in dataclasses.fields(settings)}
-    run_keys |= {"suite", "methods", "tasks", "recipe", "only_methods", "only_tasks"}
-    run_keys |= {"corpus", "validation", "templates", "weights"}
-    fields = {item.name for item in dataclasses.fields(recipe)}
-    for layer in layers:
-        known = SUITE_KEYS if layer is suite else run_keys
-        for key in layer.values:
-            if key not in known:
-                names = ", ".join(sorted(name for name in known if not name.startswith("only_")))
-                near = f" Did you mean 'recipe.{key}'?" if key in fields else suggest(key, known)
-                yield f"{layer.where(key)}: unknown key '{key}'.{near} Known: {names}"
-
-
-def sort_problems(layer: Layer, *, suite: bool) -> Iterator[str]:
-    """Yield one line for each key of a layer whose value is of the wrong sort.
-
-    Args:
-        layer: any layer.
-        suite: it is the suite, which has some keys more.
-    """
-    values = layer.values
-    for key in _SECTIONS:
-        if values.get(key) is not None and not isinstance(values[key], Mapping):
-            yield f"{layer.where(key)}: expected keys and values, got {quoted(values[key])}"
-    if values.get("recipe") is not None and not isinstance(values["recipe"], Mapping):
-        yield (
-            f"{layer.where('recipe')}: expected common, authors, or keys and values, got {quoted(values['recipe'])}"
-        )
-    for name, section in _items(values.get("methods")):
-        yield from method_problems(layer, f"methods.{name}", section)
-    for name, section in _items(values.get("tasks")):
-        yield from _nested_problems(layer, f"tasks.{name}", section, ("datasets",))
-    if values.get("templates"):
-        yield from _template_problems(layer, values["templates"])
-    if suite:
-        yield from _suite_problems(layer)
-
-
-def missing_problems(suite: Layer, merged: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one line for each key that neither the suite nor the user gives, ``merged`` being what both say."""
+def missing_problems(suite: Layer, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line for each key that a run needs and neither the suite nor the user gives."""
     needed = {
         "templates": 'prompts such as ["a picture of {}"]',
         "corpus": "the pairs that methods are adapted on",
     }
     for key, meaning in needed.items():
-        if not merged.get(key):
+        if not values.get(key):
             yield f"{suite.source}: the key '{key}' is missing: {meaning}"
 
 
-def method_problems(layer: Layer, path: str, section: Any) -> Iterator[str]:
-    """Yield one line for each part of a method's settings that should hold keys and values, and does not."""
-    yield from _nested_problems(layer, path, section, ("recipe",))
-    source = section.get("source", "") if isinstance(section, Mapping) else ""
-    if not isinstance(source, str):
-        yield f"{layer.where(f'{path}.source')}: expected a text, got {quoted(source)}"
-    for key in ("recipe", "options"):
-        below = section.get(key) if isinstance(section, Mapping) else None
-        if isinstance(below, Mapping) and set(below) <= set(VARIANTS):
-            yield from _nested_problems(layer, f"{path}.{key}", below, VARIANTS)
+class Stack:
+    """Layers over one another, weakest first, and the problems that were found in them.
 
+    Args:
+        layers: weakest first.
+        problems: found while they were read.
+    """
 
-def _nested_problems(layer: Layer, path: str, section: Any, keys: Sequence[str]) -> Iterator[str]:
-    """Yield one line when a section, or what stands below one of some keys of it, holds no keys and values."""
-    below = section if isinstance(section, Mapping) else {}
-    for place, value in [(path, section), *((f"{path}.{key}", below.get(key)) for key in keys)]:
-        if value is not None and not isinstance(value, Mapping):
-            yield f"{layer.where(place)}: expected keys and values, got {quoted(value)}"
+    def __init__(self, layers: Sequence[Layer], problems: Sequence[str] = ()) -> None:
+        self.layers = list(layers)
+        self.problems = list(problems)
 
+    def source(self, key: str) -> Layer | None:
+        """Return the strongest layer that has a key."""
+        return next((layer for layer in reversed(self.layers) if key in layer.values), None)
 
-def _template_problems(layer: Layer, templates: Any) -> Iterator[str]:
-    if not isinstance(templates, list | tuple):
-        yield f"{layer.where('templates')}: expected a list of prompts, got {quoted(templates)}"
-    else:
-        for template in templates:
-            if not isinstance(template, str) or template.count("{}") != 1:
-                yield (
-                    f"{layer.where('templates')}: expected a text with one {{}} for the class, got {quoted(template)}"
-                )
+    def last(self, key: str, default: Any = None) -> Any:
+        """Return the strongest value of a key."""
+        layer = self.source(key)
+        return layer.values[key] if layer else default
 
+    def where(self, key: str) -> str:
+        """Return how a message names the strongest value of a key."""
+        layer = self.source(key)
+        return layer.where(key) if layer else key.removeprefix("only_")
 
-def _suite_problems(suite: Layer) -> Iterator[str]:
-    for key in ("name", "title", "description"):
-        if key in suite.values and not isinstance(suite.values[key], str | int | float):
-            yield f"{suite.where(key)}: expected a text, got {quoted(suite.values[key])}"
-    backbones = suite.values.get("backbones")
-    if backbones is not None and not isinstance(backbones, str | list):
-        yield f"{suite.where('backbones')}: expected a list of names, got {quoted(backbones)}"
-    for key, value in _items(suite.values.get("related")):
-        if not isinstance(value, str):
-            yield f"{suite.where(f'related.{key}')}: expected the name of a suite or backbone, got {quoted(value)}"
-    for key, value in _items(suite.values.get("paper")):
-        if str(key).startswith("table_") and not isinstance(value, Mapping):
-            yield f"{suite.where(f'paper.{key}')}: expected the paper's names and ours, got {quoted(value)}"
+    def resolved(self, registry: Registry, name: str, where: str) -> str:
+        """Return the canonical name; an unknown one is a problem at ``where``, and returned as it is."""
+        try:
+            return registry.resolve(name)
+        except PluginError as error:
+            self.problems.append(f"{where}: {error}")
+            return name
 
-
-def _items(section: Any) -> list[tuple[Any, Any]]:
-    return list(section.items()) if isinstance(section, Mapping) else []
+    def raise_problems(self) -> None:
+        """Raise ConfigError with all problems, each once; nothing when there are none."""
+        if self.problems:
+            raise ConfigError(list(dict.fromkeys(self.problems)))

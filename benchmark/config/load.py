@@ -6,6 +6,8 @@ Which layer wins is written in configs/defaults.yaml. All problems of all layers
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,26 +20,34 @@ from benchmark.config.layers import (
     OVERRIDES,
     VARIANTS,
     Layer,
+    Stack,
+    file_problems,
     from_flags,
     from_overrides,
     from_yaml,
-    key_problems,
     method_file,
     method_layer,
-    method_problems,
     missing_problems,
     option_values,
     plugin_options,
     recipe_values,
-    sort_problems,
     suite_layer,
 )
-from benchmark.config.run_config import Recipe, RunConfig, Settings, _head
+from benchmark.config.run_config import Recipe, RunConfig, Settings, family_of
 from benchmark.data.batch_size import one_pair
 from benchmark.errors import ConfigError, PluginError
 from benchmark.files import configs, default_data_root, shown
 from benchmark.machine import processes
-from benchmark.registry import BACKBONES, METHODS, TASKS, Registry, load_plugins, scan_plugins, told_once
+from benchmark.registry import (
+    BACKBONES,
+    METHODS,
+    TASKS,
+    Registry,
+    is_deterministic,
+    load_plugins,
+    scan_plugins,
+    told_once,
+)
 from benchmark.settings import Given, check, contract_problem, words
 
 
@@ -93,10 +103,7 @@ def suite_recipe(method: str, suite: Mapping[str, Any]) -> Recipe:
     Raises:
         ConfigError: the suite's recipe of the method is wrong.
     """
-    loader = _Loader([], suite=_as_layer(suite))
-    recipe = loader._recipe(loader._recipe_values(method, loader._method_layers(method)))
-    loader._raise()
-    return recipe
+    return _suite_recipe(method, _said(suite))
 
 
 def suite_options(method: str, suite: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,68 +113,89 @@ def suite_options(method: str, suite: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: the suite's options of the method are wrong.
         PluginError: the method is unknown or cannot be imported.
     """
-    loader = _Loader([], suite=_as_layer(suite))
-    _, options, broken = loader._options(METHODS, [method], {method: loader._method_layers(method)})
-    loader._raise()
+    return _suite_options(METHODS.get(method), method, _said(suite))
+
+
+def _said(suite: Mapping[str, Any]) -> str:
+    """Return the part of a suite that recipes and options depend on, as a key."""
+    return json.dumps({key: suite[key] for key in ("name", "recipe", "methods") if key in suite}, default=str)
+
+
+def _suite_loader(said: str) -> _Loader:
+    suite = json.loads(said)
+    return _Loader([], suite=Layer(f"suite '{suite.get('name', '')}'", suite))
+
+
+@functools.lru_cache(maxsize=256)
+def _suite_recipe(method: str, said: str) -> Recipe:
+    loader = _suite_loader(said)
+    recipe = loader.recipe(loader.recipe_values(method, loader.method_layers(method)))
+    loader.raise_problems()
+    return recipe
+
+
+@functools.lru_cache(maxsize=256)
+def _suite_options(plugin: Any, method: str, said: str) -> dict[str, Any]:
+    del plugin  # a part of the key: another class of the same name has other options
+    loader = _suite_loader(said)
+    _, options, broken = loader.options(METHODS, [method], {method: loader.method_layers(method)})
+    loader.raise_problems()
     if broken:
         raise PluginError(broken[0])
     return options[method]
 
 
-def _as_layer(suite: Mapping[str, Any]) -> Layer:
-    return Layer(f"suite '{suite.get('name', '')}'", dict(suite))
-
-
-class _Loader:
+class _Loader(Stack):
     """Collects the problems of all layers: first what needs no import, then the plugins' own options."""
 
     def __init__(
         self, user: Sequence[Layer], problems: Sequence[str] = (), *, suite: Layer | None = None
     ) -> None:
-        self.problems: list[str] = list(problems)
+        super().__init__([], problems)
         self.entries = DataEntries(self.problems)
-        self.defaults = from_yaml(configs("defaults.yaml"), self.problems)
         self.user = list(user)
+        self.defaults = from_yaml(configs("defaults.yaml"), self.problems)
+        self.layers = [self.defaults, *user]
         before = len(self.problems)
-        self.suite = suite or suite_layer(self._last("suite", DEFAULT_SUITE), self.problems)
+        self.suite = suite or suite_layer(self.last("suite", DEFAULT_SUITE), self.problems)
         self.readable = len(self.problems) == before
-        self.layers = [self.defaults, self.suite, *self.user]
+        self.layers = [self.defaults, self.suite, *user]
         self.variants: tuple[str, ...] = VARIANTS[:1]
 
     def load(self) -> RunConfig:
-        self.problems += key_problems(self.layers, self.suite, Settings, Recipe)
         for layer in self.layers:
-            self.problems += sort_problems(layer, suite=layer is self.suite)
+            self.problems += file_problems(layer, suite=layer is self.suite)
         settings = self._settings()
         self.variants = VARIANTS if settings.get("recipe_name") == "authors" else VARIANTS[:1]
         methods = self._select(METHODS, "methods", METHODS.names(extras=False))
         suite = self._suite()
         self.problems += missing_problems(self.suite, suite) if self.readable else []
         known_tasks = list(mapping(suite.get("tasks")))
-        everything = [name for name in known_tasks if _knows(TASKS, name) and TASKS.entry(name).in_all]
+        everything = [name for name in known_tasks if name in TASKS and TASKS.entry(name).in_all]
         tasks = self._select(TASKS, "tasks", everything)
         adapt_only = not tasks
         for task in tasks if known_tasks else []:
-            if task not in [_canonical(TASKS, name) for name in known_tasks]:
+            if task not in map(TASKS.canonical, known_tasks):
                 have = ", ".join(known_tasks)
                 self.problems.append(
                     f"{self.suite.source}: the suite has no data for task '{task}', only: {have}"
                 )
-        layers = {name: self._method_layers(name) for name in methods}
-        given = {name: self._recipe_values(name, layers[name]) for name in methods}
-        recipes = {name: self._recipe(given[name]) for name in methods}
-        self._raise()
+        layers = {name: self.method_layers(name) for name in methods}
+        given = {name: self.recipe_values(name, layers[name]) for name in methods}
+        recipes = {name: self.recipe(given[name]) for name in methods}
+        self.raise_problems()
         broken = load_plugins(settings.get("plugins", ()))
-        methods, options, more = self._options(METHODS, methods, layers)
-        task_layers = {name: [*self.layers] for name in tasks}
-        tasks, task_options, lost = self._options(TASKS, tasks, task_layers)
+        methods, options, more = self.options(METHODS, methods, layers)
+        tasks, task_options, lost = self.options(TASKS, tasks, dict.fromkeys(tasks, self.layers))
         broken += more + lost
         self.entries.check_keys()
-        self._check_entries(methods, tasks)
-        trained = [name for name in methods if not getattr(METHODS.get(name), "deterministic", False)]
+        trained = [name for name in methods if not is_deterministic(name)]
+        for task in tasks:
+            self.entries.check_task(task, TASKS.get(task))
+        self.entries.check_validation(self.suite, trains=bool(trained))
         for name in trained:
             self.problems += _one_pair(recipes[name], given[name])
-        self._raise()
+        self.raise_problems()
         if not methods or not (tasks or adapt_only):
             raise PluginError(
                 "; ".join(told_once(broken)) or "nothing to run: no method or no task is selected"
@@ -179,22 +207,6 @@ class _Loader:
             origins={name: _origins(given[name]) for name in methods},
             notes=tuple(filter(None, [self._without_authors(trained, given)])),
         )  # fmt: skip
-
-    def _check_entries(self, methods: Sequence[str], tasks: Sequence[str]) -> None:
-        for task in tasks:
-            self.entries.check_task(task, TASKS.get(task))
-        trains = any(not getattr(METHODS.get(name), "deterministic", False) for name in methods)
-        self.entries.check_validation(self.suite, trains=trains)
-
-    def _raise(self) -> None:
-        if self.problems:
-            raise ConfigError(list(dict.fromkeys(self.problems)))
-
-    def _last(self, key: str, default: Any) -> Any:
-        for layer in reversed([self.defaults, *self.user]):
-            if key in layer.values:
-                return layer.values[key]
-        return default
 
     def _settings(self) -> dict[str, Any]:
         names = {item.name for item in dataclasses.fields(Settings)}
@@ -215,33 +227,25 @@ class _Loader:
         missing = scan_plugins(values.get("plugins", ()))
         self.problems += missing
         self.complete = not missing  # else a name that is not known may be one of theirs
-        values["backbone"] = self._resolved(BACKBONES, values.get("backbone", Settings.backbone), "backbone")
+        wanted = values.get("backbone", Settings.backbone)
+        values["backbone"] = self.resolved(BACKBONES, wanted, self.where("backbone"))
         if values.get("baseline") is not None:
-            values["baseline"] = self._resolved(METHODS, values["baseline"], "baseline")
+            values["baseline"] = self.resolved(METHODS, values["baseline"], self.where("baseline"))
         values["weights"] = self._weights()
-        values["pretrained"] = values.get("pretrained") or values["weights"].get(_head(values["backbone"]))
+        own = values["weights"].get(family_of(values["backbone"]))
+        values["pretrained"] = values.get("pretrained") or own
         return values
 
     def _weights(self) -> dict[str, str]:
-        named: dict[str, str] = {}
-        for layer in self.layers:
-            for name, path in mapping(layer.values.get("weights")).items():
-                self._resolved_below(BACKBONES, name, layer, "weights")
-                named[_canonical(BACKBONES, name)] = str(path)
-        return named
-
-    def _resolved(self, registry: Registry, name: str, key: str) -> str:
-        try:
-            return registry.resolve(name)
-        except PluginError as error:
-            where = next(layer.where(key) for layer in reversed(self.layers) if key in layer.values)
-            self.problems.append(f"{where}: {error}")
-            return name
+        return {
+            self.resolved(BACKBONES, name, layer.where(f"weights.{name}")): str(path)
+            for layer in self.layers
+            for name, path in mapping(layer.values.get("weights")).items()
+        }
 
     def _select(self, registry: Registry, key: str, everything: list[str]) -> list[str]:
         """Return the canonical names that the last ``methods`` or ``tasks`` selection stands for."""
-        source = next((x for x in reversed([self.defaults, *self.user]) if f"only_{key}" in x.values), None)
-        wanted = words(source.values[f"only_{key}"]) if source else ["all"]
+        wanted, where = words(self.last(f"only_{key}", "all")), self.where(f"only_{key}")
         if key == "tasks" and wanted == ["none"]:  # adapt only: the test sets stay unopened
             return []
         chosen: list[str] = []
@@ -250,12 +254,10 @@ class _Loader:
                 chosen += everything if item == "all" else registry.expand([str(item)])
             except PluginError as error:
                 if self.complete:
-                    self.problems.append(f"{source.where(key) if source else key}: {error}")
+                    self.problems.append(f"{where}: {error}")
         if not wanted:
-            self.problems.append(
-                f"{source.where(key) if source else key}: expected at least one name, got none"
-            )
-        return list(dict.fromkeys(_canonical(registry, name) for name in chosen))
+            self.problems.append(f"{where}: expected at least one name, got none")
+        return list(dict.fromkeys(map(registry.canonical, chosen)))
 
     def _suite(self) -> dict[str, Any]:
         """Return the suite with the user's changes to its data entries; check their keys and datasets."""
@@ -269,25 +271,16 @@ class _Loader:
         for layer in self.layers:
             for registry, key in ((METHODS, "methods"), (TASKS, "tasks")):
                 for name in mapping(layer.values.get(key)):
-                    self._resolved_below(registry, name, layer, key)
+                    self.resolved(registry, name, layer.where(f"{key}.{name}"))
             self.entries.read(layer)
         self.entries.check_names()
         suite["corpus"] = self.entries.with_share(suite.get("corpus"))
         suite.setdefault("name", Path(self.suite.source).stem)
         return suite
 
-    def _resolved_below(self, registry: Registry, name: str, layer: Layer, key: str) -> None:
-        try:
-            registry.resolve(name)
-        except PluginError as error:
-            self.problems.append(f"{layer.where(f'{key}.{name}')}: {error}")
-
-    def _method_layers(self, name: str) -> list[Layer]:
+    def method_layers(self, name: str) -> list[Layer]:
         """Return the layers that may hold ``methods.<name>`` settings, the method's own file in its place."""
-        own = method_layer(name, self.problems)
-        section = mapping(own.values.get("methods")).get(name)
-        self.problems += method_problems(own, f"methods.{name}", section)
-        return [self.defaults, own, self.suite, *self.user]
+        return [self.defaults, method_layer(name, self.problems), self.suite, *self.user]
 
     def _in_order(self, layers: Sequence[Layer]) -> list[tuple[Layer, str]]:
         """Return the layers of a method with the part that is read, weakest first: the authors' over the common."""
@@ -297,7 +290,7 @@ class _Loader:
             *((layer, variant) for layer in self.user for variant in self.variants),
         ]
 
-    def _recipe_values(self, name: str, layers: Sequence[Layer]) -> list[tuple[str, Given]]:
+    def recipe_values(self, name: str, layers: Sequence[Layer]) -> list[tuple[str, Given]]:
         """Return the values of a method's recipe, weakest first, each with the name of its layer."""
         found = [("defaults", item) for item in self.defaults.below("recipe")]
         found += [("suite", item) for item in self.suite.below("recipe")]
@@ -310,7 +303,7 @@ class _Loader:
                     found.append(("authors" if variant == "authors" else label, item))
         return found
 
-    def _recipe(self, given: Sequence[tuple[str, Given]]) -> Recipe:
+    def recipe(self, given: Sequence[tuple[str, Given]]) -> Recipe:
         values, problems = check(Recipe, [item for _, item in given], "recipe key")
         self.problems += problems
         try:
@@ -330,7 +323,7 @@ class _Loader:
             "The common one is taken"
         )
 
-    def _options(
+    def options(
         self, registry: Registry, names: Sequence[str], layers: Mapping[str, list[Layer]]
     ) -> tuple[list[str], dict[str, dict[str, Any]], list[str]]:
         """Import plugins; return those that work, their resolved options, and what is broken."""
@@ -383,15 +376,3 @@ def build_options(cls: type, values: Mapping[str, Any]) -> Any:
     if problems:
         raise ConfigError(problems)
     return cls(**typed)
-
-
-def _knows(registry: Registry, name: str) -> bool:
-    try:
-        registry.resolve(name)
-    except PluginError:
-        return False
-    return True
-
-
-def _canonical(registry: Registry, name: str) -> str:
-    return registry.resolve(name) if _knows(registry, name) else name

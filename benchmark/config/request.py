@@ -8,13 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.config.experiments import Experiment, ExperimentRow, ResolvedRow, read_experiment, resolve
-from benchmark.config.layers import DEFAULT_SUITE, Layer, method_layer, part, selections, suite_layer
+from benchmark.config.experiments import (
+    Experiment,
+    ExperimentRow,
+    ResolvedRow,
+    own_backbone,
+    read_experiment,
+    resolve,
+)
+from benchmark.config.layers import (
+    DEFAULT_SUITE,
+    Layer,
+    Stack,
+    method_layer,
+    selections,
+    suite_layer,
+    variant_part,
+)
 from benchmark.config.load import config_of, load_config, user_layers
-from benchmark.config.run_config import RunConfig, Settings
+from benchmark.config.run_config import RunConfig
 from benchmark.errors import ConfigError, PluginError
 from benchmark.files import read_yaml, shown
-from benchmark.registry import BACKBONES, METHODS, TASKS, Registry, scan_plugins
+from benchmark.registry import BACKBONES, METHODS, TASKS, scan_plugins
 from benchmark.settings import words
 
 Pair = tuple[ExperimentRow, ResolvedRow]
@@ -64,7 +79,7 @@ def load_request(
     read = [read_experiment(Path(file), problems) for file in files]
     if problems:
         raise ConfigError(problems)
-    return _joined([_Loader(experiment, user).load() for experiment in read if experiment])
+    return _joined([_Rows(experiment, user).load() for experiment in read if experiment])
 
 
 def _joined(requests: Sequence[Request]) -> Request:
@@ -77,63 +92,49 @@ def _joined(requests: Sequence[Request]) -> Request:
     return Request(configs, found, tuple(dict.fromkeys(skipped)), named)
 
 
-class _Loader:
-    """Turns the rows of one experiment into configurations: the user's layers, with each group of rows above them."""
+class _Rows(Stack):
+    """Turns the rows of one experiment into layers above the user's, which the loader of ordinary runs reads."""
 
     def __init__(self, experiment: Experiment, user: Sequence[Layer]) -> None:
+        super().__init__([Layer(experiment.source, selections(dict(experiment.settings))), *user])
         self.experiment = experiment
-        self.problems: list[str] = []
-        self.user = [Layer(experiment.source, selections(dict(experiment.settings))), *user]
-        self.problems += scan_plugins(words(self._last("plugins") or []))
+        self.problems += scan_plugins(words(self.last("plugins") or []))
 
     def load(self) -> Request:
-        layer = suite_layer(self._last("suite") or DEFAULT_SUITE, self.problems)
-        self._raise()
-        suite = layer.values
-        backbone = self._last("backbone") or suite.get("backbone") or Settings.backbone
-        backbone = self._resolved(BACKBONES, str(backbone), "backbone")
+        own_suite = str(self.last("suite") or DEFAULT_SUITE)
+        suite = suite_layer(own_suite, self.problems).values
+        self.raise_problems()
+        wanted = str(self.last("backbone") or own_backbone(suite))
+        backbone = self.resolved(BACKBONES, wanted, self.where("backbone"))
         self._check_names()
-        self._raise()
+        self.raise_problems()
         rows = resolve(self.experiment, suite, backbone, strict=True)
         pairs = [pair for pair in zip(self.experiment.rows, rows, strict=True) if pair[1].method]
         pairs = self._narrowed(pairs)
         self._check_contradictions([pair for pair in pairs if not pair[1].reason], backbone)
-        self._raise()
-        related = suite.get("related") or {}
-        own = {str(suite.get("name")): str(self._last("suite") or DEFAULT_SUITE)}
-        skipped = [f"{self.experiment.label}, {row.title}: {row.reason}" for _, row in pairs if row.reason]
+        self.raise_problems()
+        skipped = [self._skipped(row, row.reason) for _, row in pairs if row.reason]
         configs: list[RunConfig] = []
         for group in _groups([row for _, row in pairs if not row.reason]):
-            reference = own.get(group[0].suite_name, group[0].suite_name)
+            name = group[0].suite_name
+            reference = own_suite if name == str(suite.get("name")) else name
             tasks = self._tasks(reference)
-            if not tasks and self._last("only_tasks") is None:
-                wanted = ", ".join(self.experiment.tasks)
-                reason = f"suite '{group[0].suite_name}' has no data for {wanted}"
-                skipped += [f"{self.experiment.label}, {row.title}: {reason}" for row in group]
+            if not tasks and self.last("only_tasks") is None:
+                reason = f"suite '{name}' has no data for {', '.join(self.experiment.tasks)}"
+                skipped += [self._skipped(row, reason) for row in group]
             else:
                 configs += self._config(group, reference, backbone, tasks)
-        self._raise()
+        self.raise_problems()
+        roles = suite.get("related") or {}
         named = {
             row.backbone
             for written, row in pairs
-            if written.backbone and written.backbone not in related and not row.reason
+            if written.backbone and written.backbone not in roles and not row.reason
         }
         return Request(tuple(configs), (self.experiment,), tuple(skipped), frozenset(named - {backbone}))
 
-    def _raise(self) -> None:
-        if self.problems:
-            raise ConfigError(list(dict.fromkeys(self.problems)))
-
-    def _last(self, key: str) -> Any:
-        return next((layer.values[key] for layer in reversed(self.user) if key in layer.values), None)
-
-    def _resolved(self, registry: Registry, name: str, key: str) -> str:
-        try:
-            return registry.resolve(name)
-        except PluginError as error:
-            layer = next((x for x in reversed(self.user) if key in x.values), None)
-            self.problems.append(f"{layer.where(key) if layer else key}: {error}")
-            return name
+    def _skipped(self, row: ResolvedRow, reason: str) -> str:
+        return f"{self.experiment.label}, {row.title}: {reason}"
 
     def _check_names(self) -> None:
         """Refuse unknown methods and tasks; an unknown backbone is a row that cannot be run here."""
@@ -141,67 +142,56 @@ class _Loader:
         for row in self.experiment.rows:
             for key, name in (("method", row.method), ("recipe_of", row.recipe_of)):
                 if name:
-                    self._known(METHODS, name, f"{where}.rows.{row.title}.{key}")
+                    self.resolved(METHODS, name, f"{where}.rows.{row.title}.{key}")
         for task in self.experiment.tasks:
-            self._known(TASKS, task, f"{where}.tasks.{task}")
-
-    def _known(self, registry: Registry, name: str, where: str) -> None:
-        try:
-            registry.resolve(name)
-        except PluginError as error:
-            self.problems.append(f"{where}: {error}")
+            self.resolved(TASKS, task, f"{where}.tasks.{task}")
 
     def _narrowed(self, pairs: list[Pair]) -> list[Pair]:
         """Return the rows of the methods that the user selects."""
-        source = next((x for x in reversed(self.user) if "only_methods" in x.values), None)
-        wanted = words(source.values["only_methods"]) if source else ["all"]
-        if source is None or "all" in wanted:
+        wanted = words(self.last("only_methods", "all"))
+        if "all" in wanted:
             return pairs
         try:
             chosen = METHODS.expand(map(str, wanted))
         except PluginError as error:
-            self.problems.append(f"{source.where('methods')}: {error}")
+            self.problems.append(f"{self.where('only_methods')}: {error}")
             return pairs
         kept = [pair for pair in pairs if pair[1].method in chosen]
         if pairs and not kept:
             have = ", ".join(dict.fromkeys(row.method for _, row in pairs))
             listed = ", ".join(map(str, wanted))
             self.problems.append(
-                f"{source.where('methods')}: no row of {self.experiment.label} is of {listed}, only: {have}"
+                f"{self.where('only_methods')}: no row of {self.experiment.label} is of {listed}, only: {have}"
             )
         return kept
 
     def _check_contradictions(self, pairs: Sequence[Pair], backbone: str) -> None:
-        for layer in self.user:
+        label = self.experiment.label
+        for layer in self.layers:
             for written, row in pairs:
                 for key in {*written.set, *row.changes}:
                     if place := _place_of(layer, row.method, key):
                         self.problems.append(
-                            f"{place}: the rows of {self.experiment.label} set '{key}' themselves. Leave it out"
+                            f"{place}: the rows of {label} set '{key}' themselves. Leave it out"
                         )
-        source = next((x for x in reversed(self.user) if "recipe_name" in x.values), None)
         replaced = [row.title for written, row in pairs if _replaced(written, row)]
-        if source and source.values["recipe_name"] == "authors" and replaced:
+        if self.last("recipe_name") == "authors" and replaced:
             self.problems.append(
-                f"{source.where('recipe_name')}: authors would replace what {self.experiment.label} sets in "
+                f"{self.where('recipe_name')}: authors would replace what {label} sets in "
                 f"{', '.join(replaced)}. Leave it out"
             )
-        chosen = next((x for x in reversed(self.user) if "backbone" in x.values), None)
-        if chosen and pairs and all(written.backbone for written, _ in pairs):
+        if self.source("backbone") and pairs and all(written.backbone for written, _ in pairs):
             used = ", ".join(dict.fromkeys(row.backbone for _, row in pairs))
             if used != backbone:
                 self.problems.append(
-                    f"{chosen.where('backbone')}: every row of {self.experiment.label} has its own ({used}). "
-                    "Leave it out"
+                    f"{self.where('backbone')}: every row of {label} has its own ({used}). Leave it out"
                 )
 
     def _tasks(self, reference: str) -> list[str]:
         """Return the experiment's tasks that the suite has data for."""
-        have = {
-            _canonical(TASKS, name)
-            for name in suite_layer(reference, self.problems).values.get("tasks") or ()
-        }
-        return [task for name in self.experiment.tasks if (task := _canonical(TASKS, name)) in have]
+        tasks = suite_layer(reference, self.problems).values.get("tasks") or ()
+        have = {TASKS.canonical(name) for name in tasks}
+        return [task for name in self.experiment.tasks if (task := TASKS.canonical(name)) in have]
 
     def _config(
         self, group: Sequence[ResolvedRow], reference: str, backbone: str, tasks: Sequence[str]
@@ -211,7 +201,7 @@ class _Loader:
         without = {"suite", "backbone", "only_methods"} | (
             {"pretrained"} if row.backbone != backbone else set()
         )
-        user = [dataclasses.replace(x, values=_less(x.values, without)) for x in self.user]
+        user = [dataclasses.replace(x, values=_less(x.values, without)) for x in self.layers]
         top = _row_layer(self.experiment, row)
         top.values.update(
             suite=reference, backbone=row.backbone, only_methods=list(dict.fromkeys(x.method for x in group))
@@ -253,8 +243,8 @@ def _row_layer(experiment: Experiment, row: ResolvedRow) -> Layer:
 def _replaced(written: ExperimentRow, row: ResolvedRow) -> bool:
     """Return whether a method's authors' recipe would change what a row means to keep as it is in the suite."""
     section = method_layer(row.method, []).values.get("methods", {}).get(row.method, {})
-    authors = {f"recipe.{key}" for key in part(section.get("recipe"), "authors")[1]}
-    authors |= part(section.get("options"), "authors")[1].keys()
+    authors = {f"recipe.{key}" for key in variant_part(section.get("recipe"), "authors")[1]}
+    authors |= variant_part(section.get("options"), "authors")[1].keys()
     return bool(written.recipe_of or authors & (set(written.set) - set(row.changes)))
 
 
@@ -276,10 +266,3 @@ def _place_of(layer: Layer, method: str, key: str) -> str:
 
 def _less(values: Mapping[str, Any], without: Collection[str]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in without}
-
-
-def _canonical(registry: Registry, name: str) -> str:
-    try:
-        return registry.resolve(name)
-    except PluginError:
-        return name

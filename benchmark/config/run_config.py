@@ -27,7 +27,9 @@ class Recipe:
     weight_decay: float = setting(
         1e-2, "weight decay, never on the logit scale; adam and sgd add it to the gradient", low=0
     )
-    betas: tuple[float, float] = setting((0.9, 0.999), "Adam's betas; the first is SGD's momentum", low=0)
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999), "Adam's betas; the first is SGD's momentum", low=0, below=1
+    )
     eps: float = setting(1e-8, "Adam's epsilon", above=0)
     warmup_epochs: float = setting(1.0, "length of the linear warm-up in epochs", low=0)
     schedule: Literal["cosine", "constant"] = setting("cosine", "learning rate after warm-up")
@@ -52,8 +54,6 @@ class Recipe:
     def __post_init__(self) -> None:
         given = [Given(key, value, f"recipe.{key}") for key, value in vars(self).items()]
         problems = check(Recipe, given, "recipe key")[1]
-        if any(not beta < 1 for beta in self.betas if isinstance(beta, float)):
-            problems.append(f"recipe.betas: expected values below 1, got {self.betas!r}")
         if problems:
             raise ConfigError(problems)
 
@@ -125,8 +125,9 @@ class RunConfig(Settings):
 
     def weights_of(self, backbone: str) -> str | None:
         """Return what the section ``weights`` names for a backbone, whatever the options in its name."""
-        return self.weights.get(_head(backbone))
+        return self.weights.get(family_of(backbone))
 
 
-def _head(backbone: str) -> str:
+def family_of(backbone: str) -> str:
+    """Return the name of a backbone without the options behind its colon."""
     return backbone.partition(":")[0]

@@ -13,7 +13,7 @@ from benchmark.data.dataset import LoadRequest, build_options, dataset_plugin, m
 from benchmark.data.prepared import Prepared
 from benchmark.errors import ConfigError, DataError, PluginError, quoted, suggest, unknown
 from benchmark.preprocess import Fitting
-from benchmark.registry import METHODS, calling
+from benchmark.registry import calling, is_deterministic
 from benchmark.settings import Given, check, setting
 
 
@@ -78,7 +78,7 @@ def entries_by_use(suite: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 
 def needed(suite: Mapping[str, Any], methods: Iterable[str]) -> Mapping[str, Any]:
     """Return a suite without its corpus and validation set where none of the methods trains anything."""
-    if not all(getattr(METHODS.get(name), "deterministic", False) for name in methods):
+    if not all(map(is_deterministic, methods)):
         return suite
     return {key: value for key, value in suite.items() if key not in ("corpus", "validation")}
 

@@ -24,7 +24,7 @@ from benchmark.data.samples import PairData, blank_pairs
 from benchmark.errors import BenchmarkError, ConfigError, DataError, StoreError
 from benchmark.plan import CellSpec, task_done
 from benchmark.preprocess import preprocess_of
-from benchmark.registry import METHODS, TASKS
+from benchmark.registry import TASKS, is_deterministic
 from benchmark.run import adapters, identity
 from benchmark.run.checks import overlap
 from benchmark.run.checks.frozen import check_frozen, check_mode, frozen_digests
@@ -132,7 +132,7 @@ class _Cell:
     def doubts_of_pairs(self) -> str:
         """Return what the frozen model says against the corpus it is to be adapted on; empty when it says nothing."""
         spec = self.spec
-        trains = not getattr(METHODS.get(spec.method), "deterministic", False)
+        trains = not is_deterministic(spec.method)
         if not (trains and self.world.is_first) or self.folder.exists("adapter.safetensors"):
             return ""
         try:

@@ -36,7 +36,7 @@ from benchmark.errors import BenchmarkError, ConfigError, unknown
 from benchmark.machine import available_memory, find_devices, limit_threads, threads_each, usable_cores
 from benchmark.plan import make_plan
 from benchmark.preprocess import Fitting, preprocess_of
-from benchmark.registry import BACKBONES, DATASETS, METHODS
+from benchmark.registry import BACKBONES, DATASETS, is_deterministic
 from benchmark.run.checks.overlap import overlaps
 from benchmark.run.cost import parameter_counts
 from benchmark.run.identity import check
@@ -334,14 +334,14 @@ def _cost(
 
 
 def _too_few(config: RunConfig, name: str, pairs: int | None) -> tuple[str, str] | None:
-    trains = not getattr(METHODS.get(name), "deterministic", False)
+    trains = not is_deterministic(name)
     return too_few(pairs, config.recipes[name].batch_size) if trains and pairs is not None else None
 
 
 def _steps(config: RunConfig, name: str, pairs: int | None) -> int | None:
     """Return the optimiser steps of one run; None when the corpus has not been counted."""
     recipe = config.recipes[name]
-    if getattr(METHODS.get(name), "deterministic", False):
+    if is_deterministic(name):
         return 0
     if pairs is None:
         return recipe.max_steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from tests.bad_input.case import RUN, SUITE, TRAIN, Case, changed, files, small, suite, together
 
 
@@ -19,6 +21,13 @@ _SUITE_FILES = {
     "UTF-16": (SUITE.encode("utf-16"), "s.yaml: cannot be read (not a text file)"),
     "a key that stands twice": (SUITE + "recipe: {lr: 1}\n", "the key 'recipe' stands twice"),
     "a value that holds itself": (SUITE + "paper: &a {b: *a}\n", "s.yaml: not valid YAML: nested too deeply"),
+    "a billion laughs": (
+        "a: &a [1, 1, 1, 1, 1, 1]\n"
+        + "".join(
+            f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise("abcdefghij")
+        ),
+        "s.yaml: not valid YAML: its aliases stand for more than 200,000 values",
+    ),
     "brackets without end": ("a: " + "[" * 3000 + "]" * 3000, "s.yaml: not valid YAML: nested too deeply"),
     "the thirteenth month": (SUITE + "title: 2020-13-45\n", "s.yaml: not valid YAML: month must be in 1..12"),
     "code of Python": (
@@ -37,7 +46,10 @@ _SUITES = {
         suite(corpus=None),
         "s.yaml: the key 'corpus' is missing: the pairs that methods are adapted on",
     ),
-    "templates of two places": (suite(templates=["{} {}"]), "s.yaml:templates: expected a text with one {}"),
+    "templates of two places": (
+        suite(templates=["{} {}"]),
+        "s.yaml:templates.1: expected a text with one {}",
+    ),
     "a list of tasks": (
         suite(tasks=["zeroshot"]),
         "s.yaml:tasks: expected keys and values, got ['zeroshot']",
@@ -54,7 +66,7 @@ _SUITES = {
     "a number for the paper": (suite(paper=3), "s.yaml:paper: expected keys and values, got 3"),
     "a number for the paper's table": (
         suite(paper={"table_1": 3}),
-        "s.yaml:paper.table_1: expected the paper's names",
+        "s.yaml:paper: expected the paper's names and ours below 'table_1'",
     ),
     "a number for a related suite": (
         suite(related={"second": 3}),
@@ -189,7 +201,7 @@ _CONFIGS = {
     "a folder with a zero byte": ('output_dir: "a\\0b"\n', "c.yaml:output_dir: expected a text"),
     "options of a method that are a list": (
         "methods: {zero_shot: {options: [1]}}\n",
-        "unknown option of method 'zero_shot'",
+        "c.yaml:methods.zero_shot.options: expected keys and values, got [1]",
     ),
     "an unknown option of a method": (
         "methods: {clip_lora: {rr: 2}}\nmethods_: 1\n",
@@ -274,7 +286,7 @@ _ROWS = {
     ),
     "a change with a number for its key": (
         "  rows: [{title: a, method: taskres, set: {3: 1}}]\n",
-        "experiment.rows.1.set: expected names of settings, got [3]",
+        "experiment.rows.1.set.3: expected a text, got 3",
     ),
     "a number for rows": ("  rows: 3\n", "experiment.rows: expected a list, got 3"),
     "a text for a row": ("  rows: [coop]\n", "experiment.rows.1: expected keys and values, got 'coop'"),
@@ -309,7 +321,7 @@ _EXPERIMENTS = {
     ),
     "no tasks": (
         _HEAD.replace("  tasks: {zeroshot: [acc]}\n", "") + "  rows: [{title: a, method: coop}]\n",
-        "experiment.tasks: expected task -> list of metrics, got None",
+        "x.yaml:experiment: the key 'tasks' is missing",
     ),
     "a metric that is no list": (
         _HEAD.replace("[acc]", "acc") + "  rows: [{title: a, method: coop}]\n",

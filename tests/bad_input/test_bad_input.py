@@ -105,7 +105,10 @@ def test_a_shell_sees_the_same(name: str, tmp_path: Path):
     [
         ("recipe: {lr: [1\n", "zero_shot.yaml: not valid YAML in line 2"),
         ("- 1\n", "zero_shot.yaml: expected keys and values, got list"),
-        ("optoins: {}\n", "zero_shot.yaml:unknown key 'optoins'. Did you mean 'options'?"),
+        (
+            "optoins: {}\n",
+            "zero_shot.yaml:methods.zero_shot.optoins: unknown key 'optoins'. Did you mean 'options'?",
+        ),
         ("recipe: 3\n", "zero_shot.yaml:methods.zero_shot.recipe: expected keys and values, got 3"),
         (
             "recipe: {common: {lr: fast}}\n",

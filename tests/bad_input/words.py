@@ -161,7 +161,7 @@ _PAIRS = {
     "the thirteenth month": ("recipe.lr=2020-13-45", "recipe.lr: expected a number, got '2020-13-45'"),
     "a tag of Python": ("recipe.lr=!!python/name:os.system", "recipe.lr: expected a number"),
     "one beta": ("betas=0.9", "recipe.betas: expected 2 values, got 0.9"),
-    "a beta of one": ("betas=[0.9,1]", "recipe.betas: expected values below 1"),
+    "a beta of one": ("betas=[0.9,1]", "recipe.betas: expected a value below 1"),
     "a value above settings": ("recipe=common recipe.lr=-1", "recipe.lr: expected a value greater than 0"),
     "a number for a method": ("methods.coop=3", "methods.coop: expected keys and values, got 3"),
     "a number for a method's recipe": (
@@ -220,7 +220,7 @@ _PAIRS = {
     "templates that are a number": ("templates=3", "templates: expected a list of prompts, got 3"),
     "a template without a place": (
         "templates=[hello]",
-        "templates: expected a text with one {} for the class, got 'hello'",
+        "templates.1: expected a text with one {} for the class, got 'hello'",
     ),
     "an unknown validation task": (
         "validation.task=zershot",

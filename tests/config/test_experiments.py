@@ -179,7 +179,7 @@ def test_every_problem_of_a_file_is_told_with_its_place(wrong):
           tasks: {fake_task: acc}
         """
     )
-    assert len(found) == 2
+    assert len(found) == 3
     assert any("mine.yaml:experiment.kind: expected one of" in line for line in found)
     assert any("unknown key 'titel'. Did you mean 'title'?" in line for line in found)
 
@@ -189,7 +189,7 @@ def test_every_problem_of_a_file_is_told_with_its_place(wrong):
     [
         ("recipe: {lr: 1e-3}\n", "mine.yaml:experiment: expected keys and values, got None"),
         ("experiment: {kind: table, tasks: {t: [acc]}}\n", "mine.yaml:experiment: the key 'id' is missing"),
-        ("experiment: {id: X, kind: table}\n", "mine.yaml:experiment.tasks: expected task -> list of metrics"),
+        ("experiment: {id: X, kind: table}\n", "mine.yaml:experiment: the key 'tasks' is missing"),
         ("experiment: {id: X, kind: table, tasks: {t: acc}}\n", "experiment.tasks.t: expected a list of metrics"),
         (HEAD, "mine.yaml:experiment: expected rows or a sweep, got neither"),
         (HEAD + "  rows: {a: 1}\n", "mine.yaml:experiment.rows: expected a list"),
