@@ -28,6 +28,7 @@ from pydantic import (
     ValidationError,
     WrapValidator,
 )
+from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import Required, TypedDict
 
 from benchmark.errors import quoted, suggest
@@ -164,7 +165,12 @@ def words(value: Any) -> list[Any]:
 
 def json_schema(hint: Any) -> dict[str, Any]:
     """Return the JSON Schema of what `read` takes; texts that stand for numbers are not in it."""
-    return _adapter(hint).json_schema()
+    return _adapter(hint).json_schema(schema_generator=_Untitled)
+
+
+class _Untitled(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 def contract_problem(plugin: Any, *, required: bool = False) -> str:

@@ -1,7 +1,8 @@
-"""List methods (with what each can do), tasks, suites, datasets, backbones or tables.
+"""List methods (with what each can do), tasks, suites, datasets, backbones, tables, or the schema of YAML files.
 
 `list methods` tries every method on two small models, which takes some seconds; --names does not. `list tables` shows
 the paper's tables and figures: how many numbers the paper prints, and how many cells each needs per seed on a suite.
+`list schema NAME` prints the JSON Schema of a suite, an experiment, a file for --config (run) or a method's settings.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ from benchmark.config.experiments import cells_needed, experiments
 from benchmark.config.layers import DEFAULT_SUITE, suite_layer
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, unknown
-from benchmark.files import configs, paper_tables, read_yaml
+from benchmark.files import configs, paper_tables, read_yaml, user_path
 from benchmark.registry import METHODS, REGISTRIES, scan_plugins
 from benchmark.settings import words
 
 Rows = list[dict[str, Any]]
+SCHEMA = "schema"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("what", nargs="?", help=" | ".join(KINDS))
+    parser.add_argument("what", nargs="?", help=" | ".join((*KINDS, SCHEMA)))
+    parser.add_argument("name", nargs="?", help="schema: suite | run | experiment | method")
+    parser.add_argument("--output", metavar="DIR", help="schema: write <name>.json of all schemas, or of one")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--names", action="store_true", help="methods: names and files only, without trying them"
@@ -48,20 +52,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
         ConfigError: unknown kind of list, flags that do not go together, or key=value words.
         PluginError: a plugin does not exist.
     """
-    if args.what not in KINDS:
-        known = ", ".join(KINDS)
-        raise ConfigError(unknown("list", args.what, KINDS) if args.what else f"say what to list: {known}")
-    flags = [flag for flag in ("names", "all", "markdown") if getattr(args, flag)]
-    if args.suite and args.what != "tables":
-        raise ConfigError("--suite goes with 'list tables'")
-    if flags and args.what != "methods":
-        raise ConfigError(f"--{flags[0]} goes with 'list methods'")
-    if len(flags) + (args.markdown and args.json) > 1:
-        raise ConfigError("choose one of --names, --all and --markdown, and --json not with --markdown")
-    if args.overrides:
-        raise ConfigError(f"list takes no '{args.overrides[0]}', only flags")
+    _check_flags(args)
     if problems := scan_plugins(words(args.plugins or [])):
         raise PluginError("; ".join(problems))
+    if args.what == SCHEMA:
+        return _schema(args, console)
     if args.what == "methods" and not args.names:
         return _methods(args, console)
     rows = _tables(args.suite) if args.what == "tables" else KINDS[args.what]()
@@ -77,6 +72,32 @@ def main(args: argparse.Namespace, console: Console) -> int:
             ],
         )
     return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse words and flags that do not go with what is listed."""
+    kinds = (*KINDS, SCHEMA)
+    if args.what not in kinds:
+        raise ConfigError(
+            unknown("list", args.what, kinds) if args.what else f"say what to list: {', '.join(kinds)}"
+        )
+    if args.name and args.what != SCHEMA:
+        raise ConfigError(f"unexpected word '{args.name}'. Settings are given as --flag value or key=value")
+    goes_with = {
+        "suite": "tables",
+        "output": SCHEMA,
+        "names": "methods",
+        "all": "methods",
+        "markdown": "methods",
+    }
+    for flag, what in goes_with.items():
+        if getattr(args, flag) and args.what != what:
+            raise ConfigError(f"--{flag} goes with 'list {what}'")
+    flags = [flag for flag in ("names", "all", "markdown") if getattr(args, flag)]
+    if len(flags) + (args.markdown and args.json) > 1:
+        raise ConfigError("choose one of --names, --all and --markdown, and --json not with --markdown")
+    if args.overrides:
+        raise ConfigError(f"list takes no '{args.overrides[0]}', only flags")
 
 
 def _methods(args: argparse.Namespace, console: Console) -> int:
@@ -104,6 +125,26 @@ def _methods(args: argparse.Namespace, console: Console) -> int:
             console.warn(line)
         if usable and not args.all:
             console.line(f"And with --all: {', '.join(usable)}")
+    return 0
+
+
+def _schema(args: argparse.Namespace, console: Console) -> int:
+    """Write schemas to a folder, or print one."""
+    from benchmark.config.schema import NAMES, schema_text
+
+    if args.name and args.name not in NAMES:
+        raise ConfigError(unknown("schema", args.name, NAMES))
+    if not args.name and not args.output:
+        raise ConfigError(f"say which schema ({', '.join(NAMES)}), or --output DIR for all")
+    for name in [args.name] if args.name else NAMES:
+        text = schema_text(name)
+        if args.output:
+            path = user_path(args.output) / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            console.line(str(path))
+        else:
+            console.line(text.rstrip())
     return 0
 
 
