@@ -45,6 +45,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--on-bad-image", help="error or skip: stop at images that cannot be read, or leave them out"
     )
     parser.add_argument(
+        "--max-pixels", help="refuse image files that declare more pixels (default: 100 million)"
+    )
+    parser.add_argument(
         "--accept-split", action="store_true", help="go on with an id list that is not the published one"
     )
     parser.add_argument(
@@ -110,13 +113,15 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
     if args.transform and (args.crop or args.size):
         problems.append("--transform: says crop and size too; leave out --crop and --size")
     fitting = _fitting(args, problems)
-    workers = None
-    try:
-        workers = None if args.num_workers is None else coerce(args.num_workers, int)
-        if workers is not None and workers < 1:
-            raise ValueError("a value of at least 1")
-    except ValueError as error:
-        problems.append(f"--num-workers: expected {error}, got '{args.num_workers}'")
+    numbers: dict[str, int] = {}
+    for key, name in (("workers", "num_workers"), ("max_pixels", "max_pixels")):
+        if (text := getattr(args, name)) is not None:
+            try:
+                numbers[key] = coerce(text, int)
+                if numbers[key] < 1:
+                    raise ValueError("a value of at least 1")
+            except ValueError as error:
+                problems.append(f"--{name.replace('_', '-')}: expected {error}, got '{text}'")
     options = {}
     for word in args.overrides:
         key, value = key_and_value(word)
@@ -124,7 +129,7 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     return {
-        "fitting": fitting, "workers": workers, "on_bad_image": bad_image, "accept_split": args.accept_split,
+        "fitting": fitting, **numbers, "on_bad_image": bad_image, "accept_split": args.accept_split,
         "options": options, "allow_outside": args.allow_outside,
     }  # fmt: skip
 

@@ -6,7 +6,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmark.data.batch_size import check_corpus
 from benchmark.data.features import FrozenFeatures
-from benchmark.data.prepared import Array
+from benchmark.data.prepared import Array, Rows
 from benchmark.data.samples import Batch, PairData
 from benchmark.errors import CellError, ConfigError
 from methods.base import Method
@@ -186,7 +185,7 @@ _AHEAD = 4
 
 
 class PixelRows(Dataset[Tensor]):
-    """Some rows at a time of an array of pixels.
+    """Some rows at a time of an array of pixels; sent to another process, an array on disk travels as its place there.
 
     Args:
         pixels: uint8 ``[N, ...]``.
@@ -198,6 +197,27 @@ class PixelRows(Dataset[Tensor]):
     def __getitem__(self, rows: np.ndarray) -> Tensor:
         """Return uint8 ``[len(rows), ...]``, a copy."""
         return torch.from_numpy(np.asarray(self.pixels[rows]))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        whole, rows = (
+            (self.pixels.array, self.pixels.rows) if isinstance(self.pixels, Rows) else (self.pixels, None)
+        )
+        return *_reference(whole), rows
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        make, arguments, rows = state
+        self.pixels = make(*arguments) if rows is None else Rows(make(*arguments), rows)
+
+
+def _reference(array: np.ndarray) -> tuple[Any, ...]:
+    """Return how another process makes an array: from its place in its file, or from its values if it is scattered."""
+    if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
+        return np.asarray, (np.array(array),)
+    whole: Any = array
+    while isinstance(whole.base, np.memmap):
+        whole = whole.base
+    offset = whole.offset + array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+    return np.memmap, (str(array.filename), array.dtype, "r", offset, array.shape)
 
 
 class PixelLoader:
@@ -268,18 +288,3 @@ def _no_signal_handler() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():  # elsewhere torch sets none
             signal.signal(signal.SIGCHLD, before)
-
-
-def _by_name(array: np.memmap[Any, Any]) -> tuple[Any, ...]:
-    """Reduce a memory-mapped array to its place in its file; one that is scattered there, to its values."""
-    if array.filename is None or not array.flags.c_contiguous:
-        return np.asarray, (np.array(array),)
-    whole: Any = array
-    while isinstance(whole.base, np.memmap):
-        whole = whole.base
-    offset = whole.offset + array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-    return np.memmap, (str(array.filename), array.dtype, "r", offset, array.shape)
-
-
-# for all that is sent to another process; pickles written to files stay as they were
-ForkingPickler.register(np.memmap, _by_name)

@@ -54,17 +54,16 @@ class Rows:
     """
 
     def __init__(self, array: npt.NDArray[Any], rows: npt.NDArray[np.integer[Any]]) -> None:
-        self._array, self._rows = array, rows
+        self.array, self.rows = array, rows
         self.shape: tuple[int, ...] = (len(rows), *array.shape[1:])
         self.dtype, self.ndim = array.dtype, array.ndim
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         """Return one row for a number, else an array of the rows of a slice or index array."""
-        rows = self._rows[index]
-        values: npt.NDArray[Any] = self._array[rows]
+        values: npt.NDArray[Any] = self.array[self.rows[index]]
         return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -72,7 +71,7 @@ class Rows:
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> Rows:
         """Return a view of some rows of this view."""
-        return Rows(self._array, self._rows[rows])
+        return Rows(self.array, self.rows[rows])
 
 
 Array = npt.NDArray[Any] | Rows

@@ -1,7 +1,8 @@
 """Token ids of a corpus, made once per corpus and tokenizer and kept on disk, memory mapped.
 
-The key is exact: the texts, and all that a tokenizer's ids follow from (its rules as its library writes them, its
-settings, the source of its class, versions). A tokenizer that does not show all of that is simply called every time.
+The key is exact: the texts, and all that a tokenizer's ids depend on: its rules as its library writes them, its
+settings, its class, and versions (of the libraries; of this file, which stands for the project's own tokenizers too; or
+the attribute ``version`` of a plugin's tokenizer). A tokenizer that does not show all of that is called every time.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ TokenIds = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 _VERSION = 1
 _CHUNK = 4096
 _LIBRARIES = ("tokenizers", "transformers", "open_clip_torch")
+_VERSIONED = ("benchmark", "tokenizers", "transformers", "open_clip")
+"""Packages whose tokenizers' code is known by a version."""
 
 
 class _UnknownError(Exception):
-    """Something of which a tokenizer's ids may depend cannot be written down."""
+    """Something that a tokenizer's ids may depend on cannot be written down."""
 
 
 def token_ids(backbone: Backbone, texts: Sequence[str], folder: Path | None, reporter: Reporter) -> TokenIds:
@@ -54,17 +57,20 @@ def token_ids(backbone: Backbone, texts: Sequence[str], folder: Path | None, rep
 
 
 def identity(tokenizer: Any) -> str | None:
-    """Return the SHA-256 of all that a tokenizer's ids follow from; None when that cannot be told."""
+    """Return the SHA-256 of all that a tokenizer's ids depend on; None when that cannot be told."""
+    cls = type(tokenizer)
+    version = getattr(tokenizer, "version", None)
+    if version is None and cls.__module__.partition(".")[0] not in _VERSIONED:
+        return None
     if getattr(tokenizer, "reduction_fn", None) is not None:  # open_clip's ways to shorten texts at random
         return None
     try:
         state = vars(tokenizer).items()
         told = [f"{name}={_told(value)}" for name, value in sorted(state) if name != "cache"]
-        source = inspect.getsource(inspect.getmodule(type(tokenizer)) or type(tokenizer))
-    except (_UnknownError, OSError, TypeError):
+    except (_UnknownError, TypeError):
         return None
     versions = [importlib.metadata.version(name) for name in _LIBRARIES]
-    content = [type(tokenizer).__qualname__, source, *versions, *told]
+    content = [f"{cls.__module__}.{cls.__qualname__}", str(version), *versions, *told]
     return hashlib.sha256("\0".join(content).encode()).hexdigest()
 
 

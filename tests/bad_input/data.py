@@ -183,7 +183,7 @@ RAW = [
     _prepare("an image of no bytes", "1 of 5 image files are missing or empty", _siim(images={"i9": b""})),
     _prepare(
         "an image that is a page of the web",
-        "i9.png: an HTML page, not an image",
+        "i9.png: a web page, not the file",
         _siim(images={"i9": HTML}),
         begun=True,
     ),

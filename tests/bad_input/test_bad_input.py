@@ -141,7 +141,7 @@ def test_the_settings_of_a_method(content, says, tmp_path, monkeypatch, capsys):
         (
             together(small, files({"films/5.png": b"<html>"})),
             RUN,
-            "films.csv: row 7, column 'path': image 'films/5.png': an HTML page, not an image",
+            "films.csv: row 7, column 'path': image 'films/5.png': a web page, not the file",
         ),
         (
             together(small, weights.model, files({weights.WEIGHTS: b"cut"})),

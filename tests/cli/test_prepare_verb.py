@@ -48,7 +48,7 @@ def test_it_prints_counts_and_a_second_time_that_all_is_there(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "19  images in the manifest" in out
     assert "split: train 13, test 6" in out
-    assert "left out 019.png: an HTML page" in out
+    assert "left out 019.png: a web page" in out
     assert "list 'test': 6 ids, as first prepared here" in out
     assert "prepared in" in out
     assert prepare(*words) == 0

@@ -125,6 +125,7 @@ class Huge:
     """A tokenizer whose ids need more than 16 bits."""
 
     largest: int = 49407
+    version: str = "1"
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
         return torch.tensor([[1, self.largest]] * len(texts))
@@ -146,7 +147,8 @@ def test_tokenizers_are_told_apart_by_what_their_ids_follow_from() -> None:
     assert tokens.identity(Huge(1)) != tokens.identity(Huge(2))
     assert tokens.identity(Huge(1)) == tokens.identity(Huge(1))
     assert tokens.identity(Hidden()) is None
-    assert tokens.identity(lambda texts: texts) != tokens.identity(Huge(1))
+    assert tokens.identity(Huge(1)) != tokens.identity(Huge(1, version="2"))
+    assert tokens.identity(lambda texts: texts) is None
 
 
 def test_open_clips_tokenizer_stays_the_same_when_it_remembers_words() -> None:

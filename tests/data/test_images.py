@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import struct
@@ -125,8 +126,8 @@ def test_exif_orientation_is_applied_as_pillow_does(tmp_path: Path, orientation:
     ("content", "reason"),
     [
         (b"", "empty file"),
-        (b"\n<!DOCTYPE html><html>", "an HTML page"),
-        (b"<HTML>", "an HTML page"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"<HTML>", "a web page"),
         (b'<?xml version="1.0"?>', "a page of HTML or XML"),
         (b'{"error": 404}', "a JSON text"),
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
@@ -164,6 +165,54 @@ def test_a_corrupt_png_a_missing_file_and_a_film_are_errors(tmp_path: Path) -> N
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(ImageError, match="2 frames"):
         read_image(tmp_path / "film.gif")
+
+
+def test_other_formats_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript is started"))
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n"
+    )
+    saved(tmp_path, GREY, "a.tga")
+    for name in ("a.png", "a.tga"):
+        with pytest.raises(ImageError, match=rf"{name}: not an image in any known format \(PNG, JPEG, TIFF"):
+            read_image(tmp_path / name)
+
+
+def test_a_file_that_declares_too_much_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = saved(tmp_path, np.zeros((20, 21), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 13_000, 13_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "huge.png").write_bytes(content)
+    with pytest.raises(ImageError, match=r"huge\.png: 13,000 x 13,000 pixels, more than 100,000,000; if the"):
+        read_image(tmp_path / "huge.png")
+    with pytest.raises(ImageError, match=r"a\.png: 21 x 20 pixels, more than 419"):
+        read_image(path, 419)
+    assert read_image(path, 420).pixels.shape == (20, 21)
+    with pytest.raises(ImageError, match="one side is more than 1,000 times as long as the other"):
+        read_image(saved(tmp_path, np.zeros((1, 1001), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.jpg", "a.tiff", "a.bmp", "a.gif", "a.webp", "a.ppm", "a.jp2", "a.dcm"]
+)
+def test_mutated_files_are_read_or_named(tmp_path: Path, name: str) -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    path = tmp_path / name
+    (dicom(path, noise, kind="RGB", stored=8) if name == "a.dcm" else saved(tmp_path, noise, name))
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(150):
+        changed = content.copy()
+        at = generator.integers(
+            0, min(len(content), generator.choice([64, 400, 10**6])), generator.integers(1, 4)
+        )
+        changed[at] = generator.integers(0, 256, len(at))
+        path.write_bytes(changed.tobytes())
+        with contextlib.suppress(ImageError):
+            read_image(path, 10**6)
 
 
 # ---------------------------------------------------------------------- DICOM
@@ -218,6 +267,24 @@ def test_deep_dicom_is_scaled_before_it_is_inverted(tmp_path: Path) -> None:
     assert inverted.notes == {"dicom": "MONOCHROME1", "bits": 12, "inverted": True}
     signed = np.array([[-1000, 0], [1000, 3000]], dtype=np.int16)
     np.testing.assert_array_equal(read_image(dicom(path, signed, stored=16)).pixels, [[0, 64], [128, 255]])
+
+
+def test_a_dicom_file_that_declares_too_much_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    path = dicom(tmp_path / "a.dcm", GREY, stored=8)
+    file = __import__("pydicom").dcmread(path)
+    file.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file.save_as(path)
+    np.testing.assert_array_equal(read_image(path).pixels, GREY)
+    file.PixelData = bytes(10**6)
+    file.save_as(path)
+    assert path.stat().st_size < 5000
+    with pytest.raises(ImageError, match=r"a\.dcm: unpacks to more than 400,000 bytes"):
+        read_image(path, 10**5)
+    dicom(path, GREY, stored=8, Rows=60_000, Columns=60_000)
+    with pytest.raises(ImageError, match=r"a\.dcm: 60,000 x 60,000 pixels, more than"):
+        read_image(path)
 
 
 def test_a_dicom_file_that_holds_a_jpeg(tmp_path: Path) -> None:

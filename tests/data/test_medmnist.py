@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from benchmark.cli import main
-from benchmark.data.datasets.medmnist import PARTS, SETS, NpzImages, medmnist
+from benchmark.data.datasets.medmnist import PARTS, SETS, NpzImages, Options, medmnist
 from benchmark.data.prepare.prepare import prepare
 from benchmark.data.samples import labelled_images, pairs
 from benchmark.errors import ConfigError, DataError
@@ -117,7 +118,7 @@ def test_images_are_streamed_across_parts_and_backwards(tmp_path: Path) -> None:
         ({"val_images": np.zeros((3, 8, 8), np.uint8)}, "images of different shapes"),
         (
             {"val_labels": np.array([[None]] * 3, dtype=object)},
-            "val_labels cannot be read.*download it again",
+            "val_labels cannot be read: .*download it again",
         ),
     ],
 )
@@ -125,6 +126,19 @@ def test_damaged_files_are_named(tmp_path: Path, changes: dict[str, np.ndarray],
     npz(tmp_path, "pneumoniamnist", **changes)
     with pytest.raises(DataError, match=message):
         made(tmp_path, "pneumoniamnist")
+
+
+def test_mutated_files_are_read_or_named(tmp_path: Path) -> None:
+    npz(tmp_path, "pneumoniamnist", width=8)
+    path, generator = tmp_path / "pneumoniamnist_224.npz", np.random.default_rng(0)
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(150):
+        changed = content.copy()
+        changed[generator.integers(0, len(content), 3)] = generator.integers(0, 256, 3)
+        path.write_bytes(changed.tobytes())
+        with contextlib.suppress(DataError):
+            table = medmnist.read(tmp_path, Options("pneumoniamnist"))
+            assert len(table.pixels[:]) == len(table.table)
 
 
 def test_missing_sets_files_and_folders(tmp_path: Path, capsys) -> None:

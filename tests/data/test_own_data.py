@@ -111,7 +111,7 @@ def test_an_edited_label_is_seen_and_no_image_is_decoded_again(tmp_path: Path, m
     spec = {"kind": "multilabel", "classes": ["Edema"]}
     before = labelled_images("own", load(tmp_path, **spec), spec)
     changed(file, "p0,normal,0,0", "p0,normal,1,0")
-    monkeypatch.setattr("benchmark.data.prepare.decode.read_image", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr("benchmark.data.prepare.decode.read_image", lambda *_: pytest.fail("decoded again"))
     after = labelled_images("own", load(tmp_path, **spec), spec)
     assert (before.targets[0, 0], after.targets[0, 0]) == (0, 1)
     assert before.digest != after.digest
@@ -276,7 +276,7 @@ def test_a_damaged_image_is_named_or_left_out(tmp_path: Path) -> None:
     films(tmp_path)
     (tmp_path / "films" / "07.png").write_bytes(b"<html>")
     with pytest.raises(
-        BenchmarkError, match=r"films\.csv: row 9, column 'path': image 'films/07.png': an HTML page"
+        BenchmarkError, match=r"films\.csv: row 9, column 'path': image 'films/07.png': a web page"
     ):
         load(tmp_path)
     spec = {"kind": "multilabel", "classes": ["Edema"]}

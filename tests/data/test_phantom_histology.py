@@ -25,8 +25,7 @@ from benchmark.phantom.histology.captions import WORDS, caption
 from benchmark.phantom.histology.parts import GENERATOR_VERSION, NAMES, PARTS, PartData, describe, draw_part
 from benchmark.phantom.histology.sections import TILES, Sections, render, sample_sections
 from benchmark.phantom.histology.tissues import ARTICLES, LC25000, MHIST, Lab
-from benchmark.phantom.pretraining import histology_sheet
-from benchmark.phantom.pretraining.histology_probe import linear_probe
+from benchmark.phantom.pretraining import contact_sheet, probe
 from benchmark.phantom.shapes import Array
 from benchmark.preprocess import Fitting
 from tests.data.opened import opened
@@ -239,21 +238,18 @@ def test_suite_asks_with_the_words_and_the_loss_of_the_real_one():
 
 
 def test_probe_finds_the_classes(tiny, monkeypatch):
-    from benchmark.phantom.pretraining import histology_probe
-
-    parts = {"lc25000_lung": histology_probe.PARTS["lc25000_lung"]}
-    monkeypatch.setattr(histology_probe, "PARTS", parts)
+    monkeypatch.setattr(probe.histology, "PARTS", {"lc25000_lung": PARTS["lc25000_lung"]})
     monkeypatch.setattr(
-        histology_probe, "draw_part", lambda name, count, seed: draw_part(name, min(count, 96), seed)
+        probe.histology, "draw_part", lambda name, count, seed: draw_part(name, min(count, 96), seed, None)
     )
-    scores = linear_probe(tiny[0], seed=0)
+    scores = probe.tissue_probe(tiny[0], seed=0)
     assert set(scores) == {"lc25000_lung"}
     assert scores["lc25000_lung"]["auroc"] > 0.75
 
 
 def test_sheet_has_a_row_per_tissue_and_test_class(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(histology_sheet, "COLUMNS", 1)
-    histology_sheet.main([str(tmp_path / "sheet.png")])
+    monkeypatch.setattr(contact_sheet, "COLUMNS", 1)
+    contact_sheet.main(["--suite", "phantom_histology", str(tmp_path / "sheet.png")])
     with Image.open(tmp_path / "sheet.png") as picture:
-        assert picture.height == 10 * (IMAGE_SIZE + histology_sheet.GAP + histology_sheet.HEADING)
+        assert picture.height == 10 * (IMAGE_SIZE + contact_sheet.TILE_GAP + contact_sheet.HEADING)
         assert len(picture.convert("RGB").getcolors(10**6)) > 8

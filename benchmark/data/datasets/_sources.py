@@ -19,15 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.data.prepare.images import foreign
 from benchmark.data.prepare.raw import Access
 from benchmark.errors import DataError
 
 _LEVELS = 2
-_NOT_DATA = (
-    (b"<!doctype html", "is a web page, not the file: the download was refused or went through a login page"),
-    (b"<html", "is a web page, not the file: the download was refused or went through a login page"),
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file: run `git lfs pull`"),
-)
 
 
 @dataclass(frozen=True)
@@ -211,10 +207,8 @@ def read_lines(path: Path) -> list[str]:
 
 def refuse_foreign(path: Path, start: bytes) -> None:
     """Raise DataError when the first bytes of a file show that something else was saved under its name."""
-    head = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for magic, meaning in _NOT_DATA:
-        if head.startswith(magic):
-            raise DataError(f"{path} {meaning}")
+    if meaning := foreign(start):
+        raise DataError(f"{path} is {meaning}")
 
 
 def hold_out(ids: Sequence[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:

@@ -7,11 +7,12 @@ sentence made from its label, a weak caption that says no more than the label do
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -130,22 +131,31 @@ class NpzImages:
         self._next = stop
         return np.stack(images) if images else np.zeros((0, *self.shape[1:]), dtype=np.uint8)
 
-    def _images(self) -> Any:
+    def _images(self) -> Iterator[npt.NDArray[np.uint8]]:
         size = int(np.prod(self.shape[1:]))
-        with zipfile.ZipFile(self._path) as archive:
-            for part, count in zip(PARTS, self._counts, strict=True):
-                with archive.open(f"{part}_images.npy") as member:
-                    _read_header(member)
-                    for _ in range(count):
-                        yield np.frombuffer(member.read(size), dtype=np.uint8).reshape(self.shape[1:])
+        for part, count in zip(PARTS, self._counts, strict=True):
+            with _member(self._path, f"{part}_images") as member:
+                _read_header(member)
+                for _ in range(count):
+                    yield np.frombuffer(member.read(size), dtype=np.uint8).reshape(self.shape[1:])
+
+
+@contextlib.contextmanager
+def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open an array of an npz file; whatever goes wrong with it is one line."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            yield member
+    except Exception as error:  # damaged archives raise anything
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(
+            f"{path}: not a MedMNIST file ({name} cannot be read: {reason}); download it again"
+        ) from error
 
 
 def _header(path: Path, part: str) -> tuple[int, ...]:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{part}_images.npy") as member:
-            shape, fortran, dtype = _read_header(member)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a MedMNIST file ({error}); download it again") from error
+    with _member(path, f"{part}_images") as member:
+        shape, fortran, dtype = _read_header(member)
     if dtype != np.uint8 or fortran or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
         raise DataError(
             f"{path}: {part}_images: expected uint8 [N, H, W] or [N, H, W, 3], got {dtype} {shape}"
@@ -178,11 +188,8 @@ def read(raw: Path, options: Options) -> RawTable:
     images = NpzImages(path)
     subset, parts = SETS[name], []
     for part in PARTS:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                labels = file[f"{part}_labels"]
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: {part}_labels cannot be read ({error}); download it again") from error
+        with _member(path, f"{part}_labels") as member:
+            labels = np.lib.format.read_array(member, allow_pickle=False)
         parts.append(_rows(path, name, part, _one_hot(path, part, labels, subset)))
     table = pd.concat(parts, ignore_index=True)
     if len(table) != len(images):

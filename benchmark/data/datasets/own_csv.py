@@ -20,7 +20,7 @@ import pandas as pd
 
 from benchmark.data.dataset import LoadRequest
 from benchmark.data.labels import NO_FINDING
-from benchmark.data.prepare.images import Inside
+from benchmark.data.prepare.images import MAX_PIXELS, Inside
 from benchmark.data.prepare.prepare import VERSION, BadImagesError, prepare
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable, box_problem
 from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, SIZES, Prepared
@@ -63,6 +63,7 @@ class CsvOptions:
     classes: Any = setting(None, "as in the view: every row has one of them, unless exclusive")
     kind: str = setting("", "as in the view")
     exclusive: bool = setting(False, "as in the view")
+    max_pixels: int = setting(MAX_PIXELS, "an image file that declares more is not read", low=1)
     allow_outside: bool = setting(False, "take images outside the folder where the paths begin")
 
     def __post_init__(self) -> None:
@@ -242,7 +243,7 @@ class _Csv:
             prepare(
                 dataset, options.folder, request.data_root, fitting=dataset.wanted(options.crop, fitting),
                 reporter=request.reporter, wait=True, on_bad_image=options.on_bad_image,
-                allow_outside=options.allow_outside, make=request.make,
+                allow_outside=options.allow_outside, make=request.make, max_pixels=options.max_pixels,
             )  # fmt: skip
         except BadImagesError as error:
             first = min(error.bad, key=lambda item: self.row_of[item["file"]])

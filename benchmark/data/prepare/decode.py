@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.console import Reporter
-from benchmark.data.prepare.images import Image, ImageError, read_image
+from benchmark.data.prepare.images import MAX_PIXELS, Image, ImageError, read_image
 from benchmark.errors import DataError
 from benchmark.files import write_whole
 from benchmark.preprocess import THUMBNAIL, Fitting
@@ -48,6 +48,7 @@ class Target:
         pixels, thumbnails, masks: array files; masks None for datasets without.
         fitting: what is done to the images.
         mask: the dataset's rule, ``mask(row, (h, w))``.
+        max_pixels: that an image file may declare.
     """
 
     pixels: Path
@@ -55,6 +56,7 @@ class Target:
     masks: Path | None
     fitting: Fitting
     mask: Callable[[Mapping[str, Any], tuple[int, int]], npt.NDArray[np.bool_]] | None
+    max_pixels: int = MAX_PIXELS
 
     @property
     def journal(self) -> Path:
@@ -85,7 +87,7 @@ def decode_run(run: Run, target: Target) -> list[Facts] | None:
     masks = np.zeros((len(run.items), *fitting.size), dtype=np.bool_)
     for i, item in enumerate(run.items):
         try:
-            image = read_image(item) if isinstance(item, Path) else _of_array(item)
+            image = read_image(item, target.max_pixels) if isinstance(item, Path) else _of_array(item)
         except ImageError as error:
             facts.append({"bad": str(error).removeprefix(f"{item}: ")})
             continue

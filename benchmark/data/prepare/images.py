@@ -1,15 +1,19 @@
-"""Reading images of any kind as uint8 pixels.
+"""Reading image files as uint8 pixels.
 
-What is read is what the file shows: deeper pixels are scaled before they become bytes, MONOCHROME1 is inverted, alpha
-is dropped, and a file that is damaged or no image at all is an error that names it, never a picture.
+What is read is what the file shows: deeper pixels are scaled before they become bytes, MONOCHROME1 is inverted, and
+alpha is dropped. A file that is damaged, too large, or no image is an error that names it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +25,33 @@ import PIL.Image
 from benchmark.errors import DataError
 from benchmark.preprocess import Pixels
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+"""What Pillow may open. Other formats are refused unread: one that holds PostScript would start Ghostscript."""
+MAX_PIXELS = 100_000_000
+"""Pixels that a file may declare, unless asked otherwise: a small file may declare more than fits into memory."""
+MAX_RATIO = 1000
+"""Longest side over shortest side: fitting enlarges the shortest one."""
 _ORIENTATION = 0x0112
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 
-
+_FOREIGN = (
+    (b"<!doctype html", "a web page, not the file: the download was refused or went through a login page"),
+    (b"<html", "a web page, not the file: the download was refused or went through a login page"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
+)
 _NOT_IMAGES = (
-    (b"<!doctype html", "an HTML page, not an image: the download was refused or went through a login page"),
-    (b"<html", "an HTML page, not an image: the download was refused or went through a login page"),
+    *_FOREIGN,
     (b"<", "a page of HTML or XML, not an image: often the error message of a download server"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the image itself: run `git lfs pull`"),
     (b"pk\x03\x04", "a ZIP archive, not an image: unpack it"),
     (b"\x1f\x8b", "a gzip archive, not an image: unpack it"),
     (b"{", "a JSON text, not an image: often the error message of a download server"),
 )
+
+
+def foreign(start: bytes, table: tuple[tuple[bytes, str], ...] = _FOREIGN) -> str:
+    """Return what a file is instead of data, by its first bytes; empty when it may be data."""
+    head = start[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next((meaning for magic, meaning in table if head.startswith(magic)), "")
 
 
 class ImageError(DataError):
@@ -57,48 +76,71 @@ class Image:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def read_image(path: Path) -> Image:
-    """Read a DICOM, PNG, JPEG or any other file that Pillow knows.
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
+    """Read a DICOM file, or one of `FORMATS`.
 
     Pixels deeper than 8 bits are scaled from their smallest and largest value to 0..255; 8-bit pixels keep their
     values. MONOCHROME1 is inverted after that, alpha is dropped and not composited, the EXIF orientation is applied.
 
+    Args:
+        path: of the file.
+        max_pixels: a file that declares more is refused before anything is decoded.
+
     Raises:
-        ImageError: missing, empty, truncated, corrupt, or no image at all.
+        ImageError: missing, empty, truncated, corrupt, too large, or no image at all.
         DataError: a DICOM file, and pydicom is not installed.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not content:
-        raise ImageError(f"{path}: empty file")
-    start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for magic, meaning in _NOT_IMAGES:
-        if start.startswith(magic):
-            raise ImageError(f"{path}: {meaning}")
+    if meaning := "empty file" if not content else foreign(content, _NOT_IMAGES):
+        raise ImageError(f"{path}: {meaning}")
     dicom = content[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
-    with warnings.catch_warnings():  # damage is an error here; what libraries find merely odd is not
-        warnings.simplefilter("ignore")
-        pixels, notes = _dicom(path, content) if dicom else _picture(path, content)
+    with _bounded(max_pixels), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damage is an error here; what libraries find merely odd is not
+        pixels, notes = (_dicom if dicom else _picture)(path, content, max_pixels)
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = np.ascontiguousarray(pixels[:, :, 0])
     height, width = pixels.shape[:2]
     return Image(pixels, width, height, hashlib.sha256(content).hexdigest(), notes)
 
 
-def _picture(path: Path, content: bytes) -> tuple[Pixels, dict[str, Any]]:
+@contextlib.contextmanager
+def _bounded(max_pixels: int) -> Iterator[None]:
+    """Make Pillow's own bound ours: frames and streams inside of files may declare other sizes."""
+    before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, max_pixels
     try:
-        image = PIL.Image.open(io.BytesIO(content))
+        yield
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    size = f"{path}: {width:,} x {height:,} pixels"
+    if width * height > max_pixels:
+        raise ImageError(f"{size}, more than {max_pixels:,}; if the file is right, raise max_pixels")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ImageError(f"{size}: one side is more than {MAX_RATIO:,} times as long as the other")
+
+
+def _picture(path: Path, content: bytes, max_pixels: int) -> tuple[Pixels, dict[str, Any]]:
+    try:
+        image = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_size(path, *image.size, max_pixels)
         if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
             raise ImageError(f"{path}: {frames} frames in one file, expected one")
         orientation = image.getexif().get(_ORIENTATION, 1)
         values = _deep_png(content)
         if values is None:
             image.load()
+            _check_size(path, *image.size, max_pixels)
+    except ImageError:
+        raise
     except PIL.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image in any known format (begins with {content[:8]!r})") from error
-    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
+        known = f"{', '.join(FORMATS)}; begins with {content[:8]!r}"
+        raise ImageError(f"{path}: not an image in any known format ({known})") from error
+    except Exception as error:  # decoders raise anything on damaged files
         raise ImageError(f"{path}: damaged or truncated image ({_short(error)})") from error
     notes: dict[str, Any] = {}
     if values is None:
@@ -156,7 +198,7 @@ def _upright(values: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(values)
 
 
-def _dicom(path: Path, content: bytes) -> tuple[Pixels, dict[str, Any]]:
+def _dicom(path: Path, content: bytes, max_pixels: int) -> tuple[Pixels, dict[str, Any]]:
     try:
         import pydicom
         from pydicom.pixels.processing import apply_color_lut
@@ -166,11 +208,13 @@ def _dicom(path: Path, content: bytes) -> tuple[Pixels, dict[str, Any]]:
             f'{path}: reading DICOM needs pydicom: pip install "medpeft-bench[data]" (or pip install pydicom)'
         ) from error
     try:
+        _check_deflated(path, content, 4 * max_pixels)
         file = pydicom.dcmread(io.BytesIO(content), force=True)
         if "PixelData" not in file:
             raise ImageError(f"{path}: not a DICOM image (no pixel data)")
         if int(file.get("NumberOfFrames") or 1) > 1:
             raise ImageError(f"{path}: {file.NumberOfFrames} frames in one file, expected one")
+        _check_size(path, int(file.Columns), int(file.Rows), max_pixels)
         values = pixel_array(file)
         kind = str(file.get("PhotometricInterpretation", "MONOCHROME2"))
         deep = int(file.BitsStored) > 8
@@ -178,7 +222,7 @@ def _dicom(path: Path, content: bytes) -> tuple[Pixels, dict[str, Any]]:
             values, deep = apply_color_lut(values, file), True
     except ImageError:
         raise
-    except Exception as error:  # decoders raise whatever they like on damaged files
+    except Exception as error:  # decoders raise anything on damaged files
         raise ImageError(f"{path}: DICOM that cannot be decoded ({_short(error)})") from error
     notes: dict[str, Any] = {"dicom": kind}
     if deep or values.min() < 0 or values.max() > 255:
@@ -189,13 +233,33 @@ def _dicom(path: Path, content: bytes) -> tuple[Pixels, dict[str, Any]]:
     return values, notes
 
 
+def _check_deflated(path: Path, content: bytes, most: int) -> None:
+    """Refuse a deflated DICOM file that unpacks to more than ``most`` bytes; pydicom would unpack it whole."""
+    if content[128:132] != b"DICM" or _DEFLATED not in content[132:4096]:
+        return
+    data, unpacked, inflate = (
+        content[144 + struct.unpack_from("<I", content, 140)[0] :],
+        0,
+        zlib.decompressobj(-15),
+    )
+    while data and unpacked <= most:
+        unpacked += len(inflate.decompress(data, 1 << 20))
+        data = inflate.unconsumed_tail
+    if unpacked > most:
+        raise ImageError(
+            f"{path}: unpacks to more than {most:,} bytes; if the file is right, raise max_pixels"
+        )
+
+
 def _to_bytes(path: Path, values: npt.NDArray[Any]) -> Pixels:
     """Scale values from their smallest and largest to 0..255; a constant image becomes black."""
     wide = values.astype(np.float64)
     if not np.isfinite(wide).all():
         raise ImageError(f"{path}: pixels that are not finite numbers")
     low, high = wide.min(), wide.max()
-    return np.rint((wide - low) * (255.0 / max(high - low, 1e-300))).astype(np.uint8)
+    wide -= low  # in place: large images have no memory to spare
+    wide *= 255.0 / max(high - low, 1e-300)
+    return np.rint(wide, out=wide).astype(np.uint8)
 
 
 def _short(error: BaseException) -> str:

@@ -34,7 +34,7 @@ from benchmark.data.prepare.decode import (
     decode_all,
     keep_rows,
 )
-from benchmark.data.prepare.images import Inside
+from benchmark.data.prepare.images import MAX_PIXELS, Inside
 from benchmark.data.prepare.raw import DEFAULT_SIZE, RawDataset, RawTable, checked_table
 from benchmark.data.prepared import (
     LABEL_PREFIX,
@@ -100,6 +100,7 @@ def prepare(
     plugins: Sequence[str] = (),
     allow_outside: bool = False,
     make: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> Preparation:
     """Prepare a dataset, fitted in one way; what is there already is kept.
 
@@ -117,6 +118,7 @@ def prepare(
         plugins: files or modules that define the dataset, when it is not the project's own.
         allow_outside: take image files that tables or links name outside the raw folder.
         make: False: only say whether everything is there.
+        max_pixels: an image file that declares more cannot be read.
 
     Raises:
         NotMadeError: something has to be made, and is not to be.
@@ -139,7 +141,7 @@ def prepare(
             work = _Work(
                 dataset, raw, folder, (fitting or Fitting(DEFAULT_SIZE)).on(dataset.crop), dict(options or {}),
                 workers or usable_cores(), on_bad_image == "skip", accept_split, reporter or NullReporter(),
-                tuple(plugins), allow_outside, make,
+                tuple(plugins), allow_outside, make, max_pixels,
             )  # fmt: skip
             return work.run()
     except OSError as error:
@@ -164,6 +166,7 @@ class _Work:
     plugins: tuple[str, ...]
     allow_outside: bool
     make: bool
+    max_pixels: int
     source: RawTable = field(init=False)
     table: pd.DataFrame = field(init=False)
     verdict: splits.Verdict = field(init=False)
@@ -227,8 +230,9 @@ class _Work:
         """Return hashes of which images are shown (and masked) how, and of everything else in the manifest."""
         hidden = [column for column in self.table.columns if column.startswith("_")]
         pictures = ["image_id", *(["file"] if "file" in self.table else []), *hidden]
+        bound = [self.max_pixels] if self.max_pixels != MAX_PIXELS else []
         return {
-            "images": _hash([VERSION, self.table[pictures].to_csv(index=False)]),
+            "images": _hash([VERSION, self.table[pictures].to_csv(index=False), *bound]),
             "table": _hash([self._public_table().to_csv(index=False), self.source.steps, self.verdict.lists]),
         }
 
@@ -281,7 +285,7 @@ class _Work:
         files = transform_files(self.transform)
         masks = self.folder / files[MASKS] if self.dataset.mask else None
         pixels, thumbnails = self.folder / files[PIXELS], self.folder / files[THUMBNAILS]
-        return Target(pixels, thumbnails, masks, self.fitting, self.dataset.mask)
+        return Target(pixels, thumbnails, masks, self.fitting, self.dataset.mask, self.max_pixels)
 
     def _decode(self, before: Mapping[str, Any] | None) -> list[Facts]:
         """Return the facts of every image of the table, decoding those that no earlier run has."""

@@ -1,16 +1,16 @@
-"""The contact sheet: every finding at rising severity, every hospital, and the other modalities, for the eye.
+"""Contact sheets of the embedded suites, for the eye.
 
     python -m benchmark.phantom.pretraining.contact_sheet docs/images/phantom_contact_sheet.png
+    python -m benchmark.phantom.pretraining.contact_sheet --suite phantom_histology docs/images/phantom_histology.png
 
-Boxes (yellow) and pneumothorax outlines (green) are drawn on every second picture, so that each is also seen
-bare.
+``phantom`` shows every finding at rising severity, every hospital, and the other modalities; boxes (yellow) and
+pneumothorax outlines (green) are drawn on every second picture. ``phantom_histology`` shows every tissue of the corpus,
+then every class of each test.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +18,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmark.files import write_whole
 from benchmark.phantom.chest.domains import CHEXPERT, FIGURE, MIMIC, NIH, RSNA, SIIM, Domain
 from benchmark.phantom.chest.render import IMAGE_SIZE, Films, render
 from benchmark.phantom.chest.studies import BLOCK, FINDINGS, INDEX, block_rng, sample_present, sample_studies
+from benchmark.phantom.histology import sections
+from benchmark.phantom.histology.parts import NAMES, PARTS
+from benchmark.phantom.histology.tissues import Lab
 from benchmark.phantom.pretraining.modalities import MODALITIES
 from benchmark.phantom.shapes import Array
 
-COLUMNS, ZOOM, GAP, HEADING = 5, 2, 3, 15
+COLUMNS, ZOOM, HEADING = 5, 2, 15
+GAP, TILE_GAP = 3, 2
 CELL = IMAGE_SIZE * ZOOM
 _SEED = 4
 _LEVEL_STEP = 9  # between the grey levels kept; few levels keep the file small
+_COLOURS = 64  # few colours keep the file of tiles small
+
+Row = tuple[str, list[Image.Image]]
+"""Heading and pictures."""
 
 
 def finding_row(finding: str | None, count: int = COLUMNS) -> Films:
@@ -47,8 +56,8 @@ def hospital_row(domain: Domain) -> Films:
     return render(rng, sample_studies(rng, sample_present(rng, BLOCK, domain), domain), domain)
 
 
-def rows() -> Iterator[tuple[str, list[Image.Image]]]:
-    """Yield (heading, pictures) of every row of the sheet."""
+def rows() -> Iterator[Row]:
+    """Yield the rows of the chest sheet."""
     for finding in (None, *FINDINGS):
         name = finding.replace("_", " ") + ", severity 0.3 to 1" if finding else "no finding"
         yield name, _pictures(finding_row(finding))
@@ -87,33 +96,55 @@ def _overlay(picture: Image.Image, films: Films, number: int) -> None:
         draw.point((int(x) * ZOOM, int(y) * ZOOM), fill=(0, 255, 120))
 
 
-def sheet() -> Image.Image:
-    """Compose the whole sheet in two columns of rows."""
-    content = list(rows())
-    half = -(-len(content) // 2)
-    width, height = COLUMNS * (CELL + GAP), CELL + GAP + HEADING
-    image = Image.new("RGB", (2 * width + 4 * GAP, half * height), (20, 20, 20))
+def tile_row(label: str, lab: Lab) -> Array:
+    """Draw tiles [COLUMNS, S, S, 3] of as many patients with one tissue in one laboratory."""
+    rng = block_rng(_SEED, f"sheet-{lab.name}-{label}")
+    drawn = sections.sample_sections(rng, np.full(COLUMNS, NAMES.index(label)), lab)
+    return sections.render(rng, drawn, lab, IMAGE_SIZE)[:: sections.TILES]
+
+
+def tile_rows() -> Iterator[Row]:
+    """Yield the rows of the histology sheet."""
+    for part in PARTS.values():
+        if part.split != "val":
+            for label in part.classes:
+                tiles = [Image.fromarray(tile) for tile in tile_row(label, part.lab)]
+                yield f"{label} ({part.lab.name})", tiles
+
+
+def compose(rows: list[Row], cell: int, gap: int, between: int, margin: int) -> Image.Image:
+    """Compose rows in two columns, ``between`` pixels apart, with ``margin`` pixels at the right."""
+    half = -(-len(rows) // 2)
+    width, height = COLUMNS * (cell + gap) + between, cell + gap + HEADING
+    image = Image.new("RGB", (2 * width - between + margin, half * height), (20, 20, 20))
     draw = ImageDraw.Draw(image)
-    for number, (heading, pictures) in enumerate(content):
-        left, top = (number // half) * (width + 4 * GAP), (number % half) * height
+    for number, (heading, pictures) in enumerate(rows):
+        left, top = (number // half) * width, (number % half) * height
         draw.text((left + 3, top + 1), heading, fill=(255, 220, 120))
         for place, picture in enumerate(pictures):
-            image.paste(picture, (left + place * (CELL + GAP), top + HEADING))
-    return image.quantize(256, dither=Image.Dither.NONE)
+            image.paste(picture, (left + place * (cell + gap), top + HEADING))
+    return image
+
+
+def sheet(suite: str) -> Image.Image:
+    """Return the contact sheet of a suite."""
+    if suite == "phantom":
+        image, colours = compose(list(rows()), CELL, GAP, 4 * GAP, 0), 256
+    else:
+        gap = TILE_GAP
+        image, colours = compose(list(tile_rows()), IMAGE_SIZE, gap, 2 * gap, 2 * gap), _COLOURS
+    return image.quantize(colours, dither=Image.Dither.NONE)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the contact sheet as PNG."""
+    """Write a contact sheet as PNG."""
     program = "python -m benchmark.phantom.pretraining.contact_sheet"
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser.add_argument("--suite", default="phantom", choices=("phantom", "phantom_histology"))
     parser.add_argument("path", type=Path)
-    path = parser.parse_args(arguments).path
-    content = io.BytesIO()
-    sheet().save(content, "PNG", optimize=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content.getvalue())
-    os.replace(beside, path)
+    options = parser.parse_args(arguments)
+    picture = sheet(options.suite)
+    write_whole(options.path, lambda beside: picture.save(beside, "PNG", optimize=True))
     return 0
 
 

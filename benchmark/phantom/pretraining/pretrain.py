@@ -28,9 +28,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from benchmark.backbones.embedded import WordPieceTokenizer, build_tiny
+from benchmark.files import write_whole
 from benchmark.phantom.chest.parts import GENERATOR_VERSION
 from benchmark.phantom.pretraining.alignment import align, draw_corpus, encode_corpus
-from benchmark.phantom.pretraining.probe import describe, draw_sets, linear_probe, zero_shot
+from benchmark.phantom.pretraining.probe import all_scores, describe
 from benchmark.phantom.pretraining.vocabulary import make_tokenizer
 from benchmark.phantom.pretraining.warmup import warm_up
 
@@ -105,12 +106,6 @@ def as_saved(model: CustomTextCLIP) -> dict[str, torch.Tensor]:
     return state
 
 
-def figures(model: CustomTextCLIP, tokenizer: WordPieceTokenizer, seed: int) -> dict[str, Any]:
-    """Return zero-shot and linear-probe scores on the sets of one generator seed."""
-    sets = draw_sets(seed)
-    return {"zero_shot": zero_shot(model, tokenizer, sets), "linear_probe": linear_probe(model, sets, seed)}
-
-
 def _tokenizer(path: Path) -> WordPieceTokenizer:
     if not path.exists():
         _write_text(path, make_tokenizer().to_str(pretty=False) + "\n")
@@ -118,9 +113,7 @@ def _tokenizer(path: Path) -> WordPieceTokenizer:
 
 
 def _write_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def _environment(options: argparse.Namespace) -> dict[str, Any]:
@@ -165,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     trunk = options.trunk or options.out.with_name(f".{options.out.name}.trunk.safetensors")
     model, history = pretrain(settings, tokenizer, trunk, options.device, _log)
     state = as_saved(model)
-    held_out = figures(model, tokenizer, options.held_out)
+    held_out = all_scores(model, tokenizer, options.held_out)
     for kind, scores in held_out.items():
         _log(f"seed {options.held_out}, {kind}: {describe(scores)}")
     record = {
@@ -175,12 +168,9 @@ def main(arguments: list[str] | None = None) -> int:
         "parameters": sum(value.numel() for value in model.parameters()),
         "stages": history,
         f"scores_seed_{options.held_out}_held_out": held_out,
-        f"scores_seed_{SUITE_SEED}_suite": figures(model, tokenizer, SUITE_SEED),
+        f"scores_seed_{SUITE_SEED}_suite": all_scores(model, tokenizer, SUITE_SEED),
     }
-    beside = options.out.with_name(f".{options.out.name}.{os.getpid()}.safetensors")
-    save_file(state, beside)
-    beside.chmod(0o644)  # safetensors writes files that only their owner can read
-    os.replace(beside, options.out.with_suffix(".safetensors"))
+    write_whole(options.out.with_suffix(".safetensors"), lambda beside: save_file(state, beside))
     _write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     if not options.trunk:
         trunk.unlink()  # it was only kept against interruptions
