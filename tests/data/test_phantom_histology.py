@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,10 +239,12 @@ def test_suite_asks_with_the_words_and_the_loss_of_the_real_one():
 
 
 def test_probe_finds_the_classes(tiny, monkeypatch):
-    monkeypatch.setattr(probe.histology, "PARTS", {"lc25000_lung": PARTS["lc25000_lung"]})
-    monkeypatch.setattr(
-        probe.histology, "draw_part", lambda name, count, seed: draw_part(name, min(count, 96), seed, None)
+    smaller = SimpleNamespace(
+        PARTS={"lc25000_lung": PARTS["lc25000_lung"]},
+        NAMES=NAMES,
+        draw_part=lambda name, count, seed: draw_part(name, min(count, 96), seed),
     )
+    monkeypatch.setattr(probe, "histology", smaller)
     scores = probe.tissue_probe(tiny[0], seed=0)
     assert set(scores) == {"lc25000_lung"}
     assert scores["lc25000_lung"]["auroc"] > 0.75
