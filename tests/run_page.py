@@ -4,10 +4,9 @@ A block after a comment ``<!-- file: NAME -->`` is written to that file instead 
 short: runs take two steps, methods are not probed, and check-method makes one check where no checks are named (all of
 them are in the method's own test).
 
-Commands are forked from this process, so that libraries are imported once for all of them. A fork copies the locks and
-pools of other threads, but not the threads, and then waits for them forever: so libraries get one thread, and when a
-thread is there all the same, commands are started afresh. A command that takes too long is ended; it and all that it
-started write their stacks first.
+Commands are forked from this process, so that libraries are imported once for all of them. A fork copies the locks of
+other threads, but not the threads, and may wait for them forever: so libraries get one thread, and if there is another
+thread all the same, commands start afresh. A command that takes too long writes its stacks and ends.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ import os
 import re
 import runpy
 import shlex
-import signal
+import subprocess
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 
@@ -46,17 +44,13 @@ def arguments(words: list[str], short: list[str]) -> list[str]:
 
 
 def run(what: str, argv: list[str], limit: float = LIMIT) -> None:
-    """Do what ``python ARGV`` does in a process group of its own; a status that is not 0 ends this process."""
+    """Do what ``python ARGV`` does; a status that is not 0 ends this process."""
     print(f"$ {what}", flush=True)
-    started = time.monotonic()
-    child = _forked(argv) if _is_alone() else _spawned(argv)
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() - started > limit:
-            _end(child)
-            sys.exit(f"'{what}' did not end within {limit:.0f} s; its stacks are above")
-        time.sleep(0.02)
-    print(f"({time.monotonic() - started:.1f} s)", flush=True)
-    if status := os.waitstatus_to_exitcode(ended[1]):
+    if _is_alone():
+        status = _forked(argv, limit)
+    else:
+        status = subprocess.run([sys.executable, *argv], timeout=limit, check=False).returncode
+    if status:
         sys.exit(f"'{what}' ended with {status}")
 
 
@@ -66,14 +60,12 @@ def _is_alone() -> bool:
     return (len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()) == 1
 
 
-def _forked(argv: list[str]) -> int:
-    child = os.fork()
-    if child:
-        return child
+def _forked(argv: list[str], limit: float) -> int:
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     status = 70
     try:
-        os.setpgid(0, 0)
-        faulthandler.enable()
+        faulthandler.dump_traceback_later(limit, exit=True)
         _python(argv)
         status = 0
     except SystemExit as end:
@@ -93,19 +85,6 @@ def _python(argv: list[str]) -> None:
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(argv[0], run_name="__main__")
-
-
-def _spawned(argv: list[str]) -> int:
-    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
-    return os.posix_spawn(sys.executable, [sys.executable, *argv], environment, setpgroup=0)
-
-
-def _end(child: int) -> None:
-    """End a command and what it started; processes that run Python write their stacks on SIGABRT."""
-    os.killpg(child, signal.SIGABRT)
-    time.sleep(1.0)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
 
 
 def run_bash(code: str, short: list[str]) -> None:

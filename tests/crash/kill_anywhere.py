@@ -1,15 +1,14 @@
-"""Kill a run at random moments until it has finished, and compare it with a run that nobody disturbed.
+"""Kill a run at random moments until it has finished, and compare it with an undisturbed run.
 
 ``python -m tests.crash.kill_anywhere --kills 50`` takes about ten minutes. Every kill is a SIGKILL of the whole process
-group, from the making of the data to the report; then the same command is given again, in one process or two. In the
+group, from the making of the data to the report; then the same command is given again, with one process or two. In the
 end every adapter, history, metric, prediction and report table must equal that of the undisturbed run bit for bit, no
-finished cell may have been touched again, and no file may be left that the undisturbed run has not.
+finished cell may have been touched again, and no file may be left over.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import hashlib
 import math
 import os
@@ -20,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.equal import RESULTS, differences
@@ -28,8 +26,7 @@ from tests.crash.equal import RESULTS, differences
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = Path(__file__).with_name("suite.yaml")
 METHODS = ("zero_shot", "taskres", "clip_lora")
-TASKS = ("zeroshot", "segmentation")
-SETTINGS = ("--limit", "64", "--max-steps", "6", "--device", "cpu")
+SETTINGS = ("--tasks", "zeroshot", "segmentation", "--limit", "64", "--max-steps", "6", "--device", "cpu")
 LONGEST_RUN = 900.0
 LOOK = 0.01
 """Seconds between two looks at the files of a run."""
@@ -37,56 +34,12 @@ MOST_CHANGES = (6, 10, 50)
 """A kill waits for one to so many changes of files, one of these numbers."""
 MOST_SECONDS = 30.0
 """A kill waits no longer than this for a change."""
-PHASES = (  # of the file that was written last, or was being written
-    ("checkpoint", "training, after a checkpoint"),
-    ("/predictions", "evaluating"),
-    ("/shared/", "evaluating"),
-    ("out/report", "reporting"),
-    ("results.csv", "reporting"),
-    ("data/features", "caching features"),
-    ("data/", "making data"),
-    ("adapt", "storing the adapter"),
-    ("history", "storing the adapter"),
-    ("efficiency.json", "storing the adapter"),
-    ("/peft", "storing the adapter"),
-    ("config.yaml", "beginning a cell"),
-    ("provenance.json", "beginning a cell"),
-)
-RUNNING, ENDED = "in a cell, before its first file", "between cells"
-STARTING, DRAWING = "starting, before any file", "starting, or computing the report"
 
-Files = dict[str, tuple[int, int]]  # name below the folder -> time of change, size
+Files = dict[str, tuple[int, int]]  # path -> time of change, size
 
 
-@dataclass
-class Story:
-    """What was seen on the way.
-
-    Attributes:
-        kills: phase -> number of kills that fell into it. halves: kills that left a file half written.
-        runs: starts of the command, the last one included. grids: how often the grid was run to its end.
-        cells: of the grid. broken: what must not have happened.
-    """
-
-    kills: collections.Counter[str] = field(default_factory=collections.Counter)
-    halves: int = 0
-    runs: int = 0
-    grids: int = 1
-    cells: int = 0
-    broken: list[str] = field(default_factory=list)
-
-
-def command(folder: Path, seeds: Sequence[int], jobs: int) -> list[str]:
-    """Return the command whose output and data lie in a folder."""
-    return [
-        sys.executable, str(ROOT / "run_benchmark.py"), "--suite", str(SUITE), "--methods", *METHODS,
-        "--tasks", *TASKS, "--seeds", *map(str, seeds), "--jobs", str(jobs), *SETTINGS,
-        "--output-dir", str(folder / "out"), "--data-root", str(folder / "data"),
-    ]  # fmt: skip
-
-
-def run_and_kill(folder: Path, seeds: Sequence[int], kills: int, rng: random.Random) -> Story:
-    """Give the command again and again, killing it ``kills`` times, then let it finish.
+def run_and_kill(folder: Path, seeds: Sequence[int], kills: int, rng: random.Random) -> list[str]:
+    """Give the command again and again, killing it ``kills`` times, then let it finish; return what went wrong.
 
     A grid that finishes before all kills are spent is kept, and begun again.
 
@@ -96,35 +49,46 @@ def run_and_kill(folder: Path, seeds: Sequence[int], kills: int, rng: random.Ran
         kills: how often.
         rng: draws the moments: after so many changes of files, or after so many seconds.
     """
-    story, finished = Story(cells=len(METHODS) * len(seeds)), {}
-    while sum(story.kills.values()) < kills:
-        story.runs += 1
-        before = _files(folder)
-        ended = _start(folder, seeds, _Moment(folder, rng), jobs=rng.choice((1, 2)))
-        finished = _check_finished(folder / "out", finished, story)
-        if ended is None:
-            _note(story, folder, before)
-            continue
-        if ended:
-            story.broken.append(f"run {story.runs} ended with exit code {ended}")
-        story.grids += 1
-        (folder / "out").rename(folder / f"finished-{story.runs}")
-        (folder / "data").rename(folder / f"data-{story.runs}")
-        finished = {}
-    story.runs += 1
-    code = _start(folder, seeds, lambda: False)
-    if code != 0:
-        story.broken.append(f"the last run ended with exit code {code}")
-    _check_finished(folder / "out", finished, story)
-    return story
+    broken: list[str] = []
+    finished: dict[Path, str] = {}
+    done = runs = 0
+    while done <= kills:
+        runs += 1
+        moment = _Moment(folder, rng) if done < kills else lambda: False
+        code = _start(folder, seeds, moment, jobs=rng.choice((1, 2)))
+        now = _finished(folder / "out")
+        broken += [
+            f"{file} of a finished cell changed" for file in finished if now.get(file) != finished[file]
+        ]
+        finished = now
+        done += code is None or done == kills
+        if code is None:
+            files = {name: at for name, at in _files(folder).items() if not name.endswith("lock")}
+            print(
+                f"kill {done}, after {max(files, key=lambda name: files[name], default='nothing')}",
+                flush=True,
+            )
+        else:
+            broken += [f"run {runs} ended with exit code {code}"] if code else []
+            if done < kills:
+                (folder / "out").rename(folder / f"out-{runs}")
+                (folder / "data").rename(folder / f"data-{runs}")
+                finished = {}
+    print(f"{kills} kills in {runs} runs")
+    return broken
 
 
 def _start(folder: Path, seeds: Sequence[int], now: Callable[[], bool], jobs: int = 2) -> int | None:
-    """Start the command; kill its process group when it is time. Return its exit code, or None when it was killed."""
+    """Start the command; kill its process group when it is time. Return its exit code, or None if it was killed."""
+    command = [
+        sys.executable, str(ROOT / "run_benchmark.py"), "--suite", str(SUITE), "--methods", *METHODS, *SETTINGS,
+        "--seeds", *map(str, seeds), "--jobs", str(jobs),
+        "--output-dir", str(folder / "out"), "--data-root", str(folder / "data"),
+    ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            command(folder, seeds, jobs), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
     until = time.monotonic() + LONGEST_RUN
@@ -137,12 +101,7 @@ def _start(folder: Path, seeds: Sequence[int], now: Callable[[], bool], jobs: in
 
 
 class _Moment:
-    """Says when to kill: a pause after some changes of files, or after some seconds.
-
-    Args:
-        folder: of output and data.
-        rng: draws which, and how many.
-    """
+    """Says when to kill: a pause after some changes of files, or after some seconds."""
 
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self.folder, self.files, self.changed = folder, _files(folder), time.monotonic()
@@ -175,36 +134,13 @@ def _files(folder: Path) -> Files:
     return found
 
 
-def _note(story: Story, folder: Path, before: Files) -> None:
-    """Count a kill under what the run was doing, as the last file that it has written tells."""
-    files = {name: at for name, at in _files(folder).items() if not name.endswith("lock")}
-    files = {name: at for name, at in files.items() if before.get(name) != at}
-    story.halves += any(".tmp" in name for name in files)
-    newest = max(files, key=lambda name: files[name], default="")
-    inside = newest.removeprefix(str(folder))
-    found = [phase for part, phase in PHASES if part in inside]
-    if newest.endswith("status.json"):
-        found = [RUNNING if '"running"' in Path(newest).read_text() else ENDED]
-    done = len(_finished(folder / "out")) == story.cells
-    phase = found[0] if found else "storing results" if inside else DRAWING if done else STARTING
-    story.kills[phase] += 1
-    print(f"kill {sum(story.kills.values())}: {phase} ({inside})", flush=True)
-
-
-def _check_finished(out: Path, before: dict[Path, str], story: Story) -> dict[Path, str]:
-    """Return hash and time of every file of finished cells; what was finished before must be as it was."""
-    now: dict[Path, str] = {}
-    for cell in _finished(out):
-        for file in sorted(path for path in cell.rglob("*") if path.suffix in RESULTS):
-            now[file] = f"{file.stat().st_mtime_ns} {hashlib.sha256(file.read_bytes()).hexdigest()}"
-    story.broken += [f"{file} of a finished cell changed" for file in before if now.get(file) != before[file]]
-    return now
-
-
-def _finished(out: Path) -> list[Path]:
-    """Return the folders of finished cells."""
-    files = out.glob("runs/*/*/*/seed-*/status.json")
-    return [status.parent for status in files if '"success"' in status.read_text()]
+def _finished(out: Path) -> dict[Path, str]:
+    """Return time and hash of every file of finished cells."""
+    cells = [file.parent for file in out.glob("runs/*/*/*/*/status.json") if '"success"' in file.read_text()]
+    files = [file for cell in cells for file in cell.rglob("*") if file.suffix in RESULTS]
+    return {
+        file: f"{file.stat().st_mtime_ns} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -223,28 +159,13 @@ def _compare(home: Path, seeds: Sequence[int], kills: int, rng: random.Random) -
     plain, killed = home / "undisturbed", home / "killed"
     for folder in (plain, killed):
         folder.mkdir(parents=True)
-    began = time.monotonic()
-    if code := _start(plain, seeds, lambda: False):
+    if (code := _start(plain, seeds, lambda: False)) or not (plain / "out/report").is_dir():
         print(f"the undisturbed run ended with exit code {code}; see {plain / 'log.txt'}")
         return 1
-    if not (plain / "out/report").is_dir():
-        print(f"the undisturbed run wrote no report; see {plain / 'log.txt'}")
-        return 1
-    print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
-    story = run_and_kill(killed, seeds, kills, rng)
-    lost = list(story.broken)
+    lost = run_and_kill(killed, seeds, kills, rng)
     for folder in ("out", "data"):
-        for again in (
-            killed / folder,
-            *sorted(killed.glob(f"{'finished' if folder == 'out' else folder}-*")),
-        ):
+        for again in sorted(killed.glob(f"{folder}*")):
             lost += [f"{again.name}: {line}" for line in differences(plain / folder, again)]
-    print(
-        f"{sum(story.kills.values())} kills ({story.halves} left a temporary file) in {story.runs} runs of "
-        f"{story.grids} grids, {time.monotonic() - began:.0f} s in all"
-    )
-    for phase, count in sorted(story.kills.items()):
-        print(f"  {count:3} during: {phase}")
     print("\n".join(lost) if lost else "nothing lost, nothing repeated: equal bit for bit")
     return 1 if lost else 0
 
