@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import sys
 import textwrap
@@ -76,10 +77,6 @@ CELLS = '''
 """Stand-ins for benchmark.run.cell.run_cell; a file named by the cell decides what happens."""
 import os
 import time
-
-
-def prepare(suite, data_root, reporter, **settings):
-    reporter.start("draw", 1)
 
 
 def run_cell(spec, folder, reporter):
@@ -168,7 +165,7 @@ def world(tmp_path, monkeypatch):
     """A folder with plugin.py, suite.yaml and the module fake_cells; the working folder of the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for module in ("fake_cells", "plugin"):  # those of another test lie in another folder
+    for module in ("fake_cells", "slow_cells", "plugin"):  # those of another test lie in another folder
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "plugin.py").write_text(PLUGIN)
@@ -187,6 +184,19 @@ def flags(world):
         "output_dir": str(world / "out"),
         "device": "cpu",
     }
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A function that lets the run verb run its cells with another function; these are made of no data."""
+    from benchmark.cli import run as run_verb
+
+    def replace(run_cell):
+        monkeypatch.setattr(run_verb, "run_plan", functools.partial(run_verb.run_plan, run_cell=run_cell))
+        monkeypatch.setattr(run_verb, "_check_identity", lambda *_, **__: None)
+        monkeypatch.setattr(run_verb, "_prepare", lambda *_: None)
+
+    return replace
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise ConfigError("import-adapter: one file is one cell: give one method and one of --seeds")
     from benchmark.backbones import load_backbone
     from benchmark.run import adapters, identity
+    from benchmark.run.build import build_method
 
     checkpoint = adapters.read_checkpoint(user_path(args.file))
     backbone = load_backbone(plain.backbone, pretrained=plain.pretrained)
@@ -69,7 +70,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     store.check_writable()
     spec = make_plan(config, store).cells[0].spec
     weights, _ = identity.model_of(spec.backbone, spec.pretrained, backbone)
-    method = _build(spec, backbone)
+    method = build_method(spec.method, backbone, spec.options, spec.recipe, seed=spec.seed)
     missing = adapters.load_checkpoint(method, checkpoint)
     folder = store.cell(spec.folder)
     _write(folder, spec, method, checkpoint, missing, weights)
@@ -103,22 +104,6 @@ def _with(told: Mapping[str, Any], name: str, flags: dict[str, Any], overrides: 
     if problems:
         raise ConfigError(problems)
     return config
-
-
-def _build(spec: CellSpec, backbone: Any) -> Method:
-    import torch
-
-    import methods
-
-    torch.manual_seed(spec.seed)
-    return methods.build(
-        spec.method,
-        backbone,
-        **spec.options,
-        logit_scale=spec.recipe.logit_scale,
-        loss=spec.recipe.loss,
-        label_match=spec.recipe.label_match,
-    )
 
 
 def _write(

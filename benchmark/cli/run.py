@@ -9,10 +9,8 @@ Several machines: --engine ray, or --dry-run --format sh, which prints one shell
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from benchmark.cli._parser import ArgumentParser, add_smallest_difference, given
 from benchmark.cli._plan_tables import plan_table, recipe_table
@@ -22,16 +20,13 @@ from benchmark.config.run_config import RunConfig
 from benchmark.console import Console, Reporter, duration
 from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
 from benchmark.machine import launched
-from benchmark.plan import CellSpec, Plan, make_plan
-from benchmark.registry import is_deterministic
+from benchmark.plan import Plan, make_plan
 from benchmark.run.engines.grid import Cluster, Summary
 from benchmark.run.engines.start import run_plan
 from benchmark.run.engines.torchrun import joined
-from benchmark.run.execute import RUN_CELL, resolve
 from benchmark.store.cells import Store
 from benchmark.world import World
 
-PREPARE_SUITE = "benchmark.run.prepare_suite:prepare_suite"
 NO_SETTINGS = ("config", "cell", "format")
 """Flags that are no settings of the run."""
 PLAN_FORMATS = ("table", "sh")
@@ -90,23 +85,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace, console: Console, *, run_cell: str = RUN_CELL) -> int:
+def main(args: argparse.Namespace, console: Console) -> int:
     """Plan, run what is missing, and report.
 
     Args:
         args: the parsed flags.
         console: where to print.
-        run_cell: ``module:function`` that runs one cell.
 
     Returns:
         The exit code: 0 done, 1 some cell failed, 2 a plugin could not be imported (the others ran),
         130 stopped.
     """
     with joined(console) as world:
-        return _main(args, console, run_cell, world)
+        return _main(args, console, world)
 
 
-def _main(args: argparse.Namespace, console: Console, run_cell: str, world: World) -> int:
+def _main(args: argparse.Namespace, console: Console, world: World) -> int:
     began = time.monotonic()
     request = load_request(given(args, *NO_SETTINGS), args.overrides, args.config or ())
     for line in request.skipped:
@@ -126,18 +120,16 @@ def _main(args: argparse.Namespace, console: Console, run_cell: str, world: Worl
     for line in dict.fromkeys(line for one in configs for line in one.notes):
         console.warn(line)
     plan = world.from_first(lambda: make_plan(configs, store, only))
-    if run_cell == RUN_CELL:  # stand-ins of tests are made of nothing
-        elsewhere = config.engine == "ray" or args.format == "sh"
-        world.from_first(lambda: _check_identity(plan, store, console, elsewhere, make=not config.dry_run))
+    elsewhere = config.engine == "ray" or args.format == "sh"
+    world.from_first(lambda: _check_identity(plan, store, console, elsewhere, make=not config.dry_run))
     if config.dry_run:
         _print_plan(plan, configs, args, console)
         return 2 if broken else 0
     store.check_writable()
     store.remove_leftovers()
-    trained = {cell.spec.folder for cell in plan.open if cell.state == "todo"}
     summary = run_plan(
-        plan, store, console=console, jobs=config.jobs, debug=config.debug, run_cell=run_cell, cluster=cluster,
-        prepare=lambda reporter: _prepare([cell.spec for cell in plan.open], reporter, trained), world=world,
+        plan, store, console=console, jobs=config.jobs, debug=config.debug, cluster=cluster,
+        prepare=lambda reporter: _prepare(plan, reporter), world=world,
     )  # fmt: skip
     written = not world.is_first or _finish(configs, store, summary, console, report=not only)
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
@@ -225,40 +217,12 @@ def _with_weights(request: Request, console: Console) -> list[RunConfig]:
     return left
 
 
-def _prepare(specs: Sequence[CellSpec], reporter: Reporter, trained: Collection[str] = ()) -> None:
-    """Check every backbone and make the data of every suite, once each.
+def _prepare(plan: Plan, reporter: Reporter) -> None:
+    """Prepare the data of the open cells."""
+    from benchmark.run.prepare_suite import prepare_cells  # loads pandas and the backbones
 
-    Args:
-        specs: the open cells.
-        reporter: told about progress.
-        trained: folders of those that have no adapter yet.
-    """
-    from benchmark.backbones import fitting_of
-    from benchmark.data.entries import needed
-
-    models = dict.fromkeys((spec.backbone, spec.pretrained) for spec in specs)
-    fittings = {model: fitting_of(model[0], pretrained=model[1]) for model in models}
-    suites: dict[str, CellSpec] = {}
-    tasks: dict[str, dict[str, Any]] = {}
-    methods: dict[str, set[str]] = {}
-    wanted: dict[str, dict[Any, None]] = {}
-    sizes: dict[str, set[int]] = {}
-    for spec in specs:  # experiments ask for different tasks of one suite
-        data = json.dumps(
-            [spec.suite_name, spec.suite.get("corpus"), spec.suite.get("validation")], default=str
-        )
-        suites.setdefault(data, spec)
-        tasks.setdefault(data, {}).update(spec.tasks)
-        methods.setdefault(data, set()).add(spec.method)
-        wanted.setdefault(data, {})[fittings[spec.backbone, spec.pretrained]] = None
-        if spec.folder in trained and not is_deterministic(spec.method):
-            sizes.setdefault(data, set()).add(spec.recipe.batch_size)
-    for data, spec in suites.items():
-        suite = needed({**spec.suite, "tasks": tasks[data]}, methods[data])
-        resolve(PREPARE_SUITE)(
-            suite, spec.data_root, reporter, fittings=wanted[data], limit=spec.limit,
-            allow_overlap=spec.allow_overlap, batch_sizes=sizes.get(data, ()),
-        )  # fmt: skip
+    trained = {cell.spec.folder for cell in plan.open if cell.state == "todo"}
+    prepare_cells([cell.spec for cell in plan.open], reporter, trained)
 
 
 def _finish(

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import rotate
-
-_SMOOTH, _EXACT = InterpolationMode.BILINEAR, InterpolationMode.NEAREST
 
 
 @dataclass(frozen=True)
@@ -26,11 +22,11 @@ class View:
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """Return the view of uint8 pixels ``[H, W]`` or ``[H, W, 3]``."""
-        return self._turned(self._flipped(image), _SMOOTH)
+        return self._turned(self._flipped(image), "bilinear")
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Return the view of a mask, bool ``[H, W]``."""
-        return self._turned(self._flipped(mask).astype(np.uint8), _EXACT).astype(bool)
+        return self._turned(self._flipped(mask).astype(np.uint8), "nearest").astype(bool)
 
     def boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Return the view of boxes ``[K, 4]`` (x1, y1, x2, y2) on an image of ``size`` (height, width); a new array.
@@ -52,11 +48,16 @@ class View:
         image = image[:, ::-1] if self.hflip else image
         return image[::-1] if self.vflip else image
 
-    def _turned(self, image: np.ndarray, how: InterpolationMode) -> np.ndarray:
+    def _turned(self, image: np.ndarray, how: str) -> np.ndarray:
         if not self.angle:
             return image
+        from torchvision.transforms import InterpolationMode  # torchvision takes seconds to import
+        from torchvision.transforms.functional import rotate
+
         channels = torch.from_numpy(np.array(image)).reshape(*image.shape[:2], -1).movedim(-1, 0)
-        turned = rotate(channels, self.angle, interpolation=how, fill=[0.0] * len(channels))
+        turned = rotate(
+            channels, self.angle, interpolation=InterpolationMode(how), fill=[0.0] * len(channels)
+        )
         return turned.movedim(0, -1).reshape(image.shape).numpy()
 
 

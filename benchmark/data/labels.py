@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from benchmark.data.prepared import LABEL_PREFIX, Prepared
 from benchmark.errors import ConfigError, DataError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POLICIES = {
     "uncertain": {"zero": 0.0, "one": 1.0, "distinct": 2.0},

@@ -17,14 +17,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from benchmark.errors import DataError
 from benchmark.files import file_sha256, is_as_written, temporary_beside
+
+if TYPE_CHECKING:  # commands that only plan open no table
+    import pandas as pd
 
 FORMAT_VERSION = 1
 TRANSFORMS_VERSION = 2
@@ -369,6 +371,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Raises:
         DataError: not a CSV file, or a label that is none of 1, 0, -1 and empty.
     """
+    import pandas as pd
+
     try:
         manifest = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -380,6 +384,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def _numbers(path: Path, column: str, values: pd.Series[str]) -> pd.Series[Any]:
+    import pandas as pd
+
     numbers = pd.to_numeric(values.replace("", None), errors="coerce").astype(float)
     wrong = numbers.isna() & (values != "")
     if column.startswith(LABEL_PREFIX):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from benchmark.data.labels import POLICIES, Labels
 from benchmark.data.prepared import MANIFEST, PIXELS, Array, Prepared, take
 from benchmark.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["multiclass", "binary", "multilabel"]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from benchmark.metrics.classification import Array, Floats, WeightedMetric, plain_value
 
@@ -24,6 +23,8 @@ _LEVEL = 0.95
 
 def cluster_codes(clusters: Iterable[Any]) -> npt.NDArray[np.int64]:
     """Number each sample's cluster (patient) from 0; a sample without an id is a cluster of its own, [N]."""
+    import pandas as pd
+
     codes, found = pd.factorize(pd.Series(list(clusters), dtype=object).replace("", None))
     codes = np.array(codes, dtype=np.int64)
     missing = codes < 0

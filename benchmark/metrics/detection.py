@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 from benchmark.metrics.classification import Array, Floats, SampleMean, WeightedMetric, macro_mean
 
@@ -175,6 +174,8 @@ def _counts_between(matches: Matches, ranks: npt.NDArray[np.int64]) -> Any:
 
     Precision and recall are needed at hits alone, which are few; the false alarms between them are many.
     """
+    from scipy.sparse import csr_array  # scipy takes half a second to import
+
     upto = matches.image[: ranks[-1] + 1] if len(ranks) else matches.image[:0]
     following = np.searchsorted(ranks, np.arange(len(upto)))
     return csr_array((np.ones(len(upto)), (following, upto)), shape=(len(ranks), matches.num_images))

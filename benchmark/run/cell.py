@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import methods
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.backbones.backbone import cut_texts
 from benchmark.backbones.towers.precision import resolve
@@ -26,6 +24,7 @@ from benchmark.plan import CellSpec, task_done
 from benchmark.preprocess import preprocess_of
 from benchmark.registry import TASKS, is_deterministic
 from benchmark.run import adapters, identity
+from benchmark.run.build import build_method
 from benchmark.run.checks import overlap
 from benchmark.run.checks.frozen import check_frozen, check_mode, frozen_digests
 from benchmark.run.checks.pairs import pairs_match, warning
@@ -88,16 +87,7 @@ class _Cell:
         self.towers = TowerResults(output_dir / "shared", spec, self.context, hide, self.sources.weights)
         self.pairs: PairData | None = None
         self.doubts = self.doubts_of_pairs()  # before the method changes a tower
-        _seed(spec.seed)
-        recipe = spec.recipe
-        self.method = methods.build(
-            spec.method,
-            backbone,
-            **spec.options,
-            logit_scale=recipe.logit_scale,
-            loss=recipe.loss,
-            label_match=recipe.label_match,
-        ).to(self.device)
+        self.method = build_method(spec.method, backbone, spec.options, spec.recipe, seed=spec.seed)
 
     def run(self) -> None:
         for name in self.spec.tasks:
@@ -323,12 +313,6 @@ def _prompts(suite: Mapping[str, Any]) -> list[str]:
     """Return a prompt for each of at most five classes: what the cost of scoring an image is measured with."""
     names = (suite.get("validation") or {}).get("classes") or ["finding"]
     return [fill(tuple(suite["templates"])[:1], str(name))[0] for name in names[:5]]
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (for plugins that draw from the global generator)
-    torch.manual_seed(seed)
 
 
 def _public(result: DatasetResult, shared: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from benchmark.console import Reporter, Stopped
 from benchmark.errors import BenchmarkError, StoreError, file_fault
@@ -18,12 +17,8 @@ from benchmark.store.cells import CellFolder, Store, UnreadableError
 from benchmark.store.provenance import provenance, scrub
 from benchmark.store.state import imported, stored_hash
 
-RunCell = Callable[[CellSpec, CellFolder, Reporter], None]
-
-
-RUN_CELL = "benchmark.run.cell:run_cell"
-
-
+RunCell = Callable[..., None]
+"""Runs a cell: ``(spec, folder, reporter)``, and the world where several processes work together."""
 LOCK_PATIENCE = 10.0
 """Seconds after the death of a worker until its lock is free: processes that it forked live a little longer."""
 
@@ -44,7 +39,7 @@ def execute_cell(
     spec: CellSpec,
     store: Store,
     reporter: Reporter,
-    run_cell: RunCell | str,
+    run_cell: RunCell | None = None,
     *,
     overwrite: bool = False,
     patience: float = 0.0,
@@ -57,7 +52,7 @@ def execute_cell(
         spec: the cell.
         store: where it is kept.
         reporter: told about progress.
-        run_cell: the function that runs it, or ``module:function``.
+        run_cell: the function that runs it; None: :func:`benchmark.run.cell.run_cell`.
         overwrite: also when it is finished.
         patience: seconds to wait for the lock of another process before the outcome is "busy".
     """
@@ -70,14 +65,14 @@ def execute_cell(
 
 
 def _run_locked(
-    spec: CellSpec, folder: CellFolder, reporter: Reporter, run_cell: RunCell | str, overwrite: bool
+    spec: CellSpec, folder: CellFolder, reporter: Reporter, run_cell: RunCell | None, overwrite: bool
 ) -> Outcome:
-    if not overwrite and (found := _finished_meanwhile(spec, folder, real=run_cell == RUN_CELL)):
+    if not overwrite and (found := _finished_meanwhile(spec, folder, compare=run_cell is None)):
         return found
     try:
         _begin(spec, folder, overwrite)
         load_plugins(spec.plugins)
-        (resolve(run_cell) if isinstance(run_cell, str) else run_cell)(spec, folder, reporter)
+        (run_cell or standard())(spec, folder, reporter)
     except Stopped as stopped:
         return Outcome("stopped", str(stopped))
     except (Exception, SystemExit) as error:  # one cell must not take the others with it
@@ -90,19 +85,21 @@ def _run_locked(
     return Outcome("done")
 
 
-def _finished_meanwhile(spec: CellSpec, folder: CellFolder, *, real: bool = False) -> Outcome | None:
+def _finished_meanwhile(spec: CellSpec, folder: CellFolder, *, compare: bool = False) -> Outcome | None:
     """Return the outcome of a cell that another process has finished since the plan was made; its files stay.
 
     Args:
         spec: the cell.
         folder: its folder.
-        real: compare also what it was made of, which stand-ins for cells cannot tell.
+        compare: also with what it would be made of now (benchmark/run/identity.py).
     """
     try:
         done = cell_state(spec, folder)[0] == "done"
         differing = [] if done else differing_settings(spec, folder)
-        if done and real:
-            differing = resolve("benchmark.run.identity:differing")(spec, folder)
+        if done and compare:
+            from benchmark.run.identity import differing as differing_sources  # loads pandas
+
+            differing = differing_sources(spec, folder)
     except BenchmarkError as error:
         return Outcome("failed", _say(error))
     if differing:
@@ -148,10 +145,11 @@ def mark_failed(
     return Outcome("failed", error, trace)
 
 
-def resolve(path: str) -> Any:
-    """Return the object behind ``module:name``."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+def standard() -> RunCell:
+    """Return the function that runs a cell; a process that only plans never loads it, nor torch with it."""
+    from benchmark.run.cell import run_cell
+
+    return run_cell
 
 
 def _begin(spec: CellSpec, folder: CellFolder, overwrite: bool) -> None:

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-import methods
 from benchmark.backbones import Backbone, check_backbone, load_backbone
 from benchmark.config.experiments import named_backbones
 from benchmark.config.run_config import RunConfig
@@ -37,6 +36,7 @@ from benchmark.machine import available_memory, find_devices, limit_threads, thr
 from benchmark.plan import make_plan
 from benchmark.preprocess import Fitting, preprocess_of
 from benchmark.registry import BACKBONES, DATASETS, is_deterministic
+from benchmark.run.build import build_method
 from benchmark.run.checks.overlap import overlaps
 from benchmark.run.cost import parameter_counts
 from benchmark.run.identity import check
@@ -457,8 +457,7 @@ def _timed(
 ) -> Timing:
     recipe = config.recipes[name]
     sample = _sample(corpus, steps * recipe.batch_size, backbone.input_spec.size)
-    common = {"logit_scale": recipe.logit_scale, "loss": recipe.loss, "label_match": recipe.label_match}
-    method = methods.build(name, backbone.to(device), **config.options[name], **common).to(device)
+    method = build_method(name, backbone.to(device), config.options[name], recipe)
     batches = PairBatches(method, sample, frozen, batch_size=recipe.batch_size, seed=0, device=device)
     short = dataclasses.replace(
         recipe, max_steps=steps, epochs=math.ceil(steps / batches.steps), log_every=1, select="last"

@@ -1,21 +1,58 @@
-"""Open and check the data of a suite once, before the first cell."""
+"""Open and check the data of cells once, before the first of them runs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.backbones import fitting_of
 from benchmark.console import Reporter
 from benchmark.data.batch_size import check_corpus
-from benchmark.data.entries import entries_by_use, load_dataset
+from benchmark.data.entries import entries_by_use, load_dataset, needed
 from benchmark.data.labels import POLICIES
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import PairData, pairs
 from benchmark.files import LEFTOVERS, remove_dead
+from benchmark.plan import CellSpec
 from benchmark.preprocess import Fitting
-from benchmark.registry import TASKS
+from benchmark.registry import TASKS, is_deterministic
 from benchmark.run.checks import overlap
+
+
+def prepare_cells(specs: Sequence[CellSpec], reporter: Reporter, trained: Collection[str] = ()) -> None:
+    """Check the backbones of cells and prepare the data of their suites, each once.
+
+    Args:
+        specs: the open cells.
+        reporter: told about progress.
+        trained: folders of those that have no adapter yet.
+
+    Raises:
+        BenchmarkError: weights or data are missing, or contradict the suite.
+    """
+    models = dict.fromkeys((spec.backbone, spec.pretrained) for spec in specs)
+    fittings = {model: fitting_of(model[0], pretrained=model[1]) for model in models}
+    suites: dict[str, list[CellSpec]] = {}
+    for spec in specs:  # experiments ask for different tasks of one suite
+        data = [spec.suite_name, spec.suite.get("corpus"), spec.suite.get("validation")]
+        suites.setdefault(json.dumps(data, default=str), []).append(spec)
+    for cells in suites.values():
+        first, tasks = cells[0], {name: options for spec in cells for name, options in spec.tasks.items()}
+        prepare_suite(
+            needed({**first.suite, "tasks": tasks}, {spec.method for spec in cells}),
+            first.data_root,
+            reporter,
+            fittings=dict.fromkeys(fittings[spec.backbone, spec.pretrained] for spec in cells),
+            limit=first.limit,
+            allow_overlap=first.allow_overlap,
+            batch_sizes={
+                spec.recipe.batch_size
+                for spec in cells
+                if spec.folder in trained and not is_deterministic(spec.method)
+            },
+        )
 
 
 def prepare_suite(

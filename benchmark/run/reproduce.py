@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.console import Console, Reporter
+from benchmark.console import Console
 from benchmark.errors import BenchmarkError, ConfigError, StoreError
 from benchmark.machine import find_devices, limit_threads, threads_each
 from benchmark.plan import CellSpec
 from benchmark.registry import METHODS, TASKS, load_plugins
-from benchmark.run.execute import RUN_CELL, Outcome, execute_cell, resolve
+from benchmark.run.execute import Outcome, execute_cell
+from benchmark.run.prepare_suite import prepare_cells
 from benchmark.store.cells import CellFolder, Store
 from benchmark.store.compare import ADAPTED, ADAPTER
 from benchmark.store.state import imported
 
 COSTS = "efficiency.json"
-PREPARE_SUITE = "benchmark.run.prepare_suite:prepare_suite"
 _TYPES: dict[str, tuple[type, ...]] = {
     "suite_name": (str,),
     "suite": (Mapping,),
@@ -127,10 +127,10 @@ def run_again(stored: StoredCell, store: Store, console: Console) -> Outcome:
         _copy_adapter(stored, target)
     with console.board(1) as board:
         board.preparation_started(-1, "data")
-        _prepare(spec, board.reporter(-1))
+        prepare_cells([spec], board.reporter(-1))
         board.preparation_finished(-1)
         board.cell_started(0, spec.label)
-        outcome = execute_cell(spec, store, board.reporter(0), RUN_CELL)
+        outcome = execute_cell(spec, store, board.reporter(0))
         board.cell_finished(0, outcome.status, outcome.error)
     return outcome
 
@@ -138,20 +138,6 @@ def run_again(stored: StoredCell, store: Store, console: Console) -> Outcome:
 def settings_changed(stored: StoredCell) -> bool:
     """Return whether config.yaml gives another hash than the one that was written with it."""
     return stored.folder.read_config().get("adapt_hash") != stored.spec.adapt_hash
-
-
-def _prepare(spec: CellSpec, reporter: Reporter) -> None:
-    """Check that weights are here, and make or check the data."""
-    from benchmark.backbones import fitting_of
-    from benchmark.data.entries import needed
-
-    fitting = fitting_of(spec.backbone, pretrained=spec.pretrained)
-
-    suite = needed({**spec.suite, "tasks": dict(spec.tasks)}, [spec.method])
-    resolve(PREPARE_SUITE)(
-        suite, spec.data_root, reporter,
-        fittings=[fitting], limit=spec.limit, allow_overlap=spec.allow_overlap,
-    )  # fmt: skip
 
 
 def _copy_adapter(stored: StoredCell, target: CellFolder) -> None:

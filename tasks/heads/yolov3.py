@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
 
 from benchmark.metrics.detection import MAX_DETECTIONS, box_iou
 
@@ -312,6 +311,8 @@ def suppress(
         overlap: so is one that overlaps a more confident one by this much or more, counted as MGCA does: corners are
             the first and the last pixel, so that sides are one longer than their difference.
     """
+    from torchvision.ops import nms  # torchvision takes seconds to import
+
     # float64, in which "more than the next smaller number" is "this much or more"
     boxes, scores = boxes.double(), scores.double()
     sure = torch.nonzero(scores >= least)[:, 0]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
-import os
 import subprocess
 import sys
 
@@ -30,13 +30,9 @@ def words(flags):
 
 
 @pytest.fixture
-def fakes(monkeypatch, world):
+def fakes(stand_in, world):
     """Let the run verb use the stand-in cells."""
-    monkeypatch.setattr(run_verb, "PREPARE_SUITE", "fake_cells:prepare")
-    original = run_verb.main
-    monkeypatch.setattr(
-        run_verb, "main", lambda args, console: original(args, console, run_cell="fake_cells:run_cell")
-    )
+    stand_in(importlib.import_module("fake_cells").run_cell)
 
 
 def refused(capsys, *argv):
@@ -225,33 +221,21 @@ def test_every_suite_and_backbone_of_an_experiment_is_prepared_once(flags, world
     path = write("a.yaml", text.replace("bmc-clip", "tiny_b"))
     given = {key: value for key, value in flags.items() if key != "methods"}
     seen = []
+    prepare_suite = importlib.import_module("benchmark.run.prepare_suite")
     monkeypatch.setattr(
-        run_verb, "resolve", lambda path: lambda suite, *_, **__: seen.append(sorted(suite["tasks"]))
+        prepare_suite, "prepare_suite", lambda suite, *_, **__: seen.append(sorted(suite["tasks"]))
     )
     monkeypatch.setattr("benchmark.backbones.check_backbone", lambda name, pretrained=None: seen.append(name))
     plan = make_plan(load_request(given, [], [str(path)]).configs, Store(world / "out"))
     specs = [cell.spec for cell in plan.open]
     more = dataclasses.replace(specs[0], tasks={"other_task": {"datasets": {}}})
-    run_verb._prepare([*specs, more], None)
+    prepare_suite.prepare_cells([*specs, more], None)
     assert seen == ["tiny", "tiny_b", ["fake_task", "other_task"]]
 
 
 def test_help_lists_the_verbs(capsys):
     assert main(["--help"]) == 0
     assert "report" in capsys.readouterr().out
-
-
-def test_listing_and_wrong_flags_start_without_torch(tmp_path):
-    code = (
-        "import sys; from benchmark.cli import main; "
-        "a = main(['list', 'methods', '--names']); b = main(['--methods', 'copo']); "
-        "print(a, b, 'torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.stdout.strip().endswith("0 2 False"), done.stderr
 
 
 def test_script_runs_from_any_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import subprocess
@@ -241,13 +242,12 @@ def test_so_is_one_pair_per_process_with_local_negatives(flags, monkeypatch):
     ],
 )
 def test_a_corpus_of_less_than_two_batches_warns_once_before_the_first_cell(
-    words, says, world, monkeypatch, capsys
+    words, says, world, stand_in, monkeypatch, capsys
 ):
     small(world)
-    original = run_verb.main
-    monkeypatch.setattr(
-        run_verb, "main", lambda args, console: original(args, console, run_cell="fake_cells:run_cell")
-    )
+    prepare = run_verb._prepare
+    stand_in(importlib.import_module("fake_cells").run_cell)
+    monkeypatch.setattr(run_verb, "_prepare", prepare)
     assert main([*TRAIN.split(), "--seeds", "0,1", *words.split()]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "batches" in line]
     assert len(lines) == bool(says)

@@ -46,11 +46,9 @@ def faulty(spec, folder, reporter):
 
 
 @pytest.fixture
-def run(flags, world, monkeypatch, capsys):
+def run(flags, world, stand_in, monkeypatch, capsys):
     """A function that runs three stand-in cells with the command: (exit code, error lines, store)."""
-    original = run_verb.main
-    monkeypatch.setattr(run_verb, "PREPARE_SUITE", "fake_cells:prepare")
-    monkeypatch.setattr(run_verb, "main", lambda *a: original(*a, run_cell="tests.crash.test_faults:faulty"))
+    stand_in(faulty)
     monkeypatch.setattr(run_verb, "_report", lambda *_: None)
     monkeypatch.setattr(sys.modules[__name__], "FAULT", {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -41,11 +42,20 @@ def run(flags, world):
         console.out = rich.console.Console(file=io.StringIO(), width=300, highlight=False, soft_wrap=True)
         plan = make_plan(config, store)
         summary = run_plan(
-            plan, store, console=console, jobs=jobs, prepare=prepare, run_cell=f"{cells}:run_cell"
+            plan,
+            store,
+            console=console,
+            jobs=jobs,
+            prepare=prepare,
+            run_cell=importlib.import_module(cells).run_cell,
         )
         return summary, console.out.file.getvalue(), store
 
     return run_fakes
+
+
+def fake():
+    return importlib.import_module("fake_cells").run_cell
 
 
 def counts(summary):
@@ -130,13 +140,13 @@ def test_a_cell_held_by_another_process_is_left_alone(flags, world):
     spec = make_plan(load_config(flags), store).cells[0].spec
     with store.cell(spec.folder).lock() as held:
         assert held
-        assert execute_cell(spec, store, None, "fake_cells:run_cell").status == "busy"
+        assert execute_cell(spec, store, None, fake()).status == "busy"
 
 
 def test_a_cell_finished_meanwhile_is_not_run_again(flags, world, run):
     spec = make_plan(load_config(flags), Store(world / "out")).cells[0].spec
     _, _, store = run()
-    assert execute_cell(spec, store, None, "fake_cells:run_cell").status == "reused"
+    assert execute_cell(spec, store, None, fake()).status == "reused"
 
 
 def test_overwrite_starts_from_an_empty_folder(run):
@@ -154,7 +164,7 @@ def test_a_cell_finished_meanwhile_with_other_settings_is_left_alone(flags, worl
     spec = make_plan(load_config(flags | {"lr": "9e-3"}), store).cells[0].spec
     run()
     kept = store.cell(spec.folder).inside("ran.txt").read_text()
-    outcome = execute_cell(spec, store, None, "fake_cells:run_cell")
+    outcome = execute_cell(spec, store, None, fake())
     assert outcome.status == "failed"
     assert (
         "another process finished it with other settings (recipe.lr: 0.0005 there, 0.009 now" in outcome.error
@@ -243,11 +253,12 @@ from benchmark.console import Console
 from benchmark.plan import make_plan
 from benchmark.run.engines.start import run_plan
 from benchmark.store.cells import Store
+from slow_cells import run_cell
 
 if __name__ == "__main__":
     config = load_config(json.loads(sys.argv[1]))
     plan = make_plan(config, Store(config.output_dir))
-    run_plan(plan, Store(config.output_dir), console=Console(), jobs=2, run_cell="slow_cells:run_cell")
+    run_plan(plan, Store(config.output_dir), console=Console(), jobs=2, run_cell=run_cell)
 """
 
 

@@ -32,7 +32,7 @@ from benchmark.errors import StoreError
 from benchmark.plan import CellSpec, make_plan
 from benchmark.preprocess import Fitting
 from benchmark.run import cell, identity
-from benchmark.run.execute import RUN_CELL, execute_cell
+from benchmark.run.execute import execute_cell
 from benchmark.run.shared_results import TowerResults
 from benchmark.store.cells import CellFolder, Store
 from benchmark.store.compare import differing_origin
@@ -287,9 +287,9 @@ def test_what_another_process_has_finished_meanwhile_is_looked_at_too(home: Path
         zip((word[2:].replace("-", "_") for word in words(home)[::2]), words(home)[1::2], strict=True)
     )
     spec = make_plan(load_config(flags | {"methods": ["zero_shot"]}), Store(home / "out")).cells[0].spec
-    assert execute_cell(spec, Store(home / "out"), NullReporter(), RUN_CELL).status == "reused"
+    assert execute_cell(spec, Store(home / "out"), NullReporter()).status == "reused"
     flip_labels(home)
-    outcome = execute_cell(spec, Store(home / "out"), NullReporter(), RUN_CELL)
+    outcome = execute_cell(spec, Store(home / "out"), NullReporter())
     assert outcome.error.startswith("another process finished it with other data (zeroshot/films: labels")
 
 

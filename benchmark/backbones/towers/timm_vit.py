@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,6 +25,10 @@ class TimmVitTower(ImageTower):
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
+        from timm.layers.attention import Attention  # timm takes seconds to import
+        from timm.models.vision_transformer import Block, VisionTransformer
+
+        self._plain_types = (Block, Attention)
         trunk: Any = visual.trunk
         if not hasattr(trunk, "blocks") or getattr(trunk, "global_pool", None) != "token":
             kind, pool = type(trunk).__name__, getattr(trunk, "global_pool", None)
@@ -73,7 +75,7 @@ class TimmVitTower(ImageTower):
     def opens(self, index: int) -> bool:
         """Return whether a block and its attention are timm's plain ones."""
         block: Any = self.blocks[index]
-        plain = type(block) is Block and type(block.attn) is Attention
+        plain = (type(block), type(block.attn)) == self._plain_types
         return plain and getattr(block.attn, "gate", None) is None
 
     def queries_keys_values(

@@ -8,9 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from benchmark.data.dataset import LoadRequest
 from benchmark.data.prepared import NotMadeError, Prepared, check_writable, load_prepared, write_prepared
@@ -18,6 +16,9 @@ from benchmark.errors import DataError, unknown
 from benchmark.phantom.chest.studies import BLOCK
 from benchmark.phantom.shapes import Array
 from benchmark.settings import setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class DrawnPart(Protocol):

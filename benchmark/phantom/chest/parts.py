@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from benchmark.phantom.chest.domains import CHEXPERT, MIMIC, NIH, RSNA, SIIM, Domain
 from benchmark.phantom.chest.render import IMAGE_SIZE, Films, render
@@ -31,6 +30,9 @@ from benchmark.phantom.chest.studies import (
     sample_studies,
 )
 from benchmark.phantom.shapes import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GENERATOR_VERSION = 2  # raise it whenever the same seed would draw something else
 
@@ -199,6 +201,8 @@ def draw_part(name: str, count: int, seed: int, advance: Callable[[int], None] |
 
 
 def _manifest(name: str, studies: Studies, boxes: list[Any], seed: int) -> pd.DataFrame:
+    import pandas as pd
+
     part, count = PARTS[name], len(studies)
     ids = [f"{name}-{seed}-{number:06d}" for number in range(count)]
     columns: dict[str, Any] = {

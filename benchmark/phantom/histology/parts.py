@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from benchmark.phantom.chest.render import IMAGE_SIZE
 from benchmark.phantom.chest.studies import BLOCK, block_rng
@@ -15,6 +14,9 @@ from benchmark.phantom.histology.captions import caption
 from benchmark.phantom.histology.sections import TILES, Sections, render, sample_sections
 from benchmark.phantom.histology.tissues import ARTICLES, LC25000, MHIST, TISSUES, Lab
 from benchmark.phantom.shapes import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GENERATOR_VERSION = 1  # raise it whenever the same seed would draw something else
 NAMES = tuple(TISSUES)
@@ -98,6 +100,8 @@ def _captions(sections: Sections, name: str, seed: int, number: int) -> list[str
 
 
 def _manifest(name: str, tissue: Array, texts: list[str], seed: int) -> pd.DataFrame:
+    import pandas as pd
+
     part, count = PARTS[name], len(tissue)
     patients = [f"{name}-{seed}-p{number // TILES:06d}" for number in range(count)]
     columns: dict[str, Any] = {

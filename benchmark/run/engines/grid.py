@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from benchmark.console import Board, Reporter, Stop
 from benchmark.plan import CellSpec
-from benchmark.run.execute import Outcome
+from benchmark.run.execute import Outcome, RunCell
 from benchmark.store.cells import Store
 
 _WORDS = {"busy": "skipped (another process is running it)", "failed": "FAILED"}
@@ -20,7 +20,7 @@ class Grid:
     Attributes:
         waiting: cells that have not begun, longest first.
         store: where the cells are kept. board: where progress is shown. summary: counts what ended.
-        run_cell: ``module:function`` that runs one cell.
+        run_cell: runs one cell; None: the standard function.
         overwrite: run finished cells again. debug: show tracebacks of failed cells.
         make_shared: makes what all cells share.
         stop: whether the run was asked to stop. announced: whether that was said.
@@ -30,7 +30,7 @@ class Grid:
     store: Store
     board: Board
     summary: Summary
-    run_cell: str
+    run_cell: RunCell | None = None
     overwrite: bool = False
     debug: bool = False
     make_shared: Callable[[Reporter], None] | None = None

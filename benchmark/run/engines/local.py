@@ -19,7 +19,7 @@ from benchmark.console import QueueReporter, Stop
 from benchmark.machine import available_memory, find_devices, thread_variables, usable_cores
 from benchmark.plan import CellSpec
 from benchmark.run.engines.grid import Grid
-from benchmark.run.execute import Outcome, execute_cell, fail_cell, resolve
+from benchmark.run.execute import Outcome, execute_cell, fail_cell, standard
 from benchmark.store.cells import Store
 
 MEMORY_PER_WORKER = 0.8
@@ -178,9 +178,9 @@ def worker_main(connection: Connection, output_dir: Path, settings: Mapping[str,
     store, stop = Store(output_dir), Stop()
     # A cluster's manager sends SIGTERM to parent and workers alike: it means the end of the step, not of the process.
     signal.signal(signal.SIGTERM, stop.ask)
-    # Imported while the parent prepares data; a failure is reported with the first cell.
+    # Loaded while the parent prepares data; a failure is reported with the first cell.
     with contextlib.suppress(Exception):
-        resolve(settings["run_cell"])
+        standard()
 
     def send(message: Any) -> None:
         try:

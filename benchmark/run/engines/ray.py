@@ -25,7 +25,7 @@ from benchmark.errors import ConfigError, StoreError
 from benchmark.machine import threads_of, usable_cores
 from benchmark.plan import CellSpec
 from benchmark.run.engines.grid import Cluster, Grid
-from benchmark.run.execute import Outcome, execute_cell, fail_cell
+from benchmark.run.execute import Outcome, RunCell, execute_cell, fail_cell
 from benchmark.store.cells import Store
 
 RETRIES = 3
@@ -70,7 +70,7 @@ class Order:
     output_dir: Path
     flag: Path
     seen: tuple[Path, ...]
-    run_cell: str
+    run_cell: RunCell | None
     overwrite: bool
     threads: int
 

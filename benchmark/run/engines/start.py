@@ -8,8 +8,9 @@ from collections.abc import Callable
 from benchmark.console import Console, Reporter, Stop
 from benchmark.errors import ConfigError
 from benchmark.plan import Plan
-from benchmark.run.engines.grid import Cluster, Summary
-from benchmark.run.execute import RUN_CELL, resolve
+from benchmark.run.engines import local, torchrun
+from benchmark.run.engines.grid import Cluster, Grid, Summary
+from benchmark.run.execute import RunCell
 from benchmark.store.cells import Store
 from benchmark.world import ALONE, World
 
@@ -22,7 +23,7 @@ def run_plan(
     jobs: int | None = None,
     debug: bool = False,
     prepare: Callable[[Reporter], None] | None = None,
-    run_cell: str = RUN_CELL,
+    run_cell: RunCell | None = None,
     cluster: Cluster | None = None,
     world: World = ALONE,
 ) -> Summary:
@@ -36,7 +37,7 @@ def run_plan(
             process. On a cluster None: as many as it has room for.
         debug: show tracebacks of failed cells.
         prepare: makes what all cells share (data); called once, while the workers start.
-        run_cell: ``module:function`` that runs one cell.
+        run_cell: runs one cell; None: :func:`benchmark.run.cell.run_cell`.
         cluster: where cells run; None: on this machine.
         world: processes that were started together, and work on each cell together.
 
@@ -52,42 +53,36 @@ def run_plan(
     specs = [cell.spec for cell in sorted(plan.open, key=lambda cell: -cell.cost)]
     if not specs:
         return summary
-    # Imported here: engines build upon this module.
-    from benchmark.run.engines.grid import Grid
-
     stop = Stop()
     with console.board(len(specs)) as board, stop.listening():
         grid = Grid(specs, store, board, summary, run_cell, plan.overwrite, debug, prepare, stop)
         try:
             if world.size > 1:
-                resolve("benchmark.run.engines.torchrun:run")(grid, jobs, world)
+                torchrun.run(grid, jobs, world)
             elif cluster is None:
-                resolve("benchmark.run.engines.local:run")(grid, jobs)
+                local.run(grid, jobs)
             else:
-                _ray_engine()(grid, cluster, jobs)
+                ray_engine()(grid, cluster, jobs)
         except KeyboardInterrupt:
             summary.interrupted = True
     return summary
 
 
-def _ray_engine() -> Callable[..., None]:
-    from benchmark.run.engines.start import ray_engine
+def ray_engine() -> Callable[..., None]:
+    """Return the ``run`` of the Ray engine.
 
+    Raises:
+        ConfigError: Ray is not installed.
+    """
+    # Ray copies messages of its own processes into our output, logs of dead ones among them; and it reports its use.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"[\s\S]*")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        return ray_engine()
+        from benchmark.run.engines.ray import run
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
         raise ConfigError(
             '--engine ray: Ray is not installed. pip install -e ".[cluster]" brings it'
         ) from None
-
-
-def ray_engine() -> Callable[..., None]:
-    """Return the ``run`` of the Ray engine; ModuleNotFoundError where Ray is not installed."""
-    # Ray copies messages of its own processes into our output, logs of dead ones among them; and it reports its use.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"[\s\S]*")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    from benchmark.run.engines.ray import run
-
     return run

@@ -14,7 +14,7 @@ from benchmark.machine import find_devices
 from benchmark.plan import CellSpec
 from benchmark.registry import load_plugins
 from benchmark.run.engines.grid import Grid
-from benchmark.run.execute import Outcome, execute_cell, resolve
+from benchmark.run.execute import Outcome, execute_cell, standard
 from benchmark.store.cells import CellFolder
 from benchmark.world import ALONE, World
 
@@ -95,7 +95,7 @@ def _follow(grid: Grid, spec: CellSpec, world: World) -> Outcome:
 def _work(grid: Grid, spec: CellSpec, folder: CellFolder, reporter: Reporter, world: World) -> None:
     try:
         load_plugins(spec.plugins)
-        resolve(grid.run_cell)(spec, folder, reporter, world)
+        (grid.run_cell or standard())(spec, folder, reporter, world)
         world.wait()  # one may still fail when others have ended
     except (Exception, SystemExit, Stopped) as error:
         if grid.debug and not world.is_first:

@@ -68,7 +68,8 @@ def run(flags, world):
         console.out = rich.console.Console(file=io.StringIO(), width=300, highlight=False, soft_wrap=True)
         summary = run_plan(
             make_plan(config, store), store, console=console, jobs=None if address else 1, prepare=prepare,
-            run_cell="slow_cells:run_cell", cluster=Cluster(address, **needs) if address else None,
+            run_cell=importlib.import_module("slow_cells").run_cell,
+            cluster=Cluster(address, **needs) if address else None,
         )  # fmt: skip
         return summary, console.out.file.getvalue(), store
 
