@@ -13,10 +13,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+import filelock
+import platformdirs
 import yaml
 
 from benchmark.errors import ConfigError, StoreError
@@ -35,9 +36,8 @@ def paper_tables() -> Path:
 
 
 def default_data_root() -> Path:
-    """Return the folder of prepared data: ``medpeft-bench`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return Path(cache).expanduser() / "medpeft-bench" if cache else Path.home() / ".cache" / "medpeft-bench"
+    """Return the folder of prepared data: ``medpeft-bench`` in the user's cache folder (``$XDG_CACHE_HOME``)."""
+    return platformdirs.user_cache_path("medpeft-bench", appauthor=False).expanduser()
 
 
 def user_path(text: str | Path) -> Path:
@@ -141,12 +141,26 @@ _SETTLED = 100_000_000
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file."""
+    return file_hash(path, "sha256")
+
+
+def file_hash(path: Path, kind: str) -> str:
+    """Return the checksum of a file; ``kind`` is a name that hashlib knows."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None when it is missing, damaged or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def is_as_written(path: Path, sha256: str) -> bool:
@@ -201,11 +215,7 @@ def _state(path: Path, sha256: str) -> list[str | int]:
 
 
 def _seen(folder: Path) -> dict[str, list[str | int]]:
-    try:
-        content = json.loads((folder / SEEN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_json(folder / SEEN) or {}
 
 
 _PROBE = 2**20  # bytes
@@ -249,41 +259,38 @@ def _ask_disk(path: Path, error: Exception) -> None:
         os.fsync(file.fileno())
 
 
-@contextmanager
+@contextlib.contextmanager
 def file_lock(path: Path, *, wait: bool, patience: float = 0.0) -> Iterator[bool]:
     """Hold an advisory lock; the system frees it when the process ends in any way, so no lock goes stale.
 
     Args:
-        path: the lock file (it stays behind, empty).
+        path: the lock file. It stays behind, empty.
         wait: wait for the lock; otherwise yield False when another process holds it.
         patience: seconds to keep trying before that, for the lock of a process that is about to end.
 
     Raises:
         StoreError: the file system has no locks.
+        OSError: the lock file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + patience
-    with path.open("a") as file:
-        while not _locked(file, wait):
-            if time.monotonic() >= until:
-                yield False
-                return
-            time.sleep(0.2)
-        yield True
-
-
-def _locked(file: TextIO, wait: bool) -> bool:
+    lock = filelock.FileLock(path, timeout=-1 if wait else patience, fallback_to_soft=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        lock.acquire()
+    except filelock.Timeout:
+        yield False
+        return
     except OSError as error:
+        if error.filename:
+            raise
         reason = error.strerror or type(error).__name__
         raise StoreError(
-            f"{file.name}: this file system has no file locks ({reason}), which keep processes from one "
-            "another's results. Choose another folder"
+            f"{path}: this file system has no file locks ({reason}), which keep processes from overwriting each "
+            "other's results. Choose another folder"
         ) from None
-    return True
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _umask() -> int:

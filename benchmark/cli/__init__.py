@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
+
+import shtab
 
 from benchmark.cli._parser import ArgumentParser, normalised, verb_module, verbs
 from benchmark.console import Console
 from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
 
+COMPLETION = "--print-completion"
 INTERRUPTED = 130
 FAULT = 3
 
@@ -59,20 +64,49 @@ def _dispatch(words: list[str], console: Console) -> int:
     if words[:1] in (["--help"], ["-h"]):
         console.line(_overview())
         return 0
+    if words[:1] == [COMPLETION]:
+        console.line(_completion(words[1:]))
+        return 0
     verb = "run"
     if words and not words[0].startswith("-") and "=" not in words[0]:
         verb, *words = words
     if verb not in verbs():
         raise ConfigError(unknown("command", verb, verbs()))
-    module = verb_module(verb)
-    parser = ArgumentParser(verb, module.__doc__ or "")
-    module.add_arguments(parser)
+    module, parser = verb_module(verb), ArgumentParser(verb)
+    _fill(parser, module)
     status: int = module.main(parser.read(words), console)
     return status
 
 
-def _overview() -> str:
-    lines = ["usage: run_benchmark.py [run] [flags] [key=value ...]   (run --help lists the flags)", ""]
+def _fill(parser: ArgumentParser, module: ModuleType) -> None:
+    parser.description = module.__doc__
+    module.add_arguments(parser)
+
+
+def _completion(words: Sequence[str]) -> str:
+    """Return the script with which a shell completes verbs and flags."""
+    shell = words[0] if words else ""
+    if shell not in shtab.SUPPORTED_SHELLS:
+        known = unknown("shell", shell, shtab.SUPPORTED_SHELLS)
+        raise ConfigError(f"{COMPLETION}: {known}")
+    whole = argparse.ArgumentParser(prog="medpeft-bench", add_help=False)
+    places = whole.add_subparsers(parser_class=ArgumentParser)
     for verb in verbs():
-        lines.append(f"  {verb:<12} {(verb_module(verb).__doc__ or '').splitlines()[0]}")
+        module = verb_module(verb)
+        _fill(places.add_parser(verb, verb=verb, help=_summary(module)), module)
+    return shtab.complete(whole, shell=shell)
+
+
+def _overview() -> str:
+    lines = [
+        "usage: run_benchmark.py [run] [flags] [key=value ...]   (run --help lists the flags)",
+        f"       run_benchmark.py {COMPLETION} bash|zsh|fish|tcsh   (a script that completes words)",
+        "",
+    ]
+    for verb in verbs():
+        lines.append(f"  {verb:<12} {_summary(verb_module(verb))}")
     return "\n".join(lines)
+
+
+def _summary(module: ModuleType) -> str:
+    return (module.__doc__ or "").splitlines()[0]

@@ -1,60 +1,106 @@
-"""The argument parser of all verbs: one-line errors with the nearest flag, dashes or underscores, lists."""
+"""What all verbs share: flags, words and lists, and one line with the nearest flag for each wrong one."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from benchmark.config.run_config import Settings
-from benchmark.errors import ConfigError, suggest
-from benchmark.settings import Given, check
+from benchmark.errors import ConfigError, PluginError, suggest
+from benchmark.files import default_data_root, user_path
+from benchmark.registry import load_plugins, scan_plugins
+from benchmark.settings import Given, check, coerce, words
+
+PROGRAM = "run_benchmark.py"
+
+
+@dataclass(frozen=True)
+class _WrongNumber:
+    """A value that a number flag does not take, and why."""
+
+    problem: str
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse whose errors are ConfigErrors and which sets ``key=value`` words apart.
+    """argparse whose errors are ConfigErrors, all at once, and which sets ``key=value`` words apart.
 
     Args:
         verb: name of the command.
         description: text above the flags; its first line is what the overview shows.
     """
 
-    def __init__(self, verb: str, description: str) -> None:
-        super().__init__(
-            prog=f"run_benchmark.py {verb}", description=description, allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+    def __init__(self, verb: str, description: str = "", **options: Any) -> None:
+        options = {
+            "prog": f"{PROGRAM} {verb}",
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+        } | options
+        super().__init__(description=description, allow_abbrev=False, **options)
+        self.verb, self.takes_settings = verb, False
+        self._lists: set[str] = set()
+        self._needed: dict[str, str] = {}
         self.add_argument("--debug", action="store_true", help="show tracebacks")
 
     def add_list(self, flag: str, help: str) -> None:
         """Add a flag that takes several words, by commas or blanks."""
-        self.add_argument(flag, nargs="+", metavar="NAME", help=help)
+        self._lists.add(self.add_argument(flag, nargs="+", metavar="NAME", help=help).dest)
+
+    def add_number(
+        self, flag: str, kind: type, help: str, *, low: float, default: float | None = None, **options: Any
+    ) -> None:
+        """Add a flag that takes a number of at least ``low``."""
+
+        def read(text: str) -> Any:
+            try:
+                number = coerce(text, kind)
+                if number < low:
+                    raise ValueError(f"a value of at least {low}")
+            except ValueError as error:
+                got = text if kind is int and text.lstrip("-").isdecimal() else f"'{text}'"
+                return _WrongNumber(f"{flag}: expected {error}, got {got}")
+            return number
+
+        self.add_argument(flag, type=read, help=help, **options)
+
+    def add_needed(self, name: str, say: str, help: str) -> None:
+        """Add a word or flag that the command cannot do without; ``say`` is the message when it is missing."""
+        optional = {} if name.startswith("-") else {"nargs": "?"}
+        self._needed[self.add_argument(name, help=help, **optional).dest] = say  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found as ConfigError."""
         raise ConfigError(message.replace("argument ", "", 1))
 
-    def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words (kept as ``words``); ``key=value`` words anywhere are kept as ``overrides``.
+    def read(self, given: Sequence[str]) -> argparse.Namespace:
+        """Parse words (kept as ``words``); ``key=value`` words anywhere are kept as ``overrides``, lists are split.
 
         Raises:
-            ConfigError: unknown flags (with the nearest one) or words.
+            ConfigError: unknown flags (with the nearest one) or words, wrong numbers, or what is needed is missing.
         """
-        args, rest = self.parse_known_args(list(words))
+        args, rest = self.parse_known_args(list(given))
         overrides = [word for word in rest if "=" in word and not word.startswith("-")]
-        greedy = {action.dest for action in self._actions if action.nargs == "+"}
-        for name, value in vars(args).items():
-            if isinstance(value, list) and name in greedy:  # a list flag takes every word that follows it
+        for action in self._actions:
+            value = getattr(args, action.dest, None)
+            if action.nargs == "+" and value is not None:  # a list flag takes every word that follows it
                 overrides += [word for word in value if "=" in word]
-                setattr(args, name, [word for word in value if "=" not in word])
+                plain = [word for word in value if "=" not in word]
+                setattr(args, action.dest, words(plain) if action.dest in self._lists else plain)
         wrong = [word for word in rest if word not in overrides]
         if wrong:  # words that follow an unknown flag are its values, not worth a line of their own
             flags = [word for word in wrong if word.startswith("-")]
             raise ConfigError([self._unknown(word) for word in flags or wrong])
-        args.overrides, args.words = overrides, list(words)
+        problems = [
+            f"{self.verb} takes no '{word}', only flags" for word in overrides if not self.takes_settings
+        ]
+        problems += [say for name, say in self._needed.items() if not getattr(args, name)]
+        problems += [value.problem for value in vars(args).values() if isinstance(value, _WrongNumber)]
+        if problems:
+            raise ConfigError(problems)
+        args.overrides, args.words = overrides, list(given)
         return args
 
     def _unknown(self, word: str) -> str:
@@ -65,10 +111,10 @@ class ArgumentParser(argparse.ArgumentParser):
         return f"unknown flag '{name}'.{suggest(name, flags)} `{self.prog} --help` lists all flags"
 
 
-def normalised(words: Sequence[str]) -> list[str]:
+def normalised(given: Sequence[str]) -> list[str]:
     """Return the words with ``--batch_size`` spelt ``--batch-size``; values are left alone."""
     out = []
-    for word in words:
+    for word in given:
         flag, equals, value = word.partition("=")
         out.append(flag.replace("_", "-") + equals + value if flag.startswith("--") else word)
     return out
@@ -83,6 +129,36 @@ def verbs() -> list[str]:
 def verb_module(verb: str) -> ModuleType:
     """Import the file of a command; it has ``add_arguments(parser)`` and ``main(args, console) -> int``."""
     return importlib.import_module(f"benchmark.cli.{verb.replace('-', '_')}")
+
+
+# --- flags that several verbs have ---------------------------------------------------------------------------
+
+
+def add_plugins(parser: ArgumentParser, more: str) -> None:
+    """Add the flag ``--plugins``; ``more`` says what the files bring."""
+    parser.add_list("--plugins", f"Python files or modules with more {more}")
+
+
+def use_plugins(args: argparse.Namespace, *, load: bool) -> None:
+    """Make the plugins of ``--plugins`` known; import them with ``load``, otherwise on first use.
+
+    Raises:
+        PluginError: one does not exist or cannot be imported.
+    """
+    if problems := (load_plugins if load else scan_plugins)(args.plugins or []):
+        raise PluginError("; ".join(problems))
+
+
+def add_data_root(parser: ArgumentParser) -> None:
+    """Add the flag ``--data-root``."""
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder of prepared data sets (default: ~/.cache/medpeft-bench)"
+    )
+
+
+def data_root(args: argparse.Namespace) -> Path:
+    """Return the folder that the flag ``--data-root`` names, or the default one."""
+    return user_path(args.data_root) if args.data_root else default_data_root()
 
 
 def add_smallest_difference(parser: ArgumentParser) -> None:

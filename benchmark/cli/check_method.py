@@ -10,22 +10,27 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmark.cli._parser import ArgumentParser
+from benchmark.cli._parser import ArgumentParser, add_plugins, use_plugins
 from benchmark.config.layers import key_and_value
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError
 from benchmark.files import shown, user_path
 from benchmark.registry import METHODS, load_plugins
-from benchmark.settings import Given, check, contract_problem, words
+from benchmark.settings import Given, check, contract_problem
 
 COMMON = ("logit_scale", "loss", "label_match")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("method", nargs="?", help="registered name, or a Python file that registers methods")
+    parser.takes_settings = True
+    parser.add_needed(
+        "method",
+        "say which method to check: a registered name or FILE.py",
+        "registered name, or a Python file that registers methods",
+    )
     parser.add_list("--only", "checks whose name holds one of these words (default: all)")
-    parser.add_list("--plugins", "Python files or modules with more methods")
+    add_plugins(parser, "methods")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -35,27 +40,21 @@ def main(args: argparse.Namespace, console: Console) -> int:
         0 when every check holds, 1 otherwise.
 
     Raises:
-        ConfigError: no method is named, a word of ``--only`` is in no check, or an option is wrong.
+        ConfigError: a word of ``--only`` is in no check, or an option is wrong.
         PluginError: the method or file does not exist or cannot be imported.
     """
-    if not args.method:
-        raise ConfigError("say which method to check: a registered name or FILE.py")
-    _load(args.plugins or [])
+    use_plugins(args, load=True)
     names = _methods_of(args.method) if args.method.endswith(".py") else [METHODS.resolve(args.method)]
-    only = words(args.only or [])
+    only = args.only or []
     failed = [name for name in names if not _check(name, _options(name, args.overrides), only, console)]
     if failed:
         console.error(f"not conforming: {', '.join(failed)}")
     return 1 if failed else 0
 
 
-def _load(plugins: Sequence[str]) -> None:
-    if problems := load_plugins(words(plugins)):
-        raise PluginError("; ".join(problems))
-
-
 def _methods_of(file: str) -> list[str]:
-    _load([file])
+    if problems := load_plugins([file]):
+        raise PluginError("; ".join(problems))
     place = shown(user_path(file).resolve())
     names = [name for name in METHODS.names() if METHODS.entry(name).origin.rsplit(":", 1)[0] == place]
     if not names:

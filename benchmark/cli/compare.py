@@ -22,7 +22,6 @@ from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, StoreError, unknown
 from benchmark.files import user_path, write_whole
 from benchmark.registry import METHODS
-from benchmark.settings import words
 from benchmark.store.cells import Store
 
 if TYPE_CHECKING:
@@ -55,12 +54,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
     """Print the comparison.
 
     Raises:
-        ConfigError: unknown method, metric or suite, a folder against a method, no such number of points, or key=value
-            words.
+        ConfigError: unknown method, metric or suite, a folder and a method, or an impossible number of points.
         StoreError: there are no results, or nothing to compare.
     """
-    if args.overrides:
-        raise ConfigError(f"compare takes no '{args.overrides[0]}', only flags")
     folders = [user_path(name) for name in (args.first, args.second)]
     are_folders = [any(sign in name for sign in "/\\") or _holds_runs(folder)
                    for name, folder in zip((args.first, args.second), folders, strict=True)]  # fmt: skip
@@ -75,7 +71,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if are_folders[0]
         else _method_pairs(args.first, args.second, user_path(args.output_dir), args.suite)
     )
-    compared = [(pair, _compared(pair, words(args.metric or []), smallest)) for pair in pairs]
+    compared = [(pair, _compared(pair, args.metric or [], smallest)) for pair in pairs]
     if not any(tests for _, tests in compared):
         notes = dict.fromkeys(
             note.text for pair in pairs for row in (pair.first, pair.second) for note in row.notes

@@ -16,7 +16,9 @@ from benchmark.files import user_path
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("model", nargs="?", help="name of the backbone: gloria, mgca-r50, kad, ...")
+    parser.add_needed(
+        "model", "say which model: convert MODEL FILE", "name of the backbone: gloria, mgca-r50, kad, ..."
+    )
     parser.add_argument(
         "file", nargs="?", help="its weights file, a folder, or a hub id that is in the cache"
     )
@@ -27,15 +29,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
     """Convert one checkpoint.
 
     Raises:
-        ConfigError: no model or file is named, or the model is unknown.
+        ConfigError: no file is named, or the model is unknown.
         DataError: the file is damaged or of another model. StoreError: the result cannot be written.
     """
-    problems = [f"convert takes no '{word}', only flags" for word in args.overrides]
-    problems += [] if args.model else ["say which model: convert MODEL FILE"]
-    problems += [] if args.file or not args.model else [f"say which file: convert {args.model} FILE"]
-    if problems:
-        raise ConfigError(problems)
-    from benchmark.backbones.medical.load import convert_files
+    if not args.file:
+        raise ConfigError(f"say which file: convert {args.model} FILE")
+    from benchmark.backbones.medical.load import convert_files  # loads torch
 
     folder = None if args.out is None else user_path(args.out)
     target = convert_files(args.model, args.file, folder)

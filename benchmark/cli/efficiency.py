@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cli._parser import ArgumentParser
+from benchmark.cli._parser import ArgumentParser, add_plugins, use_plugins
 from benchmark.console import Console
-from benchmark.errors import ConfigError, PluginError
+from benchmark.errors import ConfigError
 from benchmark.files import user_path
-from benchmark.registry import METHODS, load_plugins
-from benchmark.settings import words
+from benchmark.registry import METHODS
 
 if TYPE_CHECKING:
     from benchmark.efficiency.report import Run
@@ -34,18 +33,16 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
     parser.add_list("--methods", "all, names or globs (default: all)")
-    parser.add_list("--plugins", "Python files or modules with more methods or backbones")
+    add_plugins(parser, "methods or backbones")
     parser.add_argument("--backbone", default="random:biomedclip", help="(default: random:biomedclip)")
     parser.add_argument("--random-weights", action="store_true", help="short for --backbone random:<name>")
-    parser.add_argument("--batch-size", type=int, default=4, help="pairs per step (default: 4)")
-    parser.add_argument("--text-length", type=int, help="tokens of the longest text (default: all that fit)")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="turns of timing after the warm-up (default: 5)"
-    )
+    parser.add_number("--batch-size", int, "pairs per step (default: 4)", low=2, default=4)
+    parser.add_number("--text-length", int, "tokens of the longest text (default: all that fit)", low=8)
+    parser.add_number("--rounds", int, "turns of timing after the warm-up (default: 5)", low=1, default=5)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<i>")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
                         help="arithmetic of the towers (default: auto)")  # fmt: skip
-    parser.add_argument("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, else 1)")
+    parser.add_number("--threads", int, "CPU threads (default: OMP_NUM_THREADS, else 1)", low=1)
     parser.add_list(
         "--rates",
         "batch sizes at which pairs/s and the share of the peak are measured (default: 64 256 on a GPU)",
@@ -68,7 +65,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         CellError: torch.compile fails.
     """
     _check(args)
-    names = METHODS.expand(words(args.methods or ["all"]))
+    names = METHODS.expand(args.methods or ["all"])
     bench = _bench(args)
     from benchmark.efficiency import report
 
@@ -158,7 +155,7 @@ class _Measurement:
 def rate_sizes(args: argparse.Namespace, device: Any) -> list[int]:
     """Return the batch sizes of the rates: those asked for, else 64 and 256 on a GPU, else the one to be compiled."""
     if args.rates:
-        return [int(size) for size in words(args.rates)]
+        return [int(size) for size in args.rates]
     if device.type == "cuda":
         return [64, 256]
     return [args.batch_size] if args.compile else []
@@ -181,22 +178,14 @@ def _stopped(measurement: _Measurement, console: Console) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.overrides:
-        raise ConfigError(f"efficiency takes no '{args.overrides[0]}', only flags")
     problems = [
-        f"--{name.replace('_', '-')}: expected a value of at least {low}, got {value}"
-        for name, low in (("batch_size", 2), ("text_length", 8), ("rounds", 1), ("threads", 1))
-        if (value := getattr(args, name)) is not None and value < low
-    ]
-    problems += [
         f"--rates: expected batch sizes of at least 2, got '{size}'"
-        for size in words(args.rates or [])
-        if not str(size).isdecimal() or int(size) < 2
+        for size in args.rates or []
+        if not size.isdecimal() or int(size) < 2
     ]
     if problems:
         raise ConfigError(problems)
-    if broken := load_plugins(words(args.plugins or [])):
-        raise PluginError("; ".join(broken))
+    use_plugins(args, load=True)
 
 
 def _bench(args: argparse.Namespace) -> Workbench:

@@ -6,29 +6,24 @@ import argparse
 
 from benchmark.cli._parser import ArgumentParser
 from benchmark.console import Console
-from benchmark.errors import ConfigError
 from benchmark.files import user_path
+
+CELL = "runs/<suite>/<backbone>/<method>/seed-<n>"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("cell", nargs="?", help="folder of a cell: runs/<suite>/<backbone>/<method>/seed-<n>")
-    parser.add_argument("--to", help="folder to write; it must be new or empty")
+    parser.add_needed("cell", f"say which cell: {CELL}", f"folder of a cell: {CELL}")
+    parser.add_needed("--to", "--to: say where the folder goes", "folder to write; it must be new or empty")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     """Export one adapter.
 
     Raises:
-        ConfigError: no cell or no target is named.
         StoreError: there is nothing to export, or the target cannot be written.
     """
-    problems = [f"export-adapter takes no '{word}', only flags" for word in args.overrides]
-    problems += [] if args.cell else ["say which cell: runs/<suite>/<backbone>/<method>/seed-<n>"]
-    problems += [] if args.to else ["--to: say where the folder goes"]
-    if problems:
-        raise ConfigError(problems)
-    from benchmark.run.adapters import export_adapter
+    from benchmark.run.adapters import export_adapter  # loads torch
 
     target = user_path(args.to)
     export_adapter(user_path(args.cell), target)

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cli._parser import ArgumentParser, given
+from benchmark.cli._parser import ArgumentParser, add_plugins, given
 from benchmark.config.load import load_config
 from benchmark.config.run_config import RunConfig
 from benchmark.console import Console
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
+    parser.takes_settings = True
     parser.add_argument(
         "file", nargs="?", help="authors' checkpoint (.pt, .safetensors) or folder in peft's layout"
     )
@@ -39,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--backbone", help="backbone that the adapter was trained on (default: the suite's)")
     parser.add_argument("--pretrained", help="weights of the backbone: tag or path")
     parser.add_list("--seeds", "number of the cell (default: 0)")
-    parser.add_list("--plugins", "Python files or modules with more methods or backbones")
+    add_plugins(parser, "methods or backbones")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:

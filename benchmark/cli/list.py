@@ -17,14 +17,13 @@ from typing import Any
 
 import rich.table
 
-from benchmark.cli._parser import ArgumentParser
+from benchmark.cli._parser import ArgumentParser, add_plugins, use_plugins
 from benchmark.config.experiments import cells_needed, experiments
 from benchmark.config.layers import DEFAULT_SUITE, suite_layer
 from benchmark.console import Console
-from benchmark.errors import ConfigError, PluginError, unknown
+from benchmark.errors import ConfigError, unknown
 from benchmark.files import configs, paper_tables, read_yaml, user_path
-from benchmark.registry import METHODS, REGISTRIES, scan_plugins
-from benchmark.settings import words
+from benchmark.registry import METHODS, REGISTRIES
 
 Rows = list[dict[str, Any]]
 SCHEMA = "schema"
@@ -42,19 +41,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="methods: members of families too (peft:<tuner>)")
     parser.add_argument("--markdown", action="store_true", help="methods: print the page docs/methods.md")
     parser.add_argument("--suite", help="tables: the suite whose cells are counted (default: phantom)")
-    parser.add_list("--plugins", "Python files or modules with more of them")
+    add_plugins(parser, "of them")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     """Print one list.
 
     Raises:
-        ConfigError: unknown kind of list, flags that do not go together, or key=value words.
+        ConfigError: unknown kind of list, or flags that do not go together.
         PluginError: a plugin does not exist.
     """
     _check_flags(args)
-    if problems := scan_plugins(words(args.plugins or [])):
-        raise PluginError("; ".join(problems))
+    use_plugins(args, load=False)
     if args.what == SCHEMA:
         return _schema(args, console)
     if args.what == "methods" and not args.names:
@@ -82,7 +80,7 @@ def _check_flags(args: argparse.Namespace) -> None:
             unknown("list", args.what, kinds) if args.what else f"say what to list: {', '.join(kinds)}"
         )
     if args.name and args.what != SCHEMA:
-        raise ConfigError(f"unexpected word '{args.name}'. Settings are given as --flag value or key=value")
+        raise ConfigError(f"list takes no '{args.name}': only 'list {SCHEMA}' takes a second word")
     goes_with = {
         "suite": "tables",
         "output": SCHEMA,
@@ -96,8 +94,6 @@ def _check_flags(args: argparse.Namespace) -> None:
     flags = [flag for flag in ("names", "all", "markdown") if getattr(args, flag)]
     if len(flags) + (args.markdown and args.json) > 1:
         raise ConfigError("choose one of --names, --all and --markdown, and --json not with --markdown")
-    if args.overrides:
-        raise ConfigError(f"list takes no '{args.overrides[0]}', only flags")
 
 
 def _methods(args: argparse.Namespace, console: Console) -> int:

@@ -28,7 +28,11 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("name", nargs="?", help="name of the method in snake_case, for example text_gain")
+    parser.add_needed(
+        "name",
+        "say how the method is called: new-method NAME, in snake_case, for example text_gain",
+        "name of the method in snake_case, for example text_gain",
+    )
     parser.add_argument(
         "--to", metavar="FOLDER", help="write the three files here (default: the checkout, if in it)"
     )
@@ -38,10 +42,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     """Write the three files, all or none, and say what to run next.
 
     Raises:
-        ConfigError: no name, a name that cannot be used, or a file that is there already.
+        ConfigError: the name cannot be used, or a file exists already.
     """
-    if args.overrides:
-        raise ConfigError(f"new-method takes no '{args.overrides[0]}', only a name and --to")
     name = _checked(args.name)
     here = Path.cwd().resolve()
     inside = args.to is None and here.is_relative_to(ROOT)
@@ -56,12 +58,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _checked(name: str | None) -> str:
+def _checked(name: str) -> str:
     """Return the name, or raise ConfigError when a method cannot have it."""
-    if not name:
-        raise ConfigError(
-            "say how the method is called: new-method NAME, in snake_case, for example text_gain"
-        )
     if not _NAME.fullmatch(name) or len(name) > 30:
         raise ConfigError(f"'{name}' is no short name in snake_case (a-z, 0-9 and _), for example text_gain")
     if keyword.iskeyword(name) or keyword.iskeyword(name.capitalize()) or name == "all":

@@ -13,13 +13,11 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmark.cli._parser import ArgumentParser
+from benchmark.cli._parser import ArgumentParser, add_data_root, add_plugins, data_root, use_plugins
 from benchmark.config.layers import key_and_value
 from benchmark.console import Console, duration
 from benchmark.errors import ConfigError, PluginError, unknown
-from benchmark.files import default_data_root, user_path
-from benchmark.registry import DATASETS, scan_plugins
-from benchmark.settings import coerce, words
+from benchmark.registry import DATASETS
 
 BAD_IMAGE = ("error", "skip")
 CROP_WORDS = ("squash", "shortest_crop", "longest_pad")
@@ -28,11 +26,10 @@ _SHOWN = 12
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
+    parser.takes_settings = True
     parser.add_argument("dataset", nargs="?", help="name of the dataset; none lists them")
     parser.add_argument("--raw", metavar="DIR", help="folder of the downloads")
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="folder of prepared data sets (default: ~/.cache/medpeft-bench)"
-    )
+    add_data_root(parser)
     parser.add_argument("--crop", help=f"{', '.join(CROP_WORDS)} (default: the dataset's own)")
     parser.add_argument("--size", help="of the fitted images, N or HxW (default: 224)")
     parser.add_argument(
@@ -40,12 +37,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="all of it by name, as `validate` says it for a backbone with its own rule",
     )
-    parser.add_argument("--num-workers", help="decoding processes (default: one per core)")
+    parser.add_number("--num-workers", int, "decoding processes (default: one per core)", low=1)
     parser.add_argument(
         "--on-bad-image", help="error or skip: stop at images that cannot be read, or leave them out"
     )
-    parser.add_argument(
-        "--max-pixels", help="refuse image files that declare more pixels (default: 100 million)"
+    parser.add_number(
+        "--max-pixels", int, "refuse image files that declare more pixels (default: 100 million)", low=1
     )
     parser.add_argument(
         "--accept-split", action="store_true", help="go on with an id list that is not the published one"
@@ -53,7 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-outside", action="store_true", help="take files that tables or links name outside of --raw"
     )
-    parser.add_list("--plugins", "Python files or modules with more datasets")
+    add_plugins(parser, "datasets")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -66,8 +63,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         ConfigError: unknown dataset, flag value or option.
         DataError: missing or damaged files, or an id list that is not the published one.
     """
-    if problems := scan_plugins(words(args.plugins or [])):
-        raise PluginError("; ".join(problems))
+    use_plugins(args, load=False)
     if args.dataset is None:
         console.table(_listing())
         return 0
@@ -79,11 +75,16 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     signal.signal(signal.SIGTERM, _stop)
     began = time.monotonic()
-    data_root = user_path(args.data_root) if args.data_root else default_data_root()
     with console.board(0) as board:
         board.preparation_started(-1, f"prepare {args.dataset}")
-        reporter, plugins = board.reporter(-1), words(args.plugins or [])
-        done = prepare(dataset, Path(args.raw), data_root, reporter=reporter, plugins=plugins, **request)
+        done = prepare(
+            dataset,
+            Path(args.raw),
+            data_root(args),
+            reporter=board.reporter(-1),
+            plugins=args.plugins or [],
+            **request,
+        )
         board.preparation_finished(-1)
     _print_report(done.report, console)
     state = (
@@ -113,15 +114,6 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
     if args.transform and (args.crop or args.size):
         problems.append("--transform: says crop and size too; leave out --crop and --size")
     fitting = _fitting(args, problems)
-    numbers: dict[str, int] = {}
-    for key, name in (("workers", "num_workers"), ("max_pixels", "max_pixels")):
-        if (text := getattr(args, name)) is not None:
-            try:
-                numbers[key] = coerce(text, int)
-                if numbers[key] < 1:
-                    raise ValueError("a value of at least 1")
-            except ValueError as error:
-                problems.append(f"--{name.replace('_', '-')}: expected {error}, got '{text}'")
     options = {}
     for word in args.overrides:
         key, value = key_and_value(word)
@@ -129,7 +121,8 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     return {
-        "fitting": fitting, **numbers, "on_bad_image": bad_image, "accept_split": args.accept_split,
+        "fitting": fitting, "workers": args.num_workers, "on_bad_image": bad_image,
+        "accept_split": args.accept_split, **({"max_pixels": args.max_pixels} if args.max_pixels else {}),
         "options": options, "allow_outside": args.allow_outside,
     }  # fmt: skip
 

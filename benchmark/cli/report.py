@@ -8,7 +8,6 @@ from benchmark.cli._parser import ArgumentParser, add_smallest_difference, small
 from benchmark.console import Console
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.files import user_path
-from benchmark.settings import words
 from benchmark.store.cells import Store
 
 FORMATS = ("md", "tex", "csv", "html")
@@ -36,13 +35,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
         0, or 2 when a result file could not be read (the report holds the others).
 
     Raises:
-        ConfigError: unknown format, table or baseline, no such number of points, or key=value words.
+        ConfigError: unknown format, table or baseline, or an impossible number of points.
         StoreError: there are no results.
     """
-    formats = tuple(words(args.formats)) if args.formats else FORMATS
-    problems = [unknown("format", name, FORMATS) for name in formats if name not in FORMATS]
-    problems += [f"report takes no '{word}', only flags" for word in args.overrides]
-    if problems:
+    formats = tuple(args.formats or FORMATS)
+    if problems := [unknown("format", name, FORMATS) for name in formats if name not in FORMATS]:
         raise ConfigError(problems)
     smallest = smallest_difference(args)
     output_dir = user_path(args.output_dir)
@@ -56,8 +53,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         console.error(problem)
     from benchmark.report.report import read_report
 
-    tables = tuple(words(args.tables)) if args.tables else None
     with store.reporting():
+        tables = tuple(args.tables) if args.tables else None
         report = read_report(
             output_dir, suite=args.suite, tables=tables, baseline=args.baseline, smallest=smallest
         )

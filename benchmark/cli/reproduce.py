@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 import rich.table
 from rich.text import Text
 
-from benchmark.cli._parser import ArgumentParser
+from benchmark.cli._parser import ArgumentParser, add_data_root, data_root
+from benchmark.cli.export_adapter import CELL
 from benchmark.console import Console
-from benchmark.errors import ConfigError
-from benchmark.files import default_data_root, user_path
-from benchmark.settings import coerce, words
+from benchmark.files import user_path
 from benchmark.store.cells import Store
 
 UNEXPLAINED = (
@@ -34,12 +33,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("cell", nargs="?", help="folder of a cell: runs/<suite>/<backbone>/<method>/seed-<n>")
+    parser.add_needed("cell", f"say which cell: {CELL}", f"folder of a cell: {CELL}")
     parser.add_argument("--output-dir", help="keep the second run in this folder (default: a temporary one)")
-    parser.add_argument("--data-root", help="folder of prepared data sets (default: ~/.cache/medpeft-bench)")
+    add_data_root(parser)
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:<i> (default: what the cell was run on)")
-    parser.add_argument(
-        "--tolerance", default="0", help="largest difference of two numbers that counts as equal (default: 0)"
+    parser.add_number(
+        "--tolerance",
+        float,
+        "largest difference of two numbers that counts as equal (default: 0)",
+        low=0,
+        default=0,
     )
     parser.add_list("--files", "files and folders that config.yaml names without their place (weights, CSV)")
     parser.add_list("--plugins", "Python files or modules that the cell was made with")
@@ -52,38 +55,23 @@ def main(args: argparse.Namespace, console: Console) -> int:
         0 equal, 1 different or failed.
 
     Raises:
-        ConfigError: no cell is named, or a flag is wrong.
+        ConfigError: plugins that the cell needs are not named, or there is no such device.
         StoreError: there is no such cell, or it is damaged.
         BenchmarkError: its data or weights are not here.
     """
-    tolerance = _tolerance(args)
-    from benchmark.run.reproduce import read_cell
+    from benchmark.run.reproduce import read_cell  # loads torch
 
     stored = read_cell(
         user_path(args.cell),
-        data_root=user_path(args.data_root) if args.data_root else default_data_root(),
+        data_root=data_root(args),
         device=args.device,
-        plugins=tuple(words(args.plugins or [])),
+        plugins=tuple(args.plugins or ()),
         files=[user_path(name).absolute() for name in args.files or []],
     )
     if args.output_dir:
-        return _compare(stored, user_path(args.output_dir), tolerance, console)
+        return _compare(stored, user_path(args.output_dir), args.tolerance, console)
     with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as folder:
-        return _compare(stored, Path(folder), tolerance, console)
-
-
-def _tolerance(args: argparse.Namespace) -> float:
-    problems = [f"reproduce takes no '{word}', only flags" for word in args.overrides]
-    problems += [] if args.cell else ["say which cell: runs/<suite>/<backbone>/<method>/seed-<n>"]
-    try:
-        tolerance = float(coerce(args.tolerance, float))
-        if tolerance < 0:
-            raise ValueError("a value of at least 0")
-    except ValueError as error:
-        problems.append(f"--tolerance: expected {error}, got '{args.tolerance}'")
-    if problems:
-        raise ConfigError(problems)
-    return tolerance
+        return _compare(stored, Path(folder), args.tolerance, console)
 
 
 def _compare(stored: StoredCell, output_dir: Path, tolerance: float, console: Console) -> int:

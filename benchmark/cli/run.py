@@ -12,7 +12,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from benchmark.cli._parser import ArgumentParser, add_smallest_difference, given
+from benchmark.cli._parser import ArgumentParser, add_data_root, add_plugins, add_smallest_difference, given
 from benchmark.cli._plan_tables import plan_table, recipe_table
 from benchmark.cli._shell import cell_commands
 from benchmark.config.request import Request, load_request
@@ -34,10 +34,11 @@ PLAN_FORMATS = ("table", "sh")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags; their values are checked with the YAML layers, so all problems are reported at once."""
+    parser.takes_settings = True
     parser.add_list("--methods", "all, names or globs (default: all)")
     parser.add_list("--tasks", "all, names, or none to adapt only (default: all of the suite)")
     parser.add_list("--seeds", "random seeds (default: 0)")
-    parser.add_list("--plugins", "Python files or modules with more methods, tasks, datasets or backbones")
+    add_plugins(parser, "methods, tasks, datasets or backbones")
     parser.add_argument(
         "--config", nargs="+", metavar="FILE", help="YAML file with any of these settings, or experiments"
     )
@@ -45,7 +46,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("--suite", "name in configs/suites or FILE.yaml (default: phantom)"),
         ("--backbone", "backbone name (default: the suite's)"),
         ("--pretrained", "weights of the backbone: tag or path"),
-        ("--data-root", "folder of prepared data sets (default: ~/.cache/medpeft-bench)"),
         ("--output-dir", "folder of the results (default: results)"),
         ("--epochs", "passes over the corpus"),
         ("--max-steps", "stop adaptation after this many steps"),
@@ -67,6 +67,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("--baseline", "method that the others are compared with"),
     ):
         parser.add_argument(flag, help=meaning)
+    add_data_root(parser)
     add_smallest_difference(parser)
     parser.add_argument(
         "--cell", action="append", metavar="METHOD/seed-N", help="run only this cell (can be repeated)"

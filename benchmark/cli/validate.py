@@ -16,8 +16,6 @@ from benchmark.cli._parser import ArgumentParser, given
 from benchmark.config.request import Request, load_request
 from benchmark.config.run_config import RunConfig
 from benchmark.console import Console
-from benchmark.errors import ConfigError
-from benchmark.settings import coerce
 from benchmark.store.cells import cell_name
 
 if TYPE_CHECKING:
@@ -34,12 +32,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--images", action="store_true", help="say which images datasets share, which takes reading them all"
     )
-    parser.add_argument(
+    parser.add_number(
         "--probe",
+        int,
+        "time this many steps per method (default: 20)",
+        low=2,
         nargs="?",
-        const="20",
+        const=20,
         metavar="STEPS",
-        help="time this many steps per method (default: 20)",
     )
 
 
@@ -52,12 +52,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
     Raises:
         ConfigError: the request is wrong.
     """
-    try:
-        probe = 0 if args.probe is None else coerce(args.probe, int)
-        if args.probe is not None and probe < 2:
-            raise ValueError("a value of at least 2")
-    except ValueError as error:
-        raise ConfigError(f"--probe: expected {error}, got '{args.probe}'") from None
     request = load_request(
         given(args, *run.NO_SETTINGS, "json", "probe", "images"), args.overrides, args.config or ()
     )
@@ -66,7 +60,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     found = [
         _named(item, config)
         for config in request.configs
-        for item in _looked_at(config, request, probe, images=args.images)
+        for item in _looked_at(config, request, args.probe or 0, images=args.images)
     ]
     found += [] if request.experiments else [item for config in request.configs for item in models(config)]
     # Configurations of one experiment share data and weights.

@@ -9,7 +9,7 @@ VALIDATE = RUN.replace("run", "validate", 1)
 _ALONE: dict[str, Says] = {
     "list": "say what to list: methods, tasks",
     "list metods": "unknown list 'metods'. Did you mean 'methods'?",
-    "list methods tasks": "unexpected word 'tasks'",
+    "list methods tasks": "list takes no 'tasks'",
     "list tasks --names": "--names goes with 'list methods'",
     "list methods --names --all": "choose one of --names, --all and --markdown",
     "list tasks --suite phantom": "--suite goes with 'list tables'",
@@ -21,7 +21,7 @@ _ALONE: dict[str, Says] = {
     "compare ./a coop": "'./a' is a folder and 'coop' is not",
     "compare ./a ./b": "no results in 'a'",
     "efficiency --batch-size 1": "--batch-size: expected a value of at least 2, got 1",
-    "efficiency --batch-size big": "--batch-size: invalid int value: 'big'",
+    "efficiency --batch-size big": "--batch-size: expected a whole number, got 'big'",
     "efficiency --rounds 0 --threads 0": (
         "--rounds: expected a value of at least 1",
         "--threads: expected a value of at least 1",

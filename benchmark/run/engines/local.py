@@ -180,7 +180,7 @@ def worker_main(connection: Connection, output_dir: Path, settings: Mapping[str,
     signal.signal(signal.SIGTERM, stop.ask)
     # Loaded while the parent prepares data; a failure is reported with the first cell.
     with contextlib.suppress(Exception):
-        standard()
+        settings["run_cell"] or standard()
 
     def send(message: Any) -> None:
         try:
