@@ -35,11 +35,11 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, verb: str, description: str = "", **options: Any) -> None:
-        options = {
+        usual: dict[str, Any] = {
             "prog": f"{PROGRAM} {verb}",
             "formatter_class": argparse.RawDescriptionHelpFormatter,
-        } | options
-        super().__init__(description=description, allow_abbrev=False, **options)
+        }
+        super().__init__(description=description, allow_abbrev=False, **usual | options)
         self.verb, self.takes_settings = verb, False
         self._lists: set[str] = set()
         self._needed: dict[str, str] = {}
@@ -68,8 +68,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def add_needed(self, name: str, say: str, help: str) -> None:
         """Add a word or flag that the command cannot do without; ``say`` is the message when it is missing."""
-        optional = {} if name.startswith("-") else {"nargs": "?"}
-        self._needed[self.add_argument(name, help=help, **optional).dest] = say  # type: ignore[arg-type]
+        optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
+        self._needed[self.add_argument(name, help=help, **optional).dest] = say
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found as ConfigError."""

@@ -53,7 +53,7 @@ def test_lists_take_commas_or_blanks_and_leave_key_value_words():
     parser = ArgumentParser("run", "")
     run_verb.add_arguments(parser)
     args = parser.read(["--methods", "a,b", "c", "recipe.lr=1", "--seeds", "0", "1", "loss=clip"])
-    assert args.methods == ["a,b", "c"]
+    assert args.methods == ["a", "b", "c"]
     assert args.seeds == ["0", "1"]
     assert sorted(args.overrides) == ["loss=clip", "recipe.lr=1"]
 
