@@ -280,8 +280,8 @@ def file_lock(path: Path, *, wait: bool, patience: float = 0.0) -> Iterator[bool
         yield False
         return
     except OSError as error:
-        if error.filename:
-            raise
+        if error.filename:  # as the caller calls it, not as it is resolved
+            raise OSError(error.errno, error.strerror, str(path)) from error
         reason = error.strerror or type(error).__name__
         raise StoreError(
             f"{path}: this file system has no file locks ({reason}), which keep processes from overwriting each "
