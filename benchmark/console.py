@@ -28,7 +28,7 @@ SEND_INTERVAL = 0.2
 
 
 class Reporter(Protocol):
-    """What long work calls to say how far it is."""
+    """Receives the progress of long work."""
 
     def start(self, stage: str, total: int) -> None:
         """Begin a stage of ``total`` steps."""
@@ -263,7 +263,7 @@ class Console:
         return self.out.is_terminal and not self.out.is_dumb_terminal
 
     def line(self, text: str) -> None:
-        """Print one line as it is."""
+        """Print one line without markup."""
         self.out.print(text, markup=False)
 
     def warn(self, text: str) -> None:
@@ -275,7 +275,7 @@ class Console:
         self.err.print(f"error: {_one_line(text)}", markup=False, style="red")
 
     def table(self, content: Any) -> None:
-        """Print a rich table, or a text as it is."""
+        """Print a rich table, or a text without markup."""
         if isinstance(content, str):
             self.line(content)
         else:

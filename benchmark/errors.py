@@ -1,4 +1,4 @@
-"""Error types of the harness: each message says what is wrong, where, and what to do next.
+"""Error types of the program: each message says what is wrong, where, and what to do next.
 
 The command line prints the message as one clear line and exits with code 2; ``--debug`` shows the traceback.
 """

@@ -1,4 +1,4 @@
-"""The processes that work on one cell together: what they exchange, and how one learns that it is one of several.
+"""The processes that work on one cell together, and what they exchange.
 
 ``torchrun --nproc_per_node=N`` starts N processes, one per GPU (``benchmark/run/training/distributed.py``). A
 process on its own exchanges nothing: :class:`World` does nothing at each of its places, so that no other code asks

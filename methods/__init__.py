@@ -1,4 +1,4 @@
-"""Adaptation methods: one plugin per file. ``build`` makes one by name."""
+"""Adaptation methods: one plugin per file. ``build`` creates one by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method is: how a frozen backbone becomes a trainable image-text model.
+"""The contract of methods: how a frozen backbone becomes a trainable image-text model.
 
 A method is one class in one file. It declares what it changes, builds its trained modules in :meth:`Method.setup`,
 and acts on the towers through interventions and deltas (``benchmark/backbones/towers/base.py``). It never seeds,

@@ -1,6 +1,6 @@
 """Contrastive losses over a matrix of image-text logits.
 
-A loss takes tensors only: it knows no method, model or batch. Both are symmetric cross-entropies whose targets stand
+A loss takes tensors only: it knows no method, model or batch. Both are symmetric cross-entropies whose targets are
 on the diagonal; the label-guided one leaves out pairs that show the same findings (ACE-LoRA, arXiv 2603.17079).
 """
 

@@ -1,4 +1,4 @@
-"""The frozen backbone as it is: the row that every adaptation is measured against."""
+"""Zero-shot: the frozen backbone without adaptation, the baseline of every table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a task is: a protocol that turns an adapted method and labelled datasets into numbers.
+"""The contract of tasks: a protocol that measures an adapted method on labelled datasets.
 
-A task never touches an optimiser of the method, and it sees test data only after adaptation has ended.
+A task never trains the method, and it sees test data only after adaptation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What segmentation and detection share: a small head trained on the frozen image tower of an adapted method.
+"""Shared by segmentation and detection: a small head trained on the frozen image tower of an adapted method.
 
 The tower only gives feature maps (``tasks/heads/taps.py``): it runs in eval mode, without gradients, and nothing of it
-changes. A task brings what is its own: the head with its loss, scores, and what is stored for pictures.
+changes. A task adds its head with the loss, its scores, and the arrays for pictures.
 
 The head is trained on the part ``train``, selected on ``val``, and the part ``test`` is opened afterwards, once.
 """

@@ -1,4 +1,4 @@
-"""Grounding: does the similarity of patches with a finding's prompts show where the finding is?
+"""Grounding: whether the similarity of patches with a finding's prompts shows where the finding is.
 
 Protocol of the ACE-LoRA paper's Figure 3: cosines of all patch features with the text feature of the finding,
 up-sampled to the image and laid beside the radiologists' boxes. Nothing is trained. The paper shows two films and gives

@@ -1,8 +1,8 @@
 """How images are scored against class prompts: cosines of global features, or a model's own published rule.
 
-``global`` is the headline of every table. The other rules are those with which a model's authors score; a backbone says
-which of them it offers (``Backbone.rules``), and brings the parts that they need (``Backbone.extras``). What each rule
-computes is told in docs/score_rules.md.
+``global`` is the headline of every table. The other rules are those with which a model's authors score; a backbone
+says which of them it offers (``Backbone.rules``), and brings the parts that they need (``Backbone.extras``).
+docs/score_rules.md describes each rule.
 
 Shape letters: B images, C classes, T templates, L pieces of a text, W words, N cells of an image, S sentences, E width.
 """

@@ -205,7 +205,7 @@ def scored(
 
 
 def _left_out(data: LabelledImages) -> dict[str, Any]:
-    """Return what a result says of classes that its samples cannot score; empty when there are none."""
+    """Return the ``info`` entry on classes that the samples cannot score, or nothing."""
     reasons = unscored_classes(data.kind, data.targets, data.classes)
     if not reasons:
         return {}

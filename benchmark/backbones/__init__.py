@@ -1,4 +1,4 @@
-"""Backbones: one interface over the two-tower models that are adapted."""
+"""Backbones: one interface to the two-tower models that methods adapt."""
 
 from __future__ import annotations
 

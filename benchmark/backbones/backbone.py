@@ -1,4 +1,4 @@
-"""A two-tower vision-language model seen through one interface."""
+"""One interface to a two-tower vision-language model."""
 
 from __future__ import annotations
 

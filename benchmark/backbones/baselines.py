@@ -1,4 +1,4 @@
-"""The medical models of the paper's Tables 2 to 4 by name; their weights are downloads of other groups."""
+"""The names of the medical models in the paper's Tables 2 to 4; other groups publish their weights."""
 
 from __future__ import annotations
 

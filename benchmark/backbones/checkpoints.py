@@ -1,4 +1,4 @@
-"""Published weights: read without running code, and fitted to a model tensor by tensor or refused in one line."""
+"""Reads published weights without running code, and loads them into a model strictly: every tensor must match."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmark.errors import DataError
 State = dict[str, Tensor]
 
 
-# Buffers and sizes that older releases stored; they hold no learnt value and today's modules make them anew.
+# Buffers and sizes that older releases stored; they hold no learnt value, and today's modules create them.
 _HARMLESS = (
     "position_ids",
     "token_type_ids",

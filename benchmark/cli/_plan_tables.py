@@ -1,4 +1,4 @@
-"""The plan of a run for people: what is run and what is reused, and the recipe that each method trains with."""
+"""Tables of a run's plan: which cells run, which are reused, and the recipe of each method."""
 
 from __future__ import annotations
 

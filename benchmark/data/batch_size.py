@@ -1,4 +1,4 @@
-"""What a batch can teach: a pair is compared with the others of its batch, and an epoch is made of whole batches."""
+"""Checks of the batch size: a pair is compared with the others of its batch, and an epoch has whole batches only."""
 
 from __future__ import annotations
 

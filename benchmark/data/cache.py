@@ -1,4 +1,4 @@
-"""What is computed once and kept in a file: whoever comes first makes it, whoever comes meanwhile waits for it."""
+"""Cached files: the first process makes a file, others wait for it and read it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kept(
         make: computes the content.
         read: returns the content of the file.
         write: writes it, under a temporary name.
-        what: in words, for whoever waits.
+        what: a description, for messages while waiting.
         reporter: told about waiting and about a folder that cannot be written.
     """
     if path is None:

@@ -1,9 +1,9 @@
-"""What a frozen backbone gives for data, computed once and kept on disk: features of its towers, and token ids.
+"""Features of a frozen backbone's towers and token ids, computed once and cached on disk.
 
-Every method that leaves a tower alone, and every seed, reads the same file. Nothing is random: no augmentation, towers
-in eval mode. The towers compute as those of the run that are adapted, so that all rows of a table have one arithmetic;
-what they give is kept in fp32. The key holds all that the features depend on: weights, input normalisation, data,
-arithmetic, kind of device, and the version of this file.
+All methods that do not change a tower, and all seeds, read the same file. Nothing is random: no augmentation, towers in
+eval mode. The towers use the arithmetic of the run, so that all rows of a table have the same one; features are stored
+in fp32. The key contains all that they depend on: weights, input normalisation, data, arithmetic, kind of device, and
+the version of this file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What every method costs at the size of a backbone, without data: one row of figures per method.
 
 Parameters and FLOPs are counted, memory is what autograd keeps (on a GPU: what was allocated), times are taken in turns
-(``benchmark/efficiency/timing.py``). Towers that a method leaves alone bring cached features, as in a run; FLOPs
+(``benchmark/efficiency/timing.py``). As in a run, towers that a method does not change use cached features; FLOPs
 are given both with and without them.
 """
 

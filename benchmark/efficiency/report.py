@@ -1,4 +1,4 @@
-"""How measured costs are shown: tables on the terminal and in CSV files, efficiency.json with everything, a figure."""
+"""Shows measured costs: tables on the terminal and in CSV files, efficiency.json with everything, a figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clocks for a noisy machine: several things are timed in turns in one process, and only medians and ratios count.
+"""Timing on a noisy machine: things are timed in turns in one process, and only medians and ratios count.
 
 Round r runs the things in order, round r + 1 in reverse, so that a slow minute of the machine hits all of them alike.
 CPU time beside wall time tells a busy machine from slow code. What autograd keeps for the backward pass is counted in

@@ -1,7 +1,7 @@
-"""Methods on made-up pairs, ready to be measured side by side: one frozen backbone in memory, shared by all of them.
+"""Methods on synthetic pairs for measuring side by side; all share one frozen backbone in memory.
 
-What images show and texts say changes neither time nor memory, so noise and random words do; so does the learning rate,
-which is 0: the optimiser does all its work and every step starts from the same weights.
+The content of images and texts changes neither time nor memory, so they are noise and random words. The learning rate
+is 0: the optimiser does all its work, and every step starts from the same weights.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Metric:
         return 1 if self.unit == "%" else 2
 
     def stored(self) -> dict[str, Any]:
-        """As JSON, under its name: what differs from a metric of which nothing is said."""
+        """Return the declared values that differ from the defaults, as JSON under the metric's name."""
         plain = Metric(self.name)
         said = {item.name: getattr(self, item.name) for item in fields(self)}
         return {key: value for key, value in said.items() if value != getattr(plain, key)}
@@ -283,7 +283,7 @@ def log_odds(logits: Array) -> Floats:
     """
     logits = np.asarray(logits, dtype=np.float64)
     columns = range(logits.shape[1])
-    with np.errstate(invalid="ignore"):  # scores that are no numbers are told by who makes metrics of them
+    with np.errstate(invalid="ignore"):  # the caller reports scores that are not finite
         rest = [np.logaddexp.reduce(np.delete(logits, column, axis=1), axis=1) for column in columns]
     return np.asarray(logits - np.stack(rest, axis=1), dtype=np.float64)
 

@@ -1,4 +1,4 @@
-"""Which runs may be averaged and compared: those with the same settings, made of the same data by the same program."""
+"""Decides which runs may be averaged and compared: those with the same settings, data, weights and formulas."""
 
 from __future__ import annotations
 

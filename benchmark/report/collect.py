@@ -1,4 +1,4 @@
-"""Read the store and bring the runs of one method together: means over seeds, notes on what is left out."""
+"""Reads the store and groups the runs of each method: means over seeds, notes on what is left out."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Block:
     Attributes:
         suite, backbone: where the rows were measured, unless a row says otherwise (``Row.place``).
         spec: the suite as the runs have it, with all tasks that ran.
-        ceiling: a reference row that is no method.
+        ceiling: a reference row, not a method.
         variants: cells that are variants of methods; rows of experiments, not of this table.
         experiment: what the rows were chosen by; None for the table of all methods.
         beside: other rows of the same suite and backbone: they know sample counts and reference scores too.

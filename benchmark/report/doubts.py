@@ -1,4 +1,4 @@
-"""What makes one doubt the numbers of a table: one list, shown when a run ends, below the table and on the page."""
+"""The list of reasons to doubt a table's numbers; shown when a run ends, below the table and on the page."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def row_marks(row: Row) -> list[str]:
 
 
 def _joined(found: Iterable[tuple[Row, Doubt]]) -> list[Doubt]:
-    """One doubt for all rows that it is told of."""
+    """One doubt and all rows that it applies to."""
     rows: dict[Doubt, list[str]] = {}
     for row, doubt in found:
         rows.setdefault(doubt, []).append(row.title)

@@ -1,4 +1,4 @@
-"""Experiments as blocks: the rows that a table or figure of the paper is made of, put together from the store.
+"""Builds the rows of a table or figure of the paper from the store.
 
 An experiment is resolved on each suite and backbone of the store by `benchmark.config.experiments.resolve`, as a
 run does it; rows whose cells are not in the store, or cannot be run here, stay in as rows that say so.

@@ -1,4 +1,4 @@
-"""Adapters as folders in the layout of Hugging Face peft, and adapters from elsewhere as finished cells.
+"""Exports adapters as folders in the layout of Hugging Face peft, and imports adapters as finished cells.
 
 A folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, which ``PeftModel.from_pretrained`` reads,
 and beside them ``rest.safetensors`` with the trained tensors that peft has no place for (the logit scale, as the

@@ -1,8 +1,6 @@
-"""What a result was made of: the data as read, the weights, the arithmetic that ran, and the version of the numbers.
-
-Kept as "identity" in a cell's ``adapt.json`` and in each ``<task>.json``. Digests come from content, never from paths,
-names or times, so the same data elsewhere are the same, and other data under the same name are not. Finished work is
-reused only while its identity holds.
+"""The identity of a result: digests of the data as read and the weights, the arithmetic, and the version of the
+numbers.  Stored as "identity" in a cell's ``adapt.json`` and in each ``<task>.json``. Digests come from content, never
+from paths, names or times. Finished work is reused only while its identity holds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Results that rest on the image tower alone are measured once for all methods that leave that tower as it is.
+"""Results that depend on the image tower alone are measured once for all methods that do not change that tower.
 
-They are kept in ``<output-dir>/shared/``, one folder per image tower, task settings, data entry and seed; a worker that
-needs one which another worker is making waits for it. The same place holds the reference on an untrained tower.
+They are stored in ``<output-dir>/shared/``, one folder per image tower, task settings, data entry and seed. If another
+worker is making one, a worker waits for it. The reference on an untrained tower is stored there too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The result store: one folder per cell, every file written whole or not at all, plus the tidy results.csv.
+"""The result store: one folder per cell, every file written completely or not at all, and results.csv.
 
 ``<output-dir>/runs/<suite>/<backbone>/<method>[+<variant>]/seed-<n>/`` holds config.yaml, adapter.safetensors,
 adapt.json, history.jsonl, provenance.json, efficiency.json, status.json, one ``<task>.json`` per task and

@@ -1,4 +1,4 @@
-"""Two folders of one cell, compared file by file and number by number, and what differs in how they were made."""
+"""Compares two folders of one cell file by file and number by number, and lists what differs in how they were made."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Identifiers of images and patients as keyed hashes, for results that leave the place where the data may be seen.
+"""Replaces identifiers of images and patients by keyed hashes, for results that leave the site of the data.
 
-The key lies in the data root and never goes with the results: without it nobody can try out which identifier gives
-which hash. One data root has one key, so that runs on the same images and patients can still be paired.
+The key is stored in the data root, never with the results: without it nobody can test which identifier gives which
+hash. One data root has one key, so runs on the same images and patients can still be paired.
 """
 
 from __future__ import annotations

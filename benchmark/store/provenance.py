@@ -1,4 +1,4 @@
-"""Where a result comes from: settings, seed, versions, commit, hardware; no names of people or hosts."""
+"""The origin of a result: settings, seed, versions, commit, hardware; no names of people or hosts."""
 
 from __future__ import annotations
 

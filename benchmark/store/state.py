@@ -1,4 +1,4 @@
-"""What a cell folder says of itself: the settings it was made with, and whether its adapter was imported."""
+"""The state of a cell folder: the settings it was made with, and whether its adapter was imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in peft's layout: which modules of a backbone an adapter sits on, and LoRA on the towers as a peft adapter."""
+"""Names in peft's layout: which modules of a backbone an adapter changes, and LoRA as a peft adapter."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The tuners of the installed peft: which of them act on linear maps, found by trying, and their options.
 
-Nothing here is taken from peft's documentation: every tuner is put on two small Linears and has to apply, to pass
-gradients to all that it trains, and to come back from its trained tensors alone.
+Every tuner is tried on two small Linears: it must apply, pass gradients to everything that it trains, and be restored
+from its trained tensors alone.
 """
 
 from __future__ import annotations

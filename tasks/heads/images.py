@@ -1,4 +1,4 @@
-"""The images of a dense task: which parts a task opens, with masks and boxes, and that the parts share no image."""
+"""The images of a dense task: its parts with masks or boxes, and a check that the parts share no image."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DenseImages:
         title: of the dataset.
         store: where the pixels and masks are. rows: of the store that belong to the part.
         boxes: N float64 arrays ``[K, 4]`` (x1, y1, x2, y2) in pixels of the stored image, or None.
-        ids: N image ids. clusters: N patient ids (the image id where there is none).
+        ids: N image ids. clusters: N patient ids (the image id if unknown).
         digest: identifies the images.
     """
 

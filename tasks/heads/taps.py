@@ -1,4 +1,4 @@
-"""Feature maps of a frozen image tower, and batches of them on their way to a head."""
+"""Feature maps of a frozen image tower, and batches of them for a head."""
 
 from __future__ import annotations
 

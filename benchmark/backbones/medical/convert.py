@@ -1,7 +1,7 @@
-"""Published checkpoints as safetensors: opened without running code, renamed, checked tensor by tensor, written whole.
+"""Converts published checkpoints to safetensors: no code is run, tensors are renamed and checked one by one.
 
-A converted file lies beside the first file that it was made of, or below the user's cache where that place cannot be
-written or belongs to the hub's cache. A JSON file of the same name says what went into it.
+The converted file is written beside its first source file, or below the user's cache if that folder is not writable or
+belongs to the hub's cache. A JSON file of the same name records the sources.
 """
 
 from __future__ import annotations

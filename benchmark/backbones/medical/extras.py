@@ -1,4 +1,4 @@
-"""Parts that only a model's own score rule needs: beside the backbone, frozen, called like functions.
+"""Frozen modules that only a model's own score rule needs.
 
 Shape letters: B batch, N cells, L pieces of text, S sentences, Q queries, T texts, C width, E shared width.
 """

@@ -1,4 +1,4 @@
-"""The chest X-ray models of the paper's tables, one record each; ``docs/backbones.md`` tells their stories."""
+"""The chest X-ray models of the paper's tables, one record each; ``docs/backbones.md`` describes them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Tokenizers of the medical models, from their word lists alone: no code and no settings of a download decide.
+"""Tokenizers of the medical models, built from their word lists alone: no code or settings of a download are used.
 
-Lower-casing and the longest text are fixed here, as Bio_ClinicalBERT's repository and others leave them open.
+Lower case and maximal length are set here, because Bio_ClinicalBERT's repository and others do not state them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One view of every encoder: what a method may read of a tower and where it may act on it.
+"""The interface of all towers: what a method may read, and where it may act.
 
 A *tower* turns images or token ids into a sequence of tokens, runs it through transformer blocks and pools one global
 token into the shared embedding space. Which library built the blocks (timm, transformers, open_clip) is known only to

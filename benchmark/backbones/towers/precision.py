@@ -1,7 +1,7 @@
-"""Arithmetic: towers in fp32, or autocast to a coarser type with frozen weights cast once instead of every step.
+"""Arithmetic of towers: fp32, or autocast to bf16 or fp16 with frozen weights cast once instead of in every step.
 
-What follows the towers (heads, unit norm, graph, similarities, loss) is computed in fp32 whatever the towers do: a bf16
-number has 8 bits, so that a few hundred cosines would be left of thousands, and images would tie for the first place.
+Everything after the towers (heads, unit norm, graph, similarities, loss) is computed in fp32: a bf16 number has 8 bits,
+so thousands of cosines would collapse to a few hundred values, and images would tie for the first place.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Image tower over a ResNet: open_clip's ModifiedResNet with attention pooling, a timm ResNet, or a medical model's.
 
 A ResNet has feature maps of four stages and no tokens. It serves zero-shot classification, dense tasks (taps are the
-outputs of the stages) and methods that leave the image tower alone or train all of it; whatever needs tokens or linear
-maps of attention is refused with one clear line.
+outputs of the stages) and methods that do not change the image tower or train all of it. Methods that need tokens or
+attention are refused with one line.
 """
 
 from __future__ import annotations

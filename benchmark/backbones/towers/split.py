@@ -1,6 +1,6 @@
-"""Query, key and value as three Linears of their own, where a library keeps them in one fused map.
+"""Splits a fused query-key-value layer into three Linears.
 
-The modules here take the place of a library's own and compute the same. Each of q, k and v then has a name in the
+The modules here replace a library's own and compute the same. Each of q, k and v then has a name in the
 model, so that a library which adapts Linears by name can adapt them one by one.
 """
 

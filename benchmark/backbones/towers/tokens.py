@@ -1,4 +1,4 @@
-"""Tokens on their way through a tower: what the blocks hand on, what a method may do to it, what a pass returns.
+"""The token sequence that passes through a tower's blocks, what a method may change in it, and what a pass returns.
 
 Shape letters: B batch, N tokens, D tower width, H heads, h x w patch grid.
 """

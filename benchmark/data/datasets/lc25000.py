@@ -1,7 +1,7 @@
 """LC25000: 15,000 lung and 10,000 colon tiles in five classes (arXiv 1912.12142).
 
 The 25,000 files are augmented copies of 1,250 tiles. With the group file of LC25000-clean beside them, intervals are
-drawn over source tiles; without it every copy counts as a tile of its own, which makes intervals too narrow.
+drawn over source tiles; without it every copy counts as an independent tile, which makes intervals too narrow.
 """
 
 from __future__ import annotations

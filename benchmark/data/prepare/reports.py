@@ -1,4 +1,4 @@
-"""Radiology reports: findings and impression out of free text, and what of them becomes the caption of an image.
+"""Radiology reports: finds findings and impression in free text, and chooses the caption of an image.
 
 A section starts where a line opens with its name and a colon; findings and impression also within a line, after a
 sentence. Only names of whole sections end a section: labels such as "LUNGS:" inside the findings stay where they are.
@@ -124,7 +124,7 @@ def collapse(text: str) -> str:
 
 
 def num_tokens(text: str) -> int:
-    """Return the number of alphanumeric tokens; the underscores of de-identification are none."""
+    """Return the number of alphanumeric tokens; the underscores of de-identification do not count."""
     return len(_tokens(text))
 
 

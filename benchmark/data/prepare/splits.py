@@ -1,4 +1,4 @@
-"""Which images make up a published split: id lists known by count and sha256, so that a rebuilt list is noticed.
+"""Published splits: id lists known by count and sha256, so that another list is noticed.
 
 ``<dataset>.json`` in this folder is ``{list name: {"count": n or null, "sha256": hex or null, "source": text}}``. The
 sha256 is over the sorted ids joined by newlines. A list without a published hash is kept in the prepared folder when it

@@ -1,4 +1,4 @@
-"""Direct labels in figures that do not cover one another; places are found in pixels of the drawn figure."""
+"""Places labels in figures so that they do not overlap, in pixels of the drawn figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of what a task found: test images with truth and predictions (like the paper's Figure A.5), PR curves.
+"""Panels of test images with truth and predictions (like the paper's Figure A.5), and precision-recall curves.
 
 Both are drawn from what cells have stored, whatever the task: ``predictions/<task>-<dataset>.npz`` with the keys
 

@@ -1,4 +1,4 @@
-"""Reliability diagrams: how often a method is right when it says that it is sure."""
+"""Reliability diagrams: accuracy against confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays that cells have stored beside their results, and methods that have stored the same ones."""
+"""Reads the arrays that cells store with their results, and finds methods that stored the same ones."""
 
 from __future__ import annotations
 

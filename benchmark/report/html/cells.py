@@ -1,4 +1,4 @@
-"""What the page says of one cell of the store: settings, origin, curves, numbers, and why it failed."""
+"""The page's section on one cell: settings, origin, curves, numbers, and why it failed."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def cell_view(run: Run, row: Row) -> CellView:
 
 
 def section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return a nested mapping, empty where there is none."""
+    """Return a nested mapping, or an empty one."""
     inner = values.get(key)
     return inner if isinstance(inner, Mapping) else {}
 

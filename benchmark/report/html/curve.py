@@ -1,4 +1,4 @@
-"""A curve of history.jsonl as the geometry of a small drawing; the template writes it as SVG."""
+"""The geometry of a curve of history.jsonl; the template writes it as SVG."""
 
 from __future__ import annotations
 

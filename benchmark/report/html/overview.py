@@ -1,4 +1,4 @@
-"""Head, summary, tables and figures of the page, as the template wants them."""
+"""Head, summary, tables and figures of the page, in the form that the template needs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PartView:
 
 @dataclass(frozen=True)
 class TableView:
-    """One rendered table with its costs and all that is said about it."""
+    """One rendered table with its costs, notes and doubts."""
 
     anchor: str
     title: str

@@ -1,4 +1,4 @@
-"""Which differences matter: tests on the same test patients, ties with the best, average ranks.
+"""Decides which differences matter: tests on the same test patients, ties with the best, average ranks.
 
 A row is better or worse than another when the p value of their difference, Holm-adjusted over the methods of the
 column, is below 0.05, when the difference is more than two standard errors over training seeds, where those are known,

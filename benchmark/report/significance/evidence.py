@@ -1,4 +1,4 @@
-"""Stored per-sample predictions of runs, turned into what paired tests compare.
+"""Turns stored per-sample predictions into the values that paired tests compare.
 
 The formulas are those of the stored numbers (``benchmark/metrics/classification.py`` and its neighbours). Which of
 them a file can give is read off its arrays, never off the name of its task (results/README.md): cosines with
@@ -38,7 +38,7 @@ from benchmark.store.cells import CellFolder
 from benchmark.store.contents import arrays_problem
 
 _AGREES = 0.001
-"""The metric made anew from what was stored (in float32) may differ from the stored one by this much."""
+"""The metric computed again from stored float32 arrays may differ from the stored value by this much."""
 
 
 Measure = SampleMean | Placements | Floats

@@ -1,4 +1,4 @@
-"""The tests of a table in plain sentences: which differences matter, and which do not."""
+"""Describes the tests of a table in sentences: which differences matter, and which do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which columns a table has, where the paper's number for a cell stands, and when a difference has a meaning."""
+"""The columns of a table, the paper's number for a cell, and when a difference to it is meaningful."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def paper_names(block: Block) -> dict[str, str]:
 
 
 def paper_table(block: Block, key: Key, paper: PaperTables) -> str:
-    """Id of the paper's table that reports this number; empty when there is none."""
+    """Id of the paper's table that reports this number, or empty."""
     task, dataset, metric = key
     head = block.metric(key).head
     if block.experiment is not None:

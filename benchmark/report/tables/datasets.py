@@ -1,4 +1,4 @@
-"""Tables of the datasets themselves: what the paper states, beside what results in the store say of theirs."""
+"""Tables A.1 and A.2, the datasets: what the paper states, beside what stored results say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader must know to read a table: notes below it, and the caption."""
+"""The notes below a table, and its caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as numbers for CSV files: fractions, seconds, bytes and counts, unrounded."""
+"""The numbers of tables for CSV files: fractions, seconds, bytes and counts, unrounded."""
 
 from __future__ import annotations
 

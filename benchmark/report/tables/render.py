@@ -1,4 +1,4 @@
-"""A block becomes a table: cells of text with ranks and ties, references, caption, notes, costs and words."""
+"""Renders a block as a table: text cells with ranks and ties, references, caption, notes, costs and sentences."""
 
 from __future__ import annotations
 

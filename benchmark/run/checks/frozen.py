@@ -1,7 +1,7 @@
-"""Whether adaptation left alone what it must leave alone: frozen weights, running statistics, and the towers' mode.
+"""Checks that adaptation did not change frozen weights, running statistics or the mode of frozen towers.
 
-Weights that change without being stored would be lost with the process: the kept adapter would not give the numbers
-that were reported. So every tensor that is not trained is hashed before and after, once each, not in every step.
+A frozen weight that changes is not stored, so the stored adapter would not give the reported numbers. Every tensor that
+is not trained is hashed once before and once after adaptation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What an image shows as one number, and as a thumbnail, so that it is found again whatever its name is.
+"""Hashes and thumbnails of images, to find the same image or a near copy under any name.
 
-Two images are the same when their prepared pixels are, or the files that they were made from. Grey images have the same
-number with one and with three channels. They are near copies, such as a film compressed or resized anew, when their
-thumbnails correlate by more than ``NEAR``. An image of (almost) one value has neither: two black films are no leak.
+Two images are the same if their prepared pixels or their source files are. Grey images have the same hash with one and
+with three channels. Near copies, such as a film compressed or resized again, have thumbnails that correlate by more
+than ``NEAR``. An image of (almost) one value has neither: two black films are not a leak.
 """
 
 from __future__ import annotations

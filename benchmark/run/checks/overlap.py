@@ -1,8 +1,8 @@
-"""Images that the datasets of a run share.
+"""Finds images that the datasets of a run share.
 
-A test image that is also in the corpus, in the validation set, or in what its own head is trained on makes the number
-a measure of memory: such a run stops before anything is trained, unless ``allow_overlap`` says that it is meant. What
-test sets share among themselves, near copies, and patients that datasets share, are no error: they are reported.
+A test image that is also in the corpus, in the validation set, or in the training part of its own head is a leak: the
+run stops before training, unless ``allow_overlap`` is set. Images shared by test sets, near copies and shared patients
+are reported, not errors.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def overlaps(
 ) -> list[Overlap]:
     """Compare the datasets of a suite by what their images show.
 
-    Datasets that cannot be opened are left out: whoever needs them says why.
+    Datasets that cannot be opened are left out; the code that needs them reports why.
 
     Args:
         suite: with the entries to compare.

@@ -1,8 +1,7 @@
-"""Whether the texts of a corpus belong to its images, as far as a frozen model can tell.
+"""Checks with the frozen model whether the texts of a corpus belong to its images.
 
-Nobody can see from a file that labels or texts were shuffled before it was made. But a model that knows anything of the
-domain likes the true pairs more than permuted ones; where it does not, the run says so. It stops nothing: the model may
-simply know nothing of such images.
+A file does not show that its texts were shuffled. But a model that knows the domain prefers true pairs to permuted
+ones; if it does not, the run reports it and goes on, because the model may simply not know such images.
 """
 
 from __future__ import annotations

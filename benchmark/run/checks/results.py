@@ -1,4 +1,4 @@
-"""Whether a result is whole, and which texts a model cannot see to their end."""
+"""Checks that a result is complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_result(result: DatasetResult, where: str) -> None:
         where: names task and dataset.
 
     Raises:
-        CellError: rows are missing or too many, an image stands there twice, or a score is no number.
+        CellError: rows are missing or too many, an image occurs twice, or a score is not finite.
     """
     arrays = {name: np.asarray(result.predictions[name]) for name in PER_IMAGE if name in result.predictions}
     for name, values in arrays.items():

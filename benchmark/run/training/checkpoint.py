@@ -1,4 +1,4 @@
-"""State of an unfinished adaptation: written whole after every epoch, read back to go on with identical results."""
+"""Checkpoint of an unfinished adaptation: written after every epoch, read to continue with identical results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Checkpoint:
         write_whole(self._path, lambda path: torch.save(full, path))
 
     def load(self, say: Callable[[str], object] = lambda line: None) -> dict[str, Any] | None:
-        """Return the state; None if there is none, or none of this run, which is said in one line."""
+        """Return the state; None without a checkpoint, or if it belongs to another run, which is reported."""
         if not self._path.exists():
             return None
         try:

@@ -1,4 +1,4 @@
-"""Times of training steps: whole steps, waits included; a GPU is asked by events, so that no step waits for it."""
+"""Times of training steps, waits included; on a GPU by events, so that no step waits for the clock."""
 
 from __future__ import annotations
 

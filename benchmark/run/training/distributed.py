@@ -1,8 +1,7 @@
-"""Several processes on one cell: collectives of torch.distributed, each behind a meeting at which failures are told.
-
-Before tensors travel, the processes meet: a maximum over a few integers, on the CPU. A process that failed comes to its
-next meeting with an error instead, so the others learn it wherever they wait, none is left behind in a collective, and
-all go on alike. Meetings wait as long as it takes; what follows one never waits long.
+"""Several processes on one cell: collectives of torch.distributed, each after a meeting at which failures are
+exchanged.  Before tensors are exchanged, the processes meet: a maximum over a few integers, on the CPU. A process that
+failed brings an error to its next meeting, so the others learn of it wherever they wait, and none hangs in a
+collective. Meetings have no time limit; what follows a meeting never waits long.
 """
 
 from __future__ import annotations

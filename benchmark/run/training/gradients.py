@@ -1,4 +1,4 @@
-"""Gradients of a contrastive loss, also for a batch that several processes share or whose towers do not fit at once."""
+"""Gradients of a contrastive loss, also for a batch that several processes share or that does not fit into memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The one training loop: batches, loss, backward, step; validation after each epoch; best weights by validation.
 
-It knows neither a method nor a task by name. A tower that a method leaves alone brings cached features.
+It knows no method or task by name. A tower that a method does not change uses cached features.
 """
 
 from __future__ import annotations
