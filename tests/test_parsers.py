@@ -36,7 +36,7 @@ from benchmark.data.prepared import REPORT, read_manifest, read_report
 from benchmark.errors import BenchmarkError, ConfigError, DataError, PluginError
 from benchmark.files import parse_yaml, read_yaml
 from benchmark.preprocess import Fitting
-from benchmark.registry import read_source
+from benchmark.registry.sources import read_source
 from benchmark.settings import Given, check, words
 from benchmark.store.cells import CellFolder, StoreError
 from benchmark.store.contents import Config, Result, content_problem

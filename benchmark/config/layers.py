@@ -11,7 +11,8 @@ from typing import Any
 from benchmark.config.declared import MethodFile, RunFile, Suite
 from benchmark.errors import ConfigError, PluginError, quoted, unknown
 from benchmark.files import configs, parse_yaml, read_yaml, shown, user_path
-from benchmark.registry import Registry, reason_of
+from benchmark.registry import Registry
+from benchmark.registry.sources import reason_of
 from benchmark.settings import Given, check, read, unsaid
 
 FLAGS, OVERRIDES = "flags", "key=value"
