@@ -1,6 +1,7 @@
-"""The identity of a result: digests of the data as read and the weights, the arithmetic, and the version of the
-numbers.  Stored as "identity" in a cell's ``adapt.json`` and in each ``<task>.json``. Digests come from content, never
-from paths, names or times. Finished work is reused only while its identity holds.
+"""Identity of a result: digests of the data as read and the weights, the arithmetic, the version of the numbers.
+
+Stored as "identity" in a cell's ``adapt.json`` and in each ``<task>.json``. Digests come from content, never from
+paths, names or times. Finished work is reused only while its identity holds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Several processes on one cell: collectives of torch.distributed, each after a meeting at which failures are
-exchanged.  Before tensors are exchanged, the processes meet: a maximum over a few integers, on the CPU. A process that
-failed brings an error to its next meeting, so the others learn of it wherever they wait, and none hangs in a
-collective. Meetings have no time limit; what follows a meeting never waits long.
+"""Several processes on one cell: collectives of torch.distributed, each after a meeting that exchanges failures.
+
+Before tensors are exchanged, the processes meet: a maximum over a few integers, on the CPU. A failed process brings an
+error to its next meeting, so the others learn of it wherever they wait, and none hangs in a collective. Meetings have
+no time limit; what follows a meeting never waits long.
 """
 
 from __future__ import annotations
