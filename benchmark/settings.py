@@ -389,7 +389,8 @@ def _lines(
         for key in keys:
             path.append(str(key + 1) if isinstance(got, list) else str(key))  # type: ignore[operator]
             inside.append(_below(inside[-1], key))
-            got = key if one["loc"][-1] == "[key]" else _item(got, key)
+            got = _item(got, key)
+        got = keys[-1] if one["loc"][-1:] == ("[key]",) else got
         place = where(".".join(path))
         if one["type"] in ("extra_forbidden", "invalid_key"):
             named = f"{path[-2]} key" if len(path) > 1 and not path[-2].isdecimal() else kind

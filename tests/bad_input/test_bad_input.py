@@ -80,9 +80,9 @@ def test_a_wrong_request_is_refused(case: Case, tmp_path: Path, capsys: pytest.C
 
 
 BY_A_SHELL = (
-    "a verb with a typo", "run: a flag with a typo", "a flag without its value", "a method with a typo",
-    "list metods", "key=value: a key with a typo", "suite: an open bracket", "suite: bytes",
-    "--config: wrong values", "--plugins nowhere_at_all", "report --output-dir nowhere", "export-adapter",
+    "a verb with a typo", "run: a flag with a typo", "a flag without its value", "--methods zero_shoot",
+    "list metods", "recipe.lrr=1", "suite: an open bracket", "suite: bytes",
+    "--config: - lr: 1", "--plugins nowhere_at_all", "report --output-dir nowhere", "export-adapter",
 )  # fmt: skip
 
 
