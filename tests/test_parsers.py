@@ -373,26 +373,6 @@ def test_an_experiment_with_any_value_anywhere_gives_cells_or_lines(flags, place
 
 
 @quick(max_examples=100)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(KEYS) | names, cells | st.sampled_from(["[", "{a: 1}", "2020-13-45", "!!int x"])
-        ),
-        max_size=3,
-    )
-)
-def test_any_words_give_a_configuration_or_lines(flags, pairs):
-    loaded(lambda: load_config(flags, [f"{key}={value}" for key, value in pairs]))
-
-
-@quick(max_examples=60)
-@given(nested)
-def test_yaml_gives_back_what_was_written(value):
-    text = yaml.safe_dump(value)
-    assert repr(parse_yaml(text)) == repr(yaml.safe_load(text))
-
-
-@quick(max_examples=100)
 @given(st.lists(st.text(max_size=10), max_size=4))
 def test_any_pairs_are_values_or_lines(pairs):
     problems: list[str] = []

@@ -20,11 +20,6 @@ def test_spellings_resolve_to_the_canonical_name(world, spelling):
     assert METHODS.resolve(spelling) == "fake_one"
 
 
-def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(PluginError, match=r"unknown method 'copo'. Did you mean 'coop'\?"):
-        METHODS.get("copo")
-
-
 def test_prefix_resolves_to_the_plugin_and_keeps_the_rest(world):
     load_plugins([str(world / "plugin.py")])
     assert METHODS.resolve("Fake-Two:rest") == "fake_two:rest"
@@ -64,11 +59,6 @@ def test_all_leaves_out_methods_that_ask_for_it(world):
     assert METHODS.expand(["fake_*", "fake_one"]) == ["fake_one", "fake_two"]
 
 
-def test_glob_without_match_is_an_error():
-    with pytest.raises(PluginError, match="no method matches 'xyz"):
-        METHODS.expand(["xyz*"])
-
-
 def test_names_of_a_plugin_file_are_known_before_it_is_imported(world, write):
     write(
         "later.py",
@@ -88,24 +78,9 @@ def test_a_plugin_that_raises_is_reported_and_the_others_load(world, write):
     assert METHODS.get("fake_one").cost_hint == 2.0
 
 
-@pytest.mark.parametrize("plugin", ["missing.py", "some/where.py", "no_such_module_here"])
-def test_missing_plugin_is_an_error(world, plugin):
-    with pytest.raises(PluginError, match=plugin.removesuffix(".py")):
-        load_plugins([plugin])
-
-
 def test_a_module_is_a_plugin_too(world):
     assert load_plugins(["plugin"]) == []
     assert METHODS.get("fake_two").deterministic
-
-
-def test_duplicate_names_are_an_error_with_both_places(world, write):
-    write(
-        "twin.py",
-        "from benchmark.registry import register_method\n\n@register_method('fake_one')\nclass A: pass\n",
-    )
-    with pytest.raises(PluginError, match=r"'fake_one' is registered twice: .*plugin.py:\d+ and .*twin.py:3"):
-        load_plugins(["plugin.py", "twin.py"])
 
 
 def test_duplicate_registration_at_run_time_is_an_error(world):
