@@ -16,9 +16,8 @@ from benchmark.config.run_config import Recipe, RunConfig
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.machine import processes
 from benchmark.registry import METHODS, TASKS, is_deterministic
-from benchmark.store.cells import CellFolder, Store, cell_name, digest
+from benchmark.store.cells import CellFolder, Store, cell_name, digest, leaves
 from benchmark.store.provenance import scrub
-from benchmark.store.state import _read_config, _read_result, imported, stored_hash
 
 State = Literal["todo", "partial", "done"]
 
@@ -99,8 +98,7 @@ class CellSpec:
     def public(self) -> dict[str, Any]:
         """Return the resolved settings for config.yaml: without folders of this machine."""
         hidden = ("data_root", "eval_only")
-        shown = scrub({key: value for key, value in self.to_dict().items() if key not in hidden})
-        return {key: shown[key] for key in shown}
+        return scrub({key: value for key, value in self.to_dict().items() if key not in hidden})
 
 
 @dataclass(frozen=True)
@@ -176,26 +174,28 @@ def cell_state(spec: CellSpec, folder: CellFolder) -> tuple[State, tuple[str, ..
     Raises:
         StoreError: a file was written by a newer version.
     """
-    if stored_hash(folder) != spec.adapt_hash:
+    if folder.stored_hash() != spec.adapt_hash:
         return "todo", tuple(spec.tasks)
     missing = [task for task in spec.tasks if spec.eval_only or not task_done(spec, task, folder)]
     # Results may be complete in a cell that was killed before it could say so: then only that is left to do.
-    if not missing and _read_result(folder, "status").get("status") != "running":
+    if not missing and folder.find_json("status.json").get("status") != "running":
         return "done", ()
     return ("partial" if folder.exists("adapter.safetensors") else "todo"), tuple(missing)
 
 
 def task_done(spec: CellSpec, task: str, folder: CellFolder) -> bool:
     """Return whether a task has been finished with these settings."""
-    result = _read_result(folder, task)
+    result = folder.find_json(f"{task}.json")
     return result.get("status") == "success" and result.get("task_hash") == spec.task_hash(task)
 
 
 def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
     """Return "key: old there, new now" lines for a folder with finished results, or an import, of other settings."""
-    stored = _read_config(folder)
-    finished = [task for task in folder.results() if _read_result(folder, task).get("status") == "success"]
-    if not stored or not (finished or imported(folder)):
+    stored = folder.find_config()
+    finished = [
+        task for task in folder.results() if folder.find_json(f"{task}.json").get("status") == "success"
+    ]
+    if not stored or not (finished or folder.imported()):
         return []
     if stored.get("adapt_hash") != spec.adapt_hash:
         return _differences(adapt_settings(stored), adapt_settings(spec.public())) or ["settings"]
@@ -234,7 +234,7 @@ def _check_ids(config: RunConfig, store: Store) -> None:
         raise ConfigError(
             "hash_ids: --data-root lies in --output-dir, and keeps the key of the hashes. Choose another --data-root"
         )
-    plain = next((cell for cell in store.cells() if not _read_config(cell).get("hash_ids")), None)
+    plain = next((cell for cell in store.cells() if not cell.find_config().get("hash_ids")), None)
     if plain is not None:
         raise StoreError(f"hash_ids: {plain.path} was made without it. Choose another --output-dir")
 
@@ -291,17 +291,9 @@ def _conflict_message(conflicts: Mapping[str, list[str]], store: Store) -> str:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(leaves(old, lists=False)), dict(leaves(new, lists=False))
     keys = [key for key in before | after if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key, 'absent')} there, {after.get(key, 'absent')} now" for key in keys]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
 def _safe(name: str) -> str:

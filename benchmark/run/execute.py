@@ -15,7 +15,6 @@ from benchmark.plan import CellSpec, cell_state, differing_settings, task_done
 from benchmark.registry import load_plugins
 from benchmark.store.cells import CellFolder, Store, UnreadableError
 from benchmark.store.provenance import provenance, scrub
-from benchmark.store.state import imported, stored_hash
 
 RunCell = Callable[..., None]
 """Runs a cell: ``(spec, folder, reporter)``, and the world where several processes work together."""
@@ -155,13 +154,13 @@ def standard() -> RunCell:
 def _begin(spec: CellSpec, folder: CellFolder, overwrite: bool) -> None:
     """Write the settings of a cell; what was made with other settings goes away."""
     folder.remove_leftovers()
-    if not spec.eval_only and (overwrite or stored_hash(folder) != spec.adapt_hash):
+    if not spec.eval_only and (overwrite or folder.stored_hash() != spec.adapt_hash):
         folder.clear()
     config = spec.public()
     with contextlib.suppress(UnreadableError):
         config["tasks"] = {**(folder.read_config().get("tasks") or {}), **config["tasks"]}
     folder.write_config({"adapt_hash": spec.adapt_hash, **config})
-    origin = imported(folder)
+    origin = folder.imported()
     source = {"imported": origin} if origin else {}
     folder.write_json("provenance.json", provenance(config, spec.adapt_hash) | source)
     folder.write_json("status.json", {"status": "running", "error": None})

@@ -21,7 +21,6 @@ from benchmark.files import file_sha256
 from benchmark.plan import CellSpec, Plan, task_done
 from benchmark.registry import BACKBONES, METHODS, TASKS
 from benchmark.store.cells import CellFolder, Store, UnreadableError, digest
-from benchmark.store.state import stored_hash
 
 if TYPE_CHECKING:
     from benchmark.backbones import Backbone
@@ -264,7 +263,7 @@ def differing(
     Raises:
         BenchmarkError: data or weights cannot be had, or a file is of a newer version.
     """
-    if stored_hash(folder) != spec.adapt_hash:
+    if folder.stored_hash() != spec.adapt_hash:
         return []
     finished = [task for task in spec.tasks if task_done(spec, task, folder)]
     adapted = _stored(folder, _ADAPTED) or (of({}) if finished else None)

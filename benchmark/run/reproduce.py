@@ -21,7 +21,6 @@ from benchmark.run.execute import Outcome, execute_cell
 from benchmark.run.prepare_suite import prepare_cells
 from benchmark.store.cells import CellFolder, Store
 from benchmark.store.compare import ADAPTED, ADAPTER
-from benchmark.store.state import imported
 
 COSTS = "efficiency.json"
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -99,7 +98,7 @@ def read_cell(
         folder,
         spec,
         threads if isinstance(threads, int) and threads > 0 else None,
-        imported(folder) is not None,
+        folder.imported() is not None,
     )
 
 

@@ -157,6 +157,30 @@ class CellFolder:
             content = None
         return _checked(path, content, Config, "missing or damaged")
 
+    def find_json(self, name: str) -> dict[str, Any]:
+        """Return a JSON object; an empty one when the file is missing or damaged."""
+        try:
+            return self.read_json(name)
+        except UnreadableError:
+            return {}
+
+    def find_config(self) -> dict[str, Any]:
+        """Return config.yaml; nothing when it is missing or damaged."""
+        try:
+            return self.read_config()
+        except UnreadableError:
+            return {}
+
+    def stored_hash(self) -> str | None:
+        """Return the adaptation hash of what is stored; None when there is nothing, or it is damaged."""
+        found = self.find_config().get("adapt_hash")
+        return None if found is None else str(found)
+
+    def imported(self) -> dict[str, Any] | None:
+        """Return where the adapter was imported from; None when it was trained here."""
+        origin = self.find_json("adapt.json").get("imported")
+        return None if origin is None else dict(origin)
+
     def results(self) -> dict[str, Path]:
         """Return task name -> its result file."""
         files = sorted(self.path.glob("*.json"))
@@ -262,6 +286,20 @@ def digest(content: Any) -> str:
     """Return 12 hex digits of the SHA-256 of JSON types."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def leaves(values: Any, prefix: str = "", *, lists: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their places ("recipe.lr"); without ``lists``, lists stay whole."""
+    inside = (
+        isinstance(values, Mapping)
+        and (values or lists or not prefix)
+        or (lists and isinstance(values, list))
+    )
+    if not inside:
+        yield prefix, list(values) if isinstance(values, tuple) else values
+        return
+    for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key), lists=lists)
 
 
 def cell_name(method: str, variant: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.store.cells import CellFolder, UnreadableError
+from benchmark.store.cells import CellFolder, leaves
 
 ADAPTER, HISTORY, ADAPTED = "adapter.safetensors", "history.jsonl", "adapt.json"
 _CLOCKS = frozenset({"seconds"})
@@ -87,11 +87,13 @@ def differing_origin(stored: CellFolder, again: CellFolder) -> list[str]:
 
 
 def _origin(folder: CellFolder) -> dict[str, Leaf]:
-    origin = {key: value for key, value in _json(folder, "provenance.json").items() if key not in _NOT_ORIGIN}
-    run = {key: value for key, value in _json(folder, "efficiency.json").items() if key in _OF_RUN}
+    origin = {
+        key: value for key, value in folder.find_json("provenance.json").items() if key not in _NOT_ORIGIN
+    }
+    run = {key: value for key, value in folder.find_json("efficiency.json").items() if key in _OF_RUN}
     names = [ADAPTED, *(f"{task}.json" for task in folder.results())]
-    made_of = {f"made of ({name})": _json(folder, name).get("identity") or {} for name in names}
-    return dict(_flat(origin | run | made_of))
+    made_of = {f"made of ({name})": folder.find_json(name).get("identity") or {} for name in names}
+    return _leaves(origin | run | made_of)
 
 
 # --- the content of a file as one flat mapping --------------------------------------------------------------
@@ -117,9 +119,9 @@ def _content(folder: CellFolder, name: str) -> dict[str, Leaf]:
     if name.endswith(".npz"):
         return dict(folder.read_npz(name))
     if name == HISTORY:
-        return dict(_flat({f"row {number}": row for number, row in enumerate(folder.read_history())}))
+        return _leaves({f"row {number}": row for number, row in enumerate(folder.read_history())})
     content = folder.read_json(name).items()
-    return dict(_flat({key: value for key, value in content if key not in _NOT_RESULTS}))
+    return _leaves({key: value for key, value in content if key not in _NOT_RESULTS})
 
 
 def _as_array(tensor: Any) -> Array:
@@ -128,21 +130,9 @@ def _as_array(tensor: Any) -> Array:
     return array
 
 
-def _json(folder: CellFolder, name: str) -> dict[str, Any]:
-    try:
-        return folder.read_json(name)
-    except UnreadableError:
-        return {}
-
-
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Leaf]]:
-    """Yield the leaves of nested mappings and lists with their places."""
-    if not isinstance(values, Mapping | list):
-        yield prefix, values
-        return
-    for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
-        if key not in _CLOCKS:
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+def _leaves(values: Any) -> dict[str, Leaf]:
+    """Return the values of nested mappings and lists by their places, without clocks."""
+    return {place: value for place, value in leaves(values) if place.rpartition(".")[2] not in _CLOCKS}
 
 
 # --- comparing ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Every key may be missing or null, and other keys may be there: older and newer r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.errors import quoted
@@ -122,29 +122,28 @@ class _Adapted(Stored):
     data_notes: list[Any] | None = None
 
 
-@dataclass(frozen=True)
-class _Costs(Stored):
-    trainable_parameters: int | None = setting(None, "", low=0)
-    trainable_parameters_without_logit_scale: int | None = setting(None, "", low=0)
-    total_parameters: int | None = setting(None, "", low=0)
-    by_tower: dict[str, int | None] | None = setting(None, "trainable parameters", low=0)
-    total_parameters_by_tower: dict[str, int | None] | None = setting(None, "", low=0)
-    forward_flops_per_pair: float | None = setting(None, "", low=0)
-    step_flops_per_pair: float | None = setting(None, "", low=0)
-    inference_flops_per_image: float | None = setting(None, "", low=0)
-    inference_flops_per_text: float | None = setting(None, "", low=0)
-    inference_overhead: float | None = setting(None, "", low=0)
-    inference_overhead_merged: float | None = setting(None, "", low=0)
-    step_time_p50_s: float | None = setting(None, "", low=0)
-    step_time_p95_s: float | None = setting(None, "", low=0)
-    data_wait_share: float | None = setting(None, "", low=0)
-    images_per_s: float | None = setting(None, "", low=0)
-    peak_memory_bytes: int | None = setting(None, "", low=0)
-    wall_time_s: float | None = setting(None, "", low=0)
-    adapter_bytes: int | None = setting(None, "", low=0)
-    threads: int | None = setting(None, "", low=0)
-    processes: int | None = setting(None, "", low=0)
-    device: str | None = None
+_COUNTS = (
+    "trainable_parameters", "trainable_parameters_without_logit_scale", "total_parameters", "peak_memory_bytes",
+    "adapter_bytes", "threads", "processes",
+)  # fmt: skip
+_AMOUNTS = (
+    "forward_flops_per_pair", "step_flops_per_pair", "step_flops_per_pair_cached", "inference_flops_per_image",
+    "inference_flops_per_text", "inference_overhead", "inference_overhead_merged", "step_time_p50_s",
+    "step_time_p95_s", "data_wait_share", "images_per_s", "wall_time_s",
+)  # fmt: skip
+_BY_TOWER = ("by_tower", "total_parameters_by_tower")
+_Costs = make_dataclass(
+    "_Costs",
+    [
+        (name, kind, setting(None, "", low=0))
+        for names, kind in (
+            (_COUNTS, int | None), (_AMOUNTS, float | None), (_BY_TOWER, dict[str, int | None] | None)
+        )
+        for name in names
+    ],
+    bases=(Stored,),
+    frozen=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
