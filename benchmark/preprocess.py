@@ -18,29 +18,18 @@ import PIL.Image
 from benchmark.errors import ConfigError, unknown
 
 Crop = Literal["squash", "shortest_crop", "longest_pad"]
-
-
 Interpolation = Literal["bicubic", "bilinear", "area"]
-
-
 Channels = Literal["rgb", "grey"]
-
-
 CROPS: tuple[str, ...] = get_args(Crop)
-
-
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
-
-
 CHANNELS: tuple[str, ...] = get_args(Channels)
-
-
 Pixels = npt.NDArray[np.uint8]
 
-
-_PILLOW = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
-
-
+_PILLOW = {
+    "bicubic": PIL.Image.Resampling.BICUBIC,
+    "bilinear": PIL.Image.Resampling.BILINEAR,
+    "nearest": PIL.Image.Resampling.NEAREST,
+}
 _NAME = re.compile(r"([a-z_]+?)(\d*)-(\d+(?:x\d+)*)((?:-[a-z]+)*)")
 
 
@@ -67,11 +56,7 @@ class Fitting:
     minmax: bool = False
 
     def __post_init__(self) -> None:
-        """Check what was asked for.
-
-        Raises:
-            ConfigError: an unknown choice, or a side that is smaller than the crop or has no meaning.
-        """
+        """Raise ConfigError for an unknown choice, or a side that is smaller than the crop or has no meaning."""
         for key, known in (("crop", CROPS), ("interpolation", INTERPOLATIONS), ("channels", CHANNELS)):
             value = getattr(self, key)
             if value not in known and not (key == "crop" and value is None):
@@ -92,11 +77,7 @@ class Fitting:
 
     @classmethod
     def parse(cls, name: str) -> Fitting:
-        """Return the fitting of a name.
-
-        Raises:
-            ConfigError: no fitting is called so.
-        """
+        """Return the fitting of a name; ConfigError where no fitting is called so."""
         found = _NAME.fullmatch(name)
         words = found[4].split("-")[1:] if found else []
         made = found and cls(
@@ -144,13 +125,12 @@ class Fitting:
         """
         width, height = original
         (resized_h, resized_w), (top, left) = self._geometry((height, width))
-        x = [
-            min(max(value * resized_w / width - left, 0.0), float(self.size[1])) for value in (box[0], box[2])
-        ]
-        y = [
-            min(max(value * resized_h / height - top, 0.0), float(self.size[0])) for value in (box[1], box[3])
-        ]
-        return x[0], y[0], x[1], y[1]
+        scales = (resized_w, width, left, self.size[1]), (resized_h, height, top, self.size[0])
+        x1, y1, x2, y2 = (
+            min(max(value * resized / edge - start, 0.0), float(target))
+            for value, (resized, edge, start, target) in zip(box, (*scales, *scales), strict=True)
+        )
+        return x1, y1, x2, y2
 
     def _geometry(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the (h, w) to resize to, and the (top, left) of the target in it, negative where borders are added."""
@@ -183,7 +163,7 @@ class Fitting:
 
 
 THUMBNAIL = Fitting((32, 32), "squash", None, "bilinear", "grey")
-"""The whole image in small, whatever a model's crop: what near copies are found by."""
+"""The whole image in small, whatever a model's crop: near copies are found by it."""
 
 
 def _resized(pixels: Pixels, shape: tuple[int, int], how: str) -> Pixels:
@@ -192,15 +172,14 @@ def _resized(pixels: Pixels, shape: tuple[int, int], how: str) -> Pixels:
     if how == "area":
         wide = _area(_area(pixels.astype(np.float64), shape[0]).swapaxes(0, 1), shape[1]).swapaxes(0, 1)
         return np.rint(wide.round(6)).astype(np.uint8)
-    resample = PIL.Image.Resampling.NEAREST if how == "nearest" else _PILLOW[how]
-    image = PIL.Image.fromarray(np.ascontiguousarray(pixels)).resize((shape[1], shape[0]), resample)
+    image = PIL.Image.fromarray(np.ascontiguousarray(pixels)).resize((shape[1], shape[0]), _PILLOW[how])
     return np.asarray(image)
 
 
 def _area(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
-    """Return means over ``count`` equal stretches of the first axis; a cut value counts by its share.
+    """Return means over ``count`` equal stretches of the first axis, as OpenCV's INTER_AREA does.
 
-    Which is OpenCV's INTER_AREA, for shrinking and for enlarging alike.
+    A value that is cut counts by its share.
     """
     length = len(values)
     edges = np.arange(count + 1) * (length / count)
@@ -245,11 +224,7 @@ class Preprocess:
     minmax: bool = False
 
     def __post_init__(self) -> None:
-        """Check what fits together.
-
-        Raises:
-            ConfigError: an unknown choice, a side smaller than the crop, or mean and std of different lengths.
-        """
+        """Raise ConfigError as :class:`Fitting` does, and for mean and std of different lengths."""
         if len(self.mean) != len(self.std):
             raise ConfigError(f"preprocess: {len(self.mean)} means but {len(self.std)} standard deviations")
         _ = self.fitting
@@ -265,9 +240,8 @@ class Preprocess:
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        items = asdict(self).items()
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in items}
 
 
 def preprocess_of(model: Any) -> Preprocess:

@@ -1,17 +1,22 @@
-"""Backbones: one interface to the two-tower models that methods adapt."""
+"""Backbones: one interface to the two-tower models that methods adapt.
+
+Importing this package imports no torch: what needs it is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from benchmark.backbones.backbone import Backbone, InputSpec, from_open_clip
-from benchmark.backbones.towers.base import Intervention, Tower
-from benchmark.backbones.towers.tokens import TokenSequence, TowerOutput, tokens_at
 from benchmark.errors import PluginError
 from benchmark.preprocess import Fitting, preprocess_of
-from benchmark.registry import calling
+from benchmark.registry import BACKBONES, calling
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.backbones.backbone import Backbone, InputSpec, from_open_clip
+    from benchmark.backbones.towers.base import Intervention, Tower
+    from benchmark.backbones.towers.tokens import TokenSequence, TowerOutput, tokens_at
 
 __all__ = [
     "Backbone",
@@ -28,6 +33,17 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from benchmark.backbones import backbone
+        from benchmark.backbones.towers import base, tokens
+
+        for module in (backbone, base, tokens):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
 def load_backbone(
     name: str, *, pretrained: str | None = None, device: str | torch.device = "cpu"
 ) -> Backbone:
@@ -42,7 +58,7 @@ def load_backbone(
         PluginError: if no such backbone is registered.
         BenchmarkError: as the plugin raises it, for example when its files are not here.
     """
-    from benchmark.registry import BACKBONES
+    from benchmark.backbones.backbone import Backbone
 
     plugin = BACKBONES.get(name)
     with calling(f"backbone '{name}'"):
@@ -59,16 +75,13 @@ def check_backbone(name: str, *, pretrained: str | None = None) -> Any:
     """Make sure that a backbone can be loaded, before any work begins and without loading it.
 
     Returns:
-        What the plugin's ``find(name, pretrained=...)`` returns, with ``lines()`` for people and ``image_size``; None
-        for a plugin that has nothing to find.
+        What the plugin's ``find(name, pretrained=...)`` returns (a :class:`published.FoundModel`, for ours); None for
+        a plugin that has nothing to find.
 
     Raises:
         PluginError, BenchmarkError: as in :func:`load_backbone`.
     """
-    from benchmark.registry import BACKBONES
-
-    plugin = BACKBONES.get(name)
-    find = getattr(plugin, "find", None)
+    find = getattr(BACKBONES.get(name), "find", None)
     with calling(f"backbone '{name}'"):
         return None if find is None else find(BACKBONES.resolve(name), pretrained=pretrained)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from benchmark.backbones.published import OPENAI_MEAN, OPENAI_STD
 from benchmark.backbones.towers.base import ImageTower, TextTower
 from benchmark.backbones.towers.clip_native import ClipTextTower, ClipVitTower
 from benchmark.backbones.towers.hf_bert import HFBertTower
@@ -220,12 +221,6 @@ def from_open_clip(
     spec = input_spec or InputSpec(tuple(image.image_size), OPENAI_MEAN, OPENAI_STD)
     model.eval()
     return Backbone(model, image, text, tokenizer=tokenizer, input_spec=spec, name=name)
-
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-
-
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def tower_digest(backbone: Backbone) -> str:

@@ -1,4 +1,8 @@
-"""Architectures as open_clip describes them, built from the description alone: no weights, no network."""
+"""What is published: architectures as open_clip describes them, and the folders and hub repositories of files.
+
+An architecture is built from its description alone, without weights and without the network. Importing this module
+imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,24 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.errors import BenchmarkError, ConfigError, DataError
+from benchmark.files import known_sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Of weight files."""
 
 CONTEXT_LENGTH = 77
 """Longest text of a model whose description does not say it (open_clip's default)."""
-
 
 # BiomedBERT-base-uncased-abstract, once called PubMedBERT: its published configuration
 PUBMED_BERT: Mapping[str, Any] = {
@@ -35,10 +45,7 @@ PUBMED_BERT: Mapping[str, Any] = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
-
-
 _PUBMED_NAMES = ("BiomedNLP-PubMedBERT-base-uncased", "BiomedNLP-BiomedBERT-base-uncased")
-
 
 BIOMEDCLIP: Mapping[str, Any] = {
     "embed_dim": 512,
@@ -84,23 +91,24 @@ def build(config: Mapping[str, Any], bert: Mapping[str, Any] | None = None) -> n
         if "timm_model_name" in vision:
             vision["timm_model_pretrained"] = False
         custom = bool(own.pop("custom_text", False))
-        return _with_bert(own, bert) if "hf_model_name" in text else _made(own, custom)
+        return with_bert(own, bert) if "hf_model_name" in text else _made(own, custom)
+    except BenchmarkError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
-        if isinstance(error, BenchmarkError):
-            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise BenchmarkError(f"not a model description that open_clip can build ({reason})") from error
 
 
-def _with_bert(config: dict[str, Any], bert: Mapping[str, Any] | None) -> nn.Module:
+def with_bert(config: dict[str, Any], bert: Mapping[str, Any] | None) -> nn.Module:
+    """Build an open_clip model whose text tower is a BERT of this configuration; ``config`` is changed."""
     if bert is None or bert.get("model_type") != "bert":
         name = config["text_cfg"]["hf_model_name"]
         raise BenchmarkError(f"text tower '{name}' is not supported: expected a BERT or open_clip's own")
     with tempfile.TemporaryDirectory() as folder:
-        # transformers reads a BERT's shape from a folder; one with nothing but the shape keeps the network out,
-        # and code that a downloaded config may name
-        shape = {key: value for key, value in bert.items() if key != "auto_map"}
-        Path(folder, "config.json").write_text(json.dumps(shape), encoding="utf-8")
+        # transformers reads a BERT's sizes from a folder. One with nothing else in it keeps out the network, and
+        # code that a downloaded configuration may name.
+        sizes = {key: value for key, value in bert.items() if key != "auto_map"}
+        Path(folder, "config.json").write_text(json.dumps(sizes), encoding="utf-8")
         config["text_cfg"] |= {
             "hf_model_name": folder, "hf_tokenizer_name": folder, "hf_model_pretrained": False,
         }  # fmt: skip
@@ -123,12 +131,14 @@ def hub_cache() -> Path:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Files that belong together; a folder or a repository is given.
+class Repository:
+    """Files that belong together: a folder on disk, or a repository of the Hugging Face hub in its cache.
 
     Attributes:
-        folder: a folder on disk. repo: ``organisation/name`` on the Hugging Face hub.
-        branch: of the repository, or a tag. kind: of the repository.
+        folder: on disk.
+        repo: ``organisation/name`` on the hub; one of the two is given.
+        branch: of the repository, or a tag.
+        kind: of the repository.
     """
 
     folder: Path | None = None
@@ -140,7 +150,7 @@ class Place:
         """Return the first of these files that is here.
 
         Raises:
-            ConfigError: the repository's name is not one.
+            ConfigError: the repository's name is invalid.
         """
         if self.folder is not None:
             return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
@@ -186,13 +196,12 @@ class Place:
         words += [f"--repo-type {self.kind}"] if self.kind != "model" else []
         return " ".join(filter(None, words))
 
-    def only(self, suffixes: Iterable[str]) -> Path | None:
-        """Return the file with one of these suffixes, if there is just one."""
+    def weight_files(self) -> list[Path]:
+        """Return all weight files that are here, by name."""
         folder = self.folder or self._snapshot()
         if folder is None or not folder.is_dir():
-            return None
-        found = [path for path in sorted(folder.iterdir()) if path.suffix in tuple(suffixes)]
-        return found[0] if len(found) == 1 else None
+            return []
+        return [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
 
     def __str__(self) -> str:
         return str(self.repo or self.folder)
@@ -214,3 +223,50 @@ class Place:
     def _snapshot(self) -> Path | None:
         revision = self.revision
         return None if revision is None else self._cached / "snapshots" / revision
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model whose files are all here, not loaded yet.
+
+    Attributes:
+        name: as it was asked for.
+        weights: its weight files.
+        words: folder of its tokenizer files; None: the byte pairs that open_clip brings.
+        config: sizes by name, ``embed_dim`` among them.
+        repo, revision: where the weights come from, if that is a hub repository.
+    """
+
+    name: str
+    weights: tuple[Path, ...]
+    words: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    repo: str | None = None
+    revision: str | None = None
+
+    @property
+    def settings(self) -> str:
+        """What is known of the model beside its weights."""
+        raise NotImplementedError
+
+    def word_files(self) -> list[Path]:
+        """Return the files that the tokenizer is made of."""
+        raise NotImplementedError
+
+    def made_of(self) -> list[str]:
+        """Return what tells this model from others: its settings, and the checksums of its files."""
+        return [self.settings, *map(known_sha256, (*self.weights, *self.word_files()))]
+
+    def lines(self) -> list[str]:
+        """Return what was found, for people."""
+        sizes = ", ".join(f"{path} ({path.stat().st_size / 1e6:,.0f} MB)" for path in self.weights)
+        return [f"weights: {sizes}", f"tokenizer: {self.words or 'with open_clip'}"]
+
+    def origin(self) -> dict[str, Any]:
+        """Return where the weights come from, as JSON types."""
+        return {
+            "repo": self.repo,
+            "revision": self.revision,
+            "file": ", ".join(path.name for path in self.weights),
+            "sha256": ", ".join(map(known_sha256, self.weights)),
+        }

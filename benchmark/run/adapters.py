@@ -8,26 +8,23 @@ number that multiplies cosines, and for example a hypergraph) and ``medpeft_benc
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import pickle
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.backbones import Backbone
-from benchmark.errors import BenchmarkError, StoreError
-from benchmark.files import temporary_beside
+from benchmark.backbones.checkpoints import read_content
+from benchmark.errors import BenchmarkError, DataError, StoreError
+from benchmark.files import file_sha256, temporary_beside
 from benchmark.plan import CellSpec
 from methods.base import Method, PeftAdapter
 
@@ -147,31 +144,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return _read_folder(path)
     if not path.is_file():
         raise StoreError(f"'{path}' does not exist. Give an authors' checkpoint or a folder with {CONFIG}")
-    if path.suffix == ".safetensors":
-        return Checkpoint(path, _sha256(path), official=_read_tensors(path))
     try:
-        with warnings.catch_warnings():  # about pickles that are refused below
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-    ) as error:
-        unsafe = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()
-        why = (
-            "it needs to run code to be read, or is no checkpoint"
-            if unsafe
-            else "damaged or no checkpoint of torch"
-        )
-        raise StoreError(f"'{path}' cannot be read: {why}") from None
+        state = read_content(path)
+    except DataError as error:
+        raise StoreError(str(error)) from None
     if not isinstance(state, Mapping):
         raise StoreError(f"'{path}' holds a {type(state).__name__}, expected tensors by name")
-    return Checkpoint(path, _sha256(path), official=state)
+    return Checkpoint(path, file_sha256(path), official=state)
 
 
 def options_of(checkpoint: Checkpoint, name: str, cls: type[Method], backbone: Backbone) -> dict[str, Any]:
@@ -289,7 +268,7 @@ def _read_folder(path: Path) -> Checkpoint:
         raise StoreError(f"'{path / CONFIG}' names no peft_type, so it does not describe an adapter of peft")
     return Checkpoint(
         path,
-        _sha256(path / TENSORS),
+        file_sha256(path / TENSORS),
         config=config,
         tensors=_read_tensors(path / TENSORS),
         rest=_read_tensors(rest) if rest.is_file() else None,
@@ -310,9 +289,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors: dict[str, Tensor] = load_file(str(path))
-    except (OSError, SafetensorError):
-        raise StoreError(f"'{path}' cannot be read: expected a safetensors file") from None
+        tensors: dict[str, Tensor] = read_content(path)
+    except DataError as error:
+        raise StoreError(str(error)) from None
     return tensors
 
 
@@ -333,7 +312,3 @@ def _write_folder(target: Path, fill: Callable[[Path], object]) -> None:
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(temporary, target)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

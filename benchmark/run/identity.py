@@ -79,6 +79,8 @@ def model_of(name: str, pretrained: str | None, backbone: Backbone | None = None
     found = check_backbone(name, pretrained=pretrained)
     if hasattr(found, "made_of"):
         return digest(found.made_of()), preprocess_of(found).fitting
+    if hasattr(found, "fingerprint"):
+        return str(found.fingerprint)[:12], preprocess_of(found).fitting
     backbone = backbone or load_backbone(name, pretrained=pretrained)
     return backbone.fingerprint()[:12], preprocess_of(backbone).fitting
 

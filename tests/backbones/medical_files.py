@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbones import Backbone, load_backbone
-from benchmark.backbones.medical import load
+from benchmark.registry import BACKBONES
 from tests.backbones.medical_oracles import BioVil, ConVirt, Gloria, Kad, Mgca, Plip, PmcClip, Prior
 from tests.backbones.medical_parts import WORDS, Layout
 
@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[[], Layout]] = {
     "plip": Plip,
     "quiltnet": lambda: Plip(activation="gelu"),
 }
+RECORDS = {name: BACKBONES.get(name).record for name in MODELS}
 NAMES = {"pmc-clip": "pmc-clip:heads=8"}
 """Names under which they are loaded, where that is not their own."""
 _FOLDER = tempfile.TemporaryDirectory(prefix="medical-")  # removed when the process ends
@@ -70,7 +71,7 @@ def write(name: str, folder: Path, change: Callable[[dict[str, Any]], Any] | Non
     if name.startswith("biovil"):
         image, text = (dict(part) for part in model.published_parts())
         torch.save(text, folder / "pytorch_model.bin")
-        content, path = image, folder / load.RECORDS[name].files[0][0].names[0]
+        content, path = image, folder / RECORDS[name].files[0][0].names[0]
     else:
         content = copy.copy(model.published())
         path = folder / f"{name}.ckpt"
@@ -82,8 +83,8 @@ def write(name: str, folder: Path, change: Callable[[dict[str, Any]], Any] | Non
 
 def small_sizes(monkeypatch: Any) -> None:
     """Take the published sizes out of the records for a test; sizes are then read from the files alone."""
-    for name, record in load.RECORDS.items():
-        monkeypatch.setitem(load.RECORDS, name, replace(record, shapes={}))
+    for name, record in RECORDS.items():
+        monkeypatch.setattr(BACKBONES.get(name), "record", replace(record, shapes={}))
 
 
 def loaded(name: str, path: Path) -> Backbone:

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from benchmark.backbones import load_backbone
 from benchmark.backbones.checkpoints import read_foreign
 from benchmark.backbones.medical import convert as conversion
-from benchmark.backbones.medical.load import RECORDS
 from benchmark.cli import main
 from benchmark.errors import BenchmarkError, ConfigError, DataError
-from tests.backbones.medical_files import ids, layout, loaded, small_sizes, write
+from benchmark.files import file_sha256
+from tests.backbones.medical_files import RECORDS, ids, layout, loaded, small_sizes, write
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +196,7 @@ def test_a_file_is_converted_once_and_whole(tmp_path: Path, monkeypatch: pytest.
     about = json.loads(record.read_text())
     assert about["model"] == "mgca-vit"
     assert about["sources"] == [
-        {"file": "mgca-vit.ckpt", "size": path.stat().st_size, "sha256": conversion.file_hash(path)}
+        {"file": "mgca-vit.ckpt", "size": path.stat().st_size, "sha256": file_sha256(path)}
     ]
     assert "prototype_layer.weight" in about["dropped"]
     assert about["tensors"] == len(load_file(target))

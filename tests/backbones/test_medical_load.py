@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from benchmark.backbones import check_backbone
+from benchmark.backbones import check_backbone, load_backbone
 from benchmark.backbones.medical.convert import fit, rename
-from benchmark.backbones.medical.load import RECORDS
 from benchmark.errors import DataError
 from benchmark.files import ROOT
-from benchmark.registry import BACKBONES
-from tests.backbones.medical_files import MODELS, backbone, ids, images, layout, write
+from benchmark.registry import BACKBONES, load_plugins
+from tests.backbones.medical_files import MODELS, RECORDS, backbone, ids, images, layout, stirred, write
 from tests.backbones.medical_oracles import BioVil, ConVirt, Gloria, Kad, Mgca, Plip, PmcClip, Prior
-from tests.backbones.medical_parts import FULL
+from tests.backbones.medical_parts import FULL, TINY, WORDS, Layout, ResNet, read
 
 TEXT = "There is no edema. The left-sided effusion is clear."
 
@@ -110,7 +110,7 @@ def test_the_page_names_every_model_its_file_and_its_licence() -> None:
         row = next(line for line in lines if line.startswith(f"| `{name}"))
         source = record.files[0][0]
         assert name == "prior" or any(file in row for file in source.names)
-        assert source.place is None or str(source.place) in row
+        assert source.home is None or str(source.home) in row
         assert record.licence.partition(" ")[0].rstrip(":;") in row
 
 
@@ -118,6 +118,40 @@ def test_aliases() -> None:
     assert BACKBONES.resolve("MGCA") == "mgca-r50"
     assert BACKBONES.resolve("BioViL_T") == "biovil-t"
     assert BACKBONES.resolve("PMC-CLIP:heads=8") == "pmc-clip:heads=8"
+
+
+PLUGIN = """
+from benchmark.backbones.medical.load import MedicalBackbone
+from benchmark.backbones.medical.records import OPENAI, CheckpointFile, ImageSide, Record, TextSide, bert, resnet
+from benchmark.registry import register_backbone
+
+register_backbone("outside", summary="a model of somebody else")(MedicalBackbone(Record(
+    "outside", "Outside", files=((CheckpointFile(("outside.pt",)),),),
+    names=(*resnet("eye."), ("eye_head.*", "visual.head.0.*"), *bert("mouth."), ("mouth_head.*", "text.proj.0.*")),
+    image=ImageSide(head=("linear",)), text=TextSide(head=("linear",), max_length=16), preprocess=OPENAI,
+    embed_dim=24, scale=10.0,
+)))
+"""
+
+
+class Outside(Layout):
+    def __init__(self) -> None:
+        super().__init__()
+        self.eye, self.mouth = ResNet(TINY), self.bert(TINY, pooler=False)
+        self.eye_head, self.mouth_head = nn.Linear(self.eye.width, 24), nn.Linear(TINY.width, 24)
+
+
+@torch.no_grad()
+def test_a_record_of_a_plugin_is_a_backbone(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    assert load_plugins([str(tmp_path / "mine.py")]) == []
+    model, pixels, texts = stirred(Outside()), images("outside"), ids("outside")
+    torch.save(model.published(), tmp_path / "outside.pt")
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    ours = load_backbone("outside", pretrained=str(tmp_path))
+    close(ours.image.features(pixels), model.eye_head(model.eye(pixels)[-1].mean(dim=(2, 3))))
+    close(ours.text.features(texts), model.mouth_head(read(model.mouth, texts).last_hidden_state[:, 0]))
+    assert ours.tokenize([TEXT]).shape == (1, 16)
 
 
 # ---------------------------------------------------------------------------- full size

@@ -18,13 +18,12 @@ import methods
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.backbones.medical.convert import rename
 from benchmark.backbones.medical.heads import Shapes
-from benchmark.backbones.medical.load import RECORDS
 from benchmark.backbones.medical.model import EXTRAS, build
 from benchmark.backbones.published import build as build_open_clip
 from benchmark.conformance import checks as conformance
 from benchmark.conformance import probes, small_models
 from benchmark.errors import BenchmarkError
-from tests.backbones.medical_files import backbone, ids, images, stirred
+from tests.backbones.medical_files import RECORDS, backbone, ids, images, stirred
 from tests.backbones.medical_oracles import BioVil, ConVirt, Gloria, Mgca, PmcClip, Prior
 from tests.backbones.medical_parts import Layout, Sizes
 

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import methods
-from benchmark.backbones.medical.load import record_of
 from benchmark.backbones.medical.words import Words, sentences_of_words
 from benchmark.data.samples import Batch
 from benchmark.errors import BenchmarkError
 from tasks.dense import Taps
+from tests.backbones.medical_files import RECORDS, ids, images, layout, loaded, small_sizes, write
 from tests.backbones.medical_files import backbone as load
-from tests.backbones.medical_files import ids, images, layout, loaded, small_sizes, write
 from tests.backbones.medical_parts import WORDS, ClipPool
 from tests.small import context
 
@@ -211,8 +210,8 @@ def test_prior_gives_the_same_twice() -> None:
 
 
 def test_prior_has_two_published_statistics() -> None:
-    assert record_of("prior").preprocess.mean == (0.4755,)
-    other = record_of("prior:statistics=chexpert").preprocess
+    assert RECORDS["prior"].preprocess.mean == (0.4755,)
+    other = RECORDS["prior"].with_options("statistics=chexpert").preprocess
     assert (other.mean, other.std) == ((0.5063,), (0.2895,))
 
 

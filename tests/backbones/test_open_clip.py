@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.backbones import Backbone, check_backbone, load_backbone
-from benchmark.backbones.backbone import OPENAI_MEAN
-from benchmark.backbones.published import BIOMEDCLIP, PUBMED_BERT, build
+from benchmark.backbones.published import BIOMEDCLIP, OPENAI_MEAN, PUBMED_BERT, build
 from benchmark.errors import BenchmarkError, ConfigError, DataError
 from benchmark.registry import BACKBONES
 from tests.small import whole_features

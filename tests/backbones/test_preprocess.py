@@ -12,9 +12,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from benchmark.backbones import InputSpec, load_backbone
-from benchmark.backbones.medical.load import RECORDS
 from benchmark.errors import ConfigError
 from benchmark.preprocess import Preprocess, preprocess_of
+from tests.backbones.medical_files import RECORDS
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

@@ -54,13 +54,17 @@ def _folder(settings: str | None = None, tensors: Callable[[], bytes] | None = N
 
 _IMPORT = "import-adapter f.{} --method {} --to out --suite s.yaml"
 _OFFICIAL = "'f.pt': official checkpoint of ACE-LoRA: "
+_DAMAGED = "f.pt: not a file of tensors, or damaged. Fetch it again"
 _PICKLES: dict[str, tuple[Setup, Says]] = {
-    "a text": (_file(lambda: b"nothing"), "'f.pt' cannot be read: "),
-    "an empty file": (_file(lambda: b""), "'f.pt' cannot be read: "),
-    "a page of the web": (_file(lambda: b"<!DOCTYPE html>"), "'f.pt' cannot be read: "),
-    "code": (_file(lambda: _pickled(_Shell())), "'f.pt' cannot be read: it needs to run code to be read"),
-    "an old pickle": (_file(lambda: pickle.dumps({"a": 1})), "'f.pt' cannot be read: "),
-    "a file cut off": (_file(lambda: _pickled({"a": 1})[:-40]), "'f.pt' cannot be read: "),
+    "a text": (_file(lambda: b"nothing"), _DAMAGED),
+    "an empty file": (_file(lambda: b""), "f.pt: cannot be read as weights"),
+    "a page of the web": (_file(lambda: b"<!DOCTYPE html>"), _DAMAGED),
+    "code": (
+        _file(lambda: _pickled(_Shell())),
+        "f.pt: refused, it holds Python objects that could run code (builtins",
+    ),
+    "an old pickle": (_file(lambda: pickle.dumps({"a": 1})), _DAMAGED),
+    "a file cut off": (_file(lambda: _pickled({"a": 1})[:-40]), "f.pt: cannot be read as weights"),
     "a list": (_file(lambda: _pickled([1, 2])), "'f.pt' holds a list, expected tensors by name"),
     "numbers": (_file(lambda: _pickled({"weights": 3, "metadata": 4})), _OFFICIAL),
     "tensors of another method": (_file(lambda: _pickled({"weights": {}, "metadata": {}})), _OFFICIAL),
@@ -69,7 +73,7 @@ _NAME = "f.safetensors"
 _SAFETENSORS: dict[str, tuple[Setup, Says]] = {
     "safetensors cut off": (
         _file(lambda: _tensors()[:30], _NAME),
-        f"'{_NAME}' cannot be read: expected a safetensors file",
+        f"{_NAME}: cannot be read as weights",
     ),
     "safetensors of something else": (
         _file(_tensors, _NAME),
@@ -85,7 +89,7 @@ _FOLDERS: dict[str, tuple[Setup, Says]] = {
     ),
     "tensors that are a text": (
         _folder('{"peft_type": "LORA"}', lambda: b"x"),
-        "adapter_model.safetensors' cannot be read",
+        "adapter_model.safetensors: cannot be read as weights",
     ),
     "a folder of another method": (_folder('{"peft_type": "IA3"}', _tensors), "'f.peft': "),
     "a folder that names no kind": (_folder("{}", _tensors), "adapter_config.json' names no peft_type"),

@@ -12,8 +12,7 @@ import yaml
 from open_clip.model import CustomTextCLIP
 from PIL import Image
 
-from benchmark.backbones.embedded import TINY_CONTEXT_LENGTH as CONTEXT_LENGTH
-from benchmark.backbones.embedded import WordPieceTokenizer, load_tiny
+from benchmark.backbones.tiny import CONTEXT_LENGTH, WordPieceTokenizer, load_tiny
 from benchmark.console import NullReporter
 from benchmark.data.datasets.phantom_histology import phantom_histology
 from benchmark.data.entries import data_entries, load_dataset

@@ -1,7 +1,7 @@
-"""Converts published checkpoints to safetensors: no code is run, tensors are renamed and checked one by one.
+"""Published checkpoints as safetensors: opened without running code, renamed, checked tensor by tensor, written whole.
 
-The converted file is written beside its first source file, or below the user's cache if that folder is not writable or
-belongs to the hub's cache. A JSON file of the same name records the sources.
+A converted file lies beside the first file that it was made of, or in the user's cache where nothing can be written
+beside it or that file belongs to the hub's cache. A JSON file of the same name says what went into it.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.backbones.checkpoints import read_foreign
+from benchmark.backbones.backbone import Backbone
+from benchmark.backbones.checkpoints import check_finite, misfits, read_content, read_foreign, some
 from benchmark.backbones.medical.heads import MissingTensor, Shapes
-from benchmark.backbones.medical.model import build, names_of
-from benchmark.backbones.medical.records import Record, Source
+from benchmark.backbones.medical.model import EXTRAS, build, names_of
+from benchmark.backbones.medical.records import CheckpointFile, Record
 from benchmark.backbones.published import hub_cache
 from benchmark.errors import DataError, StoreError
 from benchmark.files import default_data_root, known_sha256, write_whole
 
-_NAMED = 2
 _OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda value: value,
     "transpose": lambda value: value.T,
     "squeeze": lambda value: value.flatten(1),
     "log": lambda value: value.float().log(),
@@ -46,18 +46,18 @@ class Renamed:
         dropped: published names that are left behind.
     """
 
-    state: dict[str, Tensor]
-    origins: dict[str, str]
-    dropped: tuple[str, ...]
+    state: dict[str, Tensor] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
 
 
-def convert(record: Record, files: Mapping[Path, Source], folder: Path | None = None) -> Path:
+def convert(record: Record, files: Mapping[Path, CheckpointFile], folder: Path | None = None) -> Path:
     """Convert the files of a checkpoint; a converted file that is up to date is kept as it is.
 
     Args:
         record: of the model.
         files: file -> which part of the checkpoint it is; the first gives the result its name.
-        folder: where the result goes; None: beside the first file, or below the cache.
+        folder: where the result goes; None: beside the first file, or in the cache.
 
     Returns:
         The path of the safetensors file.
@@ -65,97 +65,94 @@ def convert(record: Record, files: Mapping[Path, Source], folder: Path | None = 
     Raises:
         DataError: a file is damaged or not this model's. StoreError: the result cannot be written.
     """
-    made_of = [
+    sources = [
         {"file": path.name, "size": path.stat().st_size, "sha256": known_sha256(path)} for path in files
     ]
-    wanted = {"model": record.name, "recipe": record.digest(), "sources": made_of}
-    for target in targets(record, list(files), folder):
+    wanted = {"model": record.name, "recipe": record.digest(), "sources": sources}
+    targets = _targets(record, next(iter(files)), folder)
+    for target in targets:
         if _up_to_date(target, wanted):
             return target
-    renamed, inert = _read(record, files)
+    renamed, inert = Renamed(), set[str]()
+    for path, part in files.items():
+        foreign = read_foreign(path)
+        rename(record, _unwrapped(record, foreign.tensors, part.prefix), str(path), renamed)
+        inert |= set(foreign.inert)
     fit(record, renamed, " and ".join(str(path) for path in files))
     about = wanted | {
-        "published": [_as_published(path, source) for path, source in files.items()],
+        "published": [_as_published(path, part) for path, part in files.items()],
         "tensors": len(renamed.state),
         "values": sum(value.numel() for value in renamed.state.values()),
         "dropped": sorted(renamed.dropped),
         "not_looked_up": sorted(inert),
     }
-    return _write(targets(record, list(files), folder), renamed.state, about)
+    return _write(targets, renamed.state, about)
 
 
-def targets(record: Record, files: Sequence[Path], folder: Path | None = None) -> list[Path]:
-    """Return where a converted file may lie, the preferred place first."""
-    name = f"{files[0].stem}.{record.name}.safetensors"
-    if folder is not None:
-        return [folder / name]
-    place = hashlib.sha256(str(files[0].resolve().parent).encode()).hexdigest()[:12]
-    cached = default_data_root() / "converted" / place / name
-    return [cached] if hub_cache() in files[0].parents else [files[0].with_name(name), cached]
-
-
-def is_converted(path: Path, record: Record) -> bool:
-    """Return whether a file is a converted one of this model.
+def filled(record: Record, path: Path) -> Backbone:
+    """Build the backbone of a record and fill it from a converted file.
 
     Raises:
-        DataError: it is, but of another model or by another recipe.
+        DataError: the file cannot be read or does not fit.
     """
-    if path.suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-    except Exception:  # a reader further on says what is wrong with it
-        return False
-    if "medpeft_model" not in about:
-        return False
-    if about["medpeft_model"] != record.name or about.get("medpeft_recipe") != record.digest():
-        raise DataError(
-            f"{path}: converted as '{about['medpeft_model']}' by recipe {about.get('medpeft_recipe')}, not as "
-            f"'{record.name}' by {record.digest()}. Convert the published file again"
-        )
-    return True
+    state = read_content(path, cure="Delete it; it is made again")
+    fit(record, Renamed(state), str(path))
+    with torch.random.fork_rng(devices=[]):  # building draws weights that are then replaced
+        backbone = build(record, Shapes.of(state))
+    own = backbone.model.state_dict()
+    state.setdefault("logit_scale", own.get("logit_scale"))
+    backbone.model.load_state_dict(
+        {key: state[key].reshape(value.shape) for key, value in own.items()}, strict=True
+    )
+    extras = {key.removeprefix(EXTRAS): value for key, value in state.items() if key.startswith(EXTRAS)}
+    backbone.extras.load_state_dict(extras, strict=True)
+    return backbone
 
 
-def rename(record: Record, tensors: Mapping[str, Tensor], where: str) -> Renamed:
+def rename(
+    record: Record, tensors: Mapping[str, Tensor], where: str, renamed: Renamed | None = None
+) -> Renamed:
     """Give tensors the names that they have here.
 
     Args:
         record: of the model.
         tensors: by their published names.
         where: file, for messages.
+        renamed: what other files of the checkpoint hold; these tensors are added.
 
     Raises:
         DataError: a name that no rule knows, two different tensors with one name here, or a part that is missing.
     """
-    state: dict[str, Tensor] = {}
-    origins: dict[str, str] = {}
-    parts: dict[str, dict[int, Tensor]] = {}
-    dropped, strangers = [], []
+    found = Renamed() if renamed is None else renamed
+    fused: dict[str, dict[int, Tensor]] = {}
+    strangers = []
     for name, value in tensors.items():
         target = _target(record, name)
         if target is None:
             strangers.append(name)
         elif not target:
-            dropped.append(name)
+            found.dropped.append(name)
         else:
             here, _, operation = target.partition(" | ")
             if operation.startswith("part "):
-                parts.setdefault(here, {})[int(operation[-1])] = value
+                fused.setdefault(here, {})[int(operation[-1])] = value
             else:
-                value = _OPERATIONS[operation](value) if operation else value
-                _put(state, here, value, f"{where}: '{name}' and '{origins.get(here)}' of '{record.name}'")
-            origins[here] = name
+                value = _OPERATIONS[operation](value)
+                if here in found.state and not value.is_meta and not torch.equal(found.state[here], value):
+                    raise DataError(
+                        f"{where}: '{name}' and '{found.origins[here]}' of '{record.name}' should be the same tensor, "
+                        "but differ. Fetch it again"
+                    )
+                found.state[here] = value
+            found.origins[here] = name
+    head = f"{where}: not the weights of '{record.name}'"
     if strangers:
-        raise DataError(f"{where}: not the weights of '{record.name}': {some(strangers, 'unknown')}")
-    for here, pieces in parts.items():
-        missing = [str(index) for index in range(3) if index not in pieces]
-        if missing:
-            raise DataError(
-                f"{where}: not the weights of '{record.name}': of q, k and v beside '{origins[here]}', some are missing"
-            )
-        state[here] = torch.cat([pieces[index] for index in range(3)])
-    return Renamed(state, origins, tuple(dropped))
+        raise DataError(f"{head}: {some(strangers, 'unknown')}")
+    for here, parts in fused.items():
+        if len(parts) < 3:
+            raise DataError(f"{head}: of q, k and v beside '{found.origins[here]}', some are missing")
+        found.state[here] = torch.cat([parts[index] for index in range(3)])
+    return found
 
 
 def fit(record: Record, renamed: Renamed, where: str) -> None:
@@ -166,99 +163,40 @@ def fit(record: Record, renamed: Renamed, where: str) -> None:
     """
     shapes = Shapes.of(renamed.state)
     head = f"{where}: not the weights of '{record.name}'"
-    wrong = [name for name, shape in record.shapes.items() if shapes.get(name, shape) != shape]
-    if wrong:
-        name = wrong[0]
-        raise DataError(
-            f"{head}: '{renamed.origins[name]}' is {list(shapes[name])}, expected {list(record.shapes[name])}"
-        )
-    lacking = [name for name in record.shapes if name not in shapes]
+    published = functools.partial(_published_name, record, renamed.origins)
+    for name, shape in record.shapes.items():
+        if shapes.get(name, shape) != shape:
+            raise DataError(f"{head}: '{published(name)}' is {list(shapes[name])}, expected {list(shape)}")
     try:
         with torch.device("meta"):  # shapes only
             own = names_of(build(record, shapes))
     except MissingTensor as error:
-        raise DataError(f"{head}: {_missing(record, [*lacking, str(error.args[0])])}") from None
+        lacking = [name for name in [*record.shapes, str(error.args[0])] if name not in shapes]
+        missing = some([published(name) for name in dict.fromkeys(lacking)], "missing")
+        raise DataError(f"{head}: {missing}") from None
     except (ValueError, RuntimeError, TypeError, ZeroDivisionError, AssertionError) as error:
         raise DataError(f"{head}: sizes do not go together ({' '.join(str(error).split())[:120]})") from None
-    optional = {"logit_scale"} if record.scale is not None else set()
-    missing = [
-        name for name in dict.fromkeys([*lacking, *own]) if name not in shapes and name not in optional
-    ]
-    extra = [name for name in shapes if name not in own and not _matches_any(record.spare, name)]
-    other = [name for name in shapes if name in own and tuple(own[name].shape) != shapes[name]]
-    problems = [_missing(record, missing), some([renamed.origins[name] for name in extra], "unknown")]
-    if other:
-        name = other[0]
-        sizes = f"'{renamed.origins[name]}' is {list(shapes[name])}, expected {list(own[name].shape)}"
-        problems.append(f"{len(other)} of another size ({sizes})")
-    if any(problems):
-        raise DataError(f"{head}: {', '.join(filter(None, problems))}")
-    broken = [
-        name
-        for name, value in renamed.state.items()
-        if not value.is_meta and not bool(value.isfinite().all())
-    ]
-    if broken:
-        names = some([renamed.origins[name] for name in broken], "with values that are not finite")
-        raise DataError(f"{where}: {names}. Fetch it again")
+    expected: dict[str, Any] = {**record.shapes, **own}
+    if record.scale is not None and "logit_scale" not in shapes:
+        del expected["logit_scale"]
+    spare = [name for name in shapes if any(_pattern(one).fullmatch(name) for one in record.spare)]
+    if problems := misfits(shapes, expected, published, spare=spare):
+        raise DataError(f"{head}: {problems}")
+    check_finite(renamed.state, where, published)
 
 
-def some(names: Sequence[str], what: str) -> str:
-    """Return "3 missing ('a', 'b', ...)"; empty without names."""
-    more = ", ..." if len(names) > _NAMED else ""
-    listed = ", ".join(f"'{name}'" for name in names[:_NAMED])
-    return f"{len(names)} {what} ({listed}{more})" if names else ""
-
-
-def file_hash(path: Path, kind: str = "sha256") -> str:
-    """Return the checksum of a file."""
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-# ---------------------------------------------------------------------------- internals
-def _read(record: Record, files: Mapping[Path, Source]) -> tuple[Renamed, set[str]]:
-    """Return the tensors of all files under their names here, and what the files name beside tensors."""
-    state: dict[str, Tensor] = {}
-    origins: dict[str, str] = {}
-    dropped: list[str] = []
-    inert: set[str] = set()
-    for path, source in files.items():
-        found = read_foreign(path)
-        renamed = rename(record, _unwrapped(record, found.tensors, source.prefix), str(path))
-        for name, value in renamed.state.items():
-            _put(
-                state,
-                name,
-                value,
-                f"{path}: '{renamed.origins[name]}' and '{origins.get(name)}' of '{record.name}'",
-            )
-        origins |= renamed.origins
-        dropped += renamed.dropped
-        inert |= set(found.inert)
-    return Renamed(state, origins, tuple(dropped)), inert
-
-
-def _unwrapped(record: Record, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+# ---------------------------------------------------------------------------- names
+def _unwrapped(record: Record, tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
     """Take off the first known dictionary around the tensors, and put the part's name in front."""
     for wrapper in record.unwrap:
-        inside = {name: value for name, value in tensors.items() if name.startswith(f"{wrapper}.")}
+        start = f"{wrapper}."
+        inside = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
         if inside:
-            tensors = {name.removeprefix(f"{wrapper}."): value for name, value in inside.items()}
+            tensors = inside
             break
     if not prefix:
-        return dict(tensors)
+        return tensors
     return {f"{prefix}.{name}" if name else prefix: value for name, value in tensors.items()}
-
-
-def _put(state: dict[str, Tensor], name: str, value: Tensor, both: str) -> None:
-    """Keep a tensor; where there is one of that name, they must be equal."""
-    if name in state and not value.is_meta and not torch.equal(state[name], value):
-        raise DataError(f"{both} should be the same tensor, but differ. Fetch it again")
-    state[name] = value
 
 
 @functools.cache
@@ -266,7 +204,7 @@ def _pattern(glob: str) -> re.Pattern[str]:
     return re.compile(re.escape(glob).replace(r"\*", "(.*?)"))
 
 
-def _filled(glob: str, texts: Sequence[str]) -> str:
+def _with_texts(glob: str, texts: Sequence[str]) -> str:
     """Return a name with the texts in the place of its stars."""
     rest = iter(texts)
     return re.sub(r"\*", lambda _: next(rest, ""), glob)
@@ -276,30 +214,35 @@ def _target(record: Record, name: str) -> str | None:
     """Return the name (and operation) here, "" where the tensor is left behind, None where no rule knows it."""
     for theirs, ours in record.names:
         if match := _pattern(theirs).fullmatch(name):
-            return "" if ours is None else _filled(ours, match.groups())
+            return "" if ours is None else _with_texts(ours, match.groups())
     return None
 
 
-def _published_name(record: Record, name: str) -> str:
-    """Return the name in the published file of a tensor that was not found there."""
+def _published_name(record: Record, origins: Mapping[str, str], name: str) -> str:
+    """Return the name in the published file of a tensor, whether it was found there or not."""
+    if name in origins:
+        return origins[name]
     for theirs, ours in record.names:
         match = None if ours is None else _pattern(ours.partition(" | ")[0]).fullmatch(name)
-        if match and _target(record, _filled(theirs, match.groups())):
-            return _filled(theirs, match.groups())
+        if match and _target(record, _with_texts(theirs, match.groups())):
+            return _with_texts(theirs, match.groups())
     return name
 
 
-def _missing(record: Record, names: Sequence[str]) -> str:
-    return some([_published_name(record, name) for name in dict.fromkeys(names)], "missing")
+# ---------------------------------------------------------------------------- files
+def _targets(record: Record, first: Path, folder: Path | None) -> list[Path]:
+    """Return where a converted file may lie, the preferred place first."""
+    name = f"{first.stem}.{record.name}.safetensors"
+    if folder is not None:
+        return [folder / name]
+    place = hashlib.sha256(str(first.resolve().parent).encode()).hexdigest()[:12]
+    cached = default_data_root() / "converted" / place / name
+    return [cached] if hub_cache() in first.parents else [first.with_name(name), cached]
 
 
-def _matches_any(patterns: Sequence[str], name: str) -> bool:
-    return any(_pattern(pattern).fullmatch(name) for pattern in patterns)
-
-
-def _as_published(path: Path, source: Source) -> bool | None:
+def _as_published(path: Path, part: CheckpointFile) -> bool | None:
     """Return whether a file is the published one; None where its checksum is not known."""
-    return file_hash(path, "md5") == source.md5 if source.md5 else None
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == part.md5 if part.md5 else None
 
 
 def _up_to_date(target: Path, wanted: Mapping[str, Any]) -> bool:
@@ -310,12 +253,12 @@ def _up_to_date(target: Path, wanted: Mapping[str, Any]) -> bool:
     return target.is_file() and all(about.get(key) == value for key, value in wanted.items())
 
 
-def _write(places: Sequence[Path], state: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
+def _write(targets: Sequence[Path], state: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
     """Write tensors and JSON to the first place that takes them; the JSON comes last and makes the file valid."""
     content = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     labels = {"medpeft_model": str(about["model"]), "medpeft_recipe": str(about["recipe"])}
     lines = json.dumps(about, indent=1) + "\n"
-    for target in places:
+    for target in targets:
         try:
             target.with_suffix(".json").unlink(missing_ok=True)
             write_whole(target, lambda path: save_file(content, path, metadata=labels))

@@ -5,13 +5,14 @@ Shape letters: B batch, N cells, L pieces of text, S sentences, Q queries, T tex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.medical.heads import Shapes
+from benchmark.backbones.medical.records import WORD_TABLE
 from benchmark.backbones.medical.text import BertTower, SentenceTower
 from benchmark.backbones.medical.visual import Visual
 
@@ -19,69 +20,64 @@ _QUERY_HEADS = 4
 """Attention heads of KAD's decoder; shapes do not tell it."""
 
 
-class Cells(nn.Module):
-    """The projected cells ``[B, N, E]`` of images: those whose mean is the image's feature (KAD)."""
+class _Part(nn.Module):
+    """Base of the parts: knows the image encoder, the text tower and the sizes of all tensors."""
 
-    def __init__(self, visual: Visual) -> None:
+    def __init__(self, visual: Visual, tower: BertTower, shapes: Shapes) -> None:
         super().__init__()
-        self._visual = (visual,)  # in a tuple, so that its tensors are not registered here again
+        self._beside = (visual, tower)  # in a tuple, so that their tensors are not registered here again
+
+
+class Cells(_Part):
+    """The projected cells ``[B, N, E]`` of images: those whose mean is the image's feature (KAD)."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the cells, row by row, not normalised."""
-        return self._visual[0].cell_features(images)
+        return self._beside[0].cell_features(images)
 
 
-class Regions(nn.Module):
+class Regions(_Part):
     """GLoRIA's regions ``[B, N, E]``: cells of the third stage through a map of their own."""
 
-    def __init__(self, visual: Visual, shapes: Shapes) -> None:
-        super().__init__()
-        self._visual = (visual,)
+    def __init__(self, visual: Visual, tower: BertTower, shapes: Shapes) -> None:
+        super().__init__(visual, tower, shapes)
         outputs, inputs = shapes["extras.image_tokens.embedder.weight"]
         self.embedder = nn.Linear(inputs, outputs, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the regions, row by row, not normalised."""
-        return self.embedder(self._visual[0].last_map(images, stages=3).flatten(2).transpose(1, 2))
+        return self.embedder(self._beside[0].last_map(images, stages=3).flatten(2).transpose(1, 2))
 
 
-class MixedCells(nn.Module):
+class MixedCells(_Part):
     """PRIOR's local image features ``[B, N, E]``, with its reshape of the last map.
 
     The published code reads ``[B, C, h, w]`` as ``[B, h w, C]`` without turning it, which mixes channels and places. It
     is kept for the published score alone.
     """
 
-    def __init__(self, visual: Visual, shapes: Shapes) -> None:
-        super().__init__()
-        self._visual = (visual,)
+    def __init__(self, visual: Visual, tower: BertTower, shapes: Shapes) -> None:
+        super().__init__(visual, tower, shapes)
         outputs, inputs = shapes["extras.image_tokens.projection.weight"]
         self.projection = nn.Linear(inputs, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features, not normalised."""
-        features = self._visual[0].last_map(images)
+        features = self._beside[0].last_map(images)
         return self.projection(features.reshape(len(features), -1, features.shape[1]))
 
 
-class Pieces(nn.Module):
+class Pieces(_Part):
     """What a text tower pools: pieces ``[B, L, C]`` and bool ``[B, L]``, or PRIOR's prototypes ``[B, S, E]``."""
-
-    def __init__(self, tower: BertTower) -> None:
-        super().__init__()
-        self._tower = tower
 
     def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return values and which of them are real, of ids ``[B, L]``."""
-        tower = self._tower
-        return (
-            tower.prototypes(token_ids)
-            if isinstance(tower, SentenceTower)
-            else tower.piece_features(token_ids)
-        )
+        tower = self._beside[1]
+        pooled_from = tower.prototypes if isinstance(tower, SentenceTower) else tower.piece_features
+        return pooled_from(token_ids)
 
 
-class Continues(nn.Module):
+class Continues(_Part):
     """Whether a piece goes on with the word before it: ids ``[B, L]`` -> bool ``[B, L]``.
 
     Attributes:
@@ -90,20 +86,21 @@ class Continues(nn.Module):
 
     table: Tensor
 
-    def __init__(self, words: int) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.zeros(words, dtype=torch.bool), persistent=False)
+    def __init__(self, visual: Visual, tower: BertTower, shapes: Shapes) -> None:
+        super().__init__(visual, tower, shapes)
+        self.register_buffer("table", torch.zeros(shapes[WORD_TABLE][0], dtype=torch.bool), persistent=False)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Look the pieces up."""
         return self.table[token_ids]
 
 
-class LocalAttention(nn.Module):
+class LocalAttention(_Part):
     """PRIOR's sigmoid attention between cells and texts, in both directions."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
+    def __init__(self, visual: Visual, tower: BertTower, shapes: Shapes) -> None:
+        super().__init__(visual, tower, shapes)
+        width = shapes["extras.local_attention.query1.weight"][0]
         for side in (1, 2):  # images, texts; values serve its training alone
             for part in ("query", "key", "value"):
                 self.add_module(f"{part}{side}", nn.Linear(width, width))
@@ -117,14 +114,14 @@ class LocalAttention(nn.Module):
         return by_image.sigmoid(), by_text.sigmoid()
 
 
-class Queries(nn.Module):
+class Queries(_Part):
     """KAD's query network: class names ask the cells of an image, pre-norm, four layers.
 
     One norm serves both inputs and the output. Queries attend to one another: the score of a class depends on the list.
     """
 
-    def __init__(self, shapes: Shapes) -> None:
-        super().__init__()
+    def __init__(self, visual: Visual, tower: BertTower, shapes: Shapes) -> None:
+        super().__init__(visual, tower, shapes)
         classes, width = shapes["extras.tqn.head.weight"]
         hidden = shapes["extras.tqn.decoder.layers.0.linear1.weight"][0]
         layer = nn.TransformerDecoderLayer(
@@ -141,21 +138,14 @@ class Queries(nn.Module):
         return self.head(self.decoder(asked, norm(image_tokens)))
 
 
-Maker = Callable[[Visual, BertTower, Shapes], nn.Module]
-
-
-KINDS: dict[str, Maker] = {
-    "cells": lambda visual, tower, shapes: Cells(visual),
-    "regions": lambda visual, tower, shapes: Regions(visual, shapes),
-    "mixed_cells": lambda visual, tower, shapes: MixedCells(visual, shapes),
-    "pieces": lambda visual, tower, shapes: Pieces(tower),
-    "continues": lambda visual, tower, shapes: Continues(
-        shapes["text.transformer.embeddings.word_embeddings.weight"][0]
-    ),
-    "local_attention": lambda visual, tower, shapes: LocalAttention(
-        shapes["extras.local_attention.query1.weight"][0]
-    ),
-    "queries": lambda visual, tower, shapes: Queries(shapes),
+KINDS: dict[str, type[_Part]] = {
+    "cells": Cells,
+    "regions": Regions,
+    "mixed_cells": MixedCells,
+    "pieces": Pieces,
+    "continues": Continues,
+    "local_attention": LocalAttention,
+    "queries": Queries,
 }
 
 

@@ -1,62 +1,40 @@
-"""Finding a medical model's files on this machine, converting them once, and loading them strictly."""
+"""A medical model as a registered backbone: its files are found on this machine, converted once, loaded strictly."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import safe_open
 
-from benchmark.backbones.backbone import Backbone, Tokenizer
-from benchmark.backbones.checkpoints import SUFFIXES
-from benchmark.backbones.medical.broad import PLIP, PMC_CLIP, QUILTNET
-from benchmark.backbones.medical.convert import Renamed, convert, fit, is_converted
-from benchmark.backbones.medical.heads import Shapes
-from benchmark.backbones.medical.model import EXTRAS, build
-from benchmark.backbones.medical.radiology import (
-    BIOVIL,
-    BIOVIL_TEMPORAL,
-    CONVIRT,
-    GLORIA,
-    KAD,
-    MGCA_R50,
-    MGCA_VIT,
-    PRIOR,
-)
-from benchmark.backbones.medical.records import WORD_TABLE, Record, Source
-from benchmark.backbones.medical.text import SentenceTower
-from benchmark.backbones.medical.words import BERT_FILES, ROBERTA_FILES, Words
-from benchmark.backbones.published import Place
-from benchmark.errors import ConfigError, DataError, unknown
-from benchmark.files import known_sha256
+from benchmark.backbones.medical.records import BERT_FILES, ROBERTA_FILES, CheckpointFile, Record
+from benchmark.backbones.published import FoundModel, Repository
+from benchmark.errors import ConfigError, DataError
 from benchmark.preprocess import Preprocess
 from benchmark.registry import BACKBONES
+
+if TYPE_CHECKING:
+    from benchmark.backbones.backbone import Backbone
+
+Files = dict[Path, CheckpointFile | None]
+"""File -> which part of the checkpoint it is; None: it is converted already."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-@dataclass(frozen=True)
-class Found:
-    """A medical model whose files are all here, not loaded yet.
+@dataclass(frozen=True, kw_only=True)
+class MedicalModel(FoundModel):
+    """A medical model whose files are all here.
 
     Attributes:
         record: of the model, with the options of its name.
-        files: file -> which part of the checkpoint it is; one without a part is converted already.
-        words: folder of the word list; None: the byte pairs that open_clip brings.
-        repo, revision: where the weights come from, if that is a hub repository.
+        files: of its checkpoint.
     """
 
     record: Record
-    files: Mapping[Path, Source | None]
-    words: Path | None
-    repo: str | None = None
-    revision: str | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    files: Files = field(default_factory=dict)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -70,32 +48,27 @@ class Found:
 
     def values(self) -> int:
         """Return about how many weights there are, from the sizes of the files."""
-        return sum(path.stat().st_size for path in self.files) // 4
+        return sum(path.stat().st_size for path in self.weights) // 4
 
     @property
     def settings(self) -> str:
         """What the record says of the model beside its weights."""
         return f"{self.record.name} {dict(self.record.chosen)} {self.record.digest()} {self.preprocess}"
 
-    def made_of(self) -> list[str]:
-        """Return what tells this model from others: its settings, and what its files hold."""
-        words = (
-            path for name in (*BERT_FILES, *ROBERTA_FILES) for path in (self.words or Path("-")).glob(name)
-        )
-        return [self.settings, *map(known_sha256, (*self.files, *words))]
-
-    def lines(self) -> list[str]:
-        """Return what was found, for people."""
-        sizes = ", ".join(f"{path} ({path.stat().st_size / 1e6:,.0f} MB)" for path in self.files)
-        words = "with open_clip" if self.words is None else str(self.words)
-        return [f"weights: {sizes}", f"tokenizer: {words}"]
+    def word_files(self) -> list[Path]:
+        """Return the word list."""
+        folder = self.words or Path("-")
+        return [path for name in (*BERT_FILES, *ROBERTA_FILES) for path in folder.glob(name)]
 
 
 class MedicalBackbone:
-    """A registered way to the model of one record: finds its files, and loads them when it is called."""
+    """The backbone of one record, to be registered; what follows a colon in its name are the record's options."""
 
-    def find(self, name: str, *, pretrained: str | None = None) -> Found:
-        """Return the files of a model.
+    def __init__(self, record: Record) -> None:
+        self.record = record
+
+    def find(self, name: str, *, pretrained: str | None = None) -> MedicalModel:
+        """Return the files of the model.
 
         Args:
             name: of the backbone, with its options.
@@ -105,45 +78,46 @@ class MedicalBackbone:
         Raises:
             ConfigError: the request is wrong. DataError: a file is missing.
         """
-        record = record_of(name)
+        record = self.record.with_options(name.partition(":")[2])
         problems: list[str] = []
-        files: Mapping[Path, Source | None] = {}
-        place = None
+        files: Files = {}
+        home = words = None
         try:
-            files, place = _files(record, pretrained)
+            files, home = _files(record, pretrained)
         except DataError as error:
             problems.append(str(error))
-        words = None
-        if record.image.trunk != "clip":
-            try:
-                words = _words(record, [path.parent for path in files], place)
-            except DataError as error:
-                problems.append(str(error))
+        try:
+            if record.image.trunk != "clip":
+                words = _words(record, [path.parent for path in files], home)
+        except DataError as error:
+            problems.append(str(error))
         if problems:
             raise DataError("; ".join(problems))
-        repo, revision = (None, None) if place is None else (place.repo, place.revision)
-        return Found(record, files, words, repo, revision, {"embed_dim": record.embed_dim})
+        repo, revision = (None, None) if home is None else (home.repo, home.revision)
+        sizes = {"embed_dim": record.embed_dim}
+        return MedicalModel(name, tuple(files), words, sizes, repo, revision, record=record, files=files)
 
     def about(self, name: str) -> dict[str, str]:
         """Return what people must know before they fetch it: title, link, licence, pretrained_on, note."""
-        record = record_of(name, ask=False)
-        return {key: getattr(record, key) for key in ("title", "link", "licence", "pretrained_on", "note")}
+        return {
+            key: getattr(self.record, key) for key in ("title", "link", "licence", "pretrained_on", "note")
+        }
 
     def __call__(self, name: str, *, pretrained: str | None = None) -> Backbone:
-        """Load a model; raises as :meth:`find`, and DataError when the files are not this model's."""
+        """Load the model; raises as :meth:`find`, and DataError when the files are not this model's."""
+        from benchmark.backbones.medical import convert, model
+
         found = self.find(name, pretrained=pretrained)
-        path = _converted(found)
-        backbone = _filled(found.record, path, name)
-        backbone.tokenizer, backbone.settings = _tokenizer(found, backbone), found.settings
-        backbone.origin = {
-            "repo": found.repo,
-            "revision": found.revision,
-            "file": ", ".join(file.name for file in found.files),
-            "sha256": ", ".join(known_sha256(file) for file in found.files),
-            "options": dict(found.record.chosen),
-            "preprocess": found.preprocess.as_json(),
-            **{key: text for key, text in self.about(name).items() if key != "title"},
-        }
+        parts = {path: part for path, part in found.files.items() if part is not None}
+        path = convert.convert(found.record, parts) if parts else found.weights[0]
+        backbone = convert.filled(found.record, path)
+        backbone.name = name
+        backbone.tokenizer = model.tokenizer_of(found.record, found.words, backbone)
+        backbone.settings = found.settings
+        about = {key: text for key, text in self.about(name).items() if key != "title"}
+        backbone.origin = found.origin() | {
+            "options": dict(found.record.chosen), "preprocess": found.preprocess.as_json(), **about
+        }  # fmt: skip
         return backbone
 
 
@@ -159,194 +133,128 @@ def convert_files(name: str, pretrained: str, folder: Path | None = None) -> Pat
         ConfigError: the request is wrong. DataError: a file is missing, damaged or of another model.
         StoreError: the result cannot be written.
     """
-    resolved = BACKBONES.resolve(name)
-    if not isinstance(BACKBONES.get(resolved), MedicalBackbone):
-        raise ConfigError(f"'{name}' is read as it is published. Models to convert: {', '.join(RECORDS)}")
-    record = record_of(resolved, ask=False)
-    files, _ = _files(record, pretrained)
-    sources = {path: source for path, source in files.items() if source is not None}
-    if not sources:
+    from benchmark.backbones.medical.convert import convert
+
+    plugin = BACKBONES.get(name)
+    if not isinstance(plugin, MedicalBackbone):
+        raise ConfigError(
+            f"'{name}' is read as it is published. docs/backbones.md says which models are converted"
+        )
+    files, _ = _files(plugin.record, pretrained)
+    parts = {path: part for path, part in files.items() if part is not None}
+    if not parts:
         raise ConfigError(f"{next(iter(files))}: is converted already")
-    return convert(record, sources, folder)
+    return convert(plugin.record, parts, folder)
 
 
-# ---------------------------------------------------------------------------- finding
-def _files(record: Record, pretrained: str | None) -> tuple[dict[Path, Source | None], Place | None]:
+# ---------------------------------------------------------------------------- finding the files
+def _files(record: Record, pretrained: str | None) -> tuple[Files, Repository | None]:
     """Return the files of a checkpoint, and the repository that they lie in (None for the user's own).
 
     Raises:
         ConfigError: neither a file nor a folder nor a hub id. DataError: some of them are not here.
     """
     if pretrained is None:
-        return _published(record)
+        own = record.files[0][0]
+        if own.home is None:
+            raise DataError(
+                f"{record.name}: its weights are not on the hub. Download {own.names[0]} yourself: {record.link} "
+                f"(licence: {record.licence}), then --pretrained FILE"
+            )
+        return _in(record, own.home), own.home
     path = Path(pretrained).expanduser()
     if path.is_file():
         return _of_file(record, path), None
     if path.is_dir():
-        return _in(record, Place(path)), None
+        return _in(record, Repository(path)), None
     if not _HUB_ID.fullmatch(pretrained):
         raise ConfigError(
             f"--pretrained: '{pretrained}' does not exist: for {record.name} give a weights file, a folder or a hub id"
         )
-    known = [source.place for group in record.files for source in group if source.place is not None]
-    place = next((place for place in known if place.repo == pretrained), Place(repo=pretrained))
-    return _in(record, place), place
+    known = [part.home for group in record.files for part in group if part.home is not None]
+    home = next((home for home in known if home.repo == pretrained), Repository(repo=pretrained))
+    return _in(record, home), home
 
 
-def _published(record: Record) -> tuple[dict[Path, Source | None], Place | None]:
-    """Return the files of the model's own repository."""
-    place = record.files[0][0].place
-    if place is None:
-        names = " or ".join(record.files[0][0].names[:1])
-        raise DataError(
-            f"{record.name}: its weights are not on the hub. Download {names} yourself: {record.link} (licence: "
-            f"{record.licence}), then --pretrained FILE"
-        )
-    return _in(record, place), place
-
-
-def _in(record: Record, place: Place) -> dict[Path, Source | None]:
-    """Return the files of the first way of publishing that is complete in a place, else its only weights file.
+def _in(record: Record, home: Repository) -> Files:
+    """Return the files of the first way of publishing that is complete in a repository, else its only weights file.
 
     Raises:
         DataError: there is no such thing; the message says how to get it.
     """
-    for group in record.files:
-        found = {place.find(*source.names): source for source in group}
-        if None not in found:
-            return {path: source for path, source in found.items() if path is not None}
-    only = place.only(SUFFIXES)
-    if only is not None:
-        return _of_file(record, only)
-    partly = [group for group in record.files if any(place.find(*source.names) for source in group)]
-    group = (partly or record.files)[0]
-    missing = next(source for source in group if place.find(*source.names) is None)
-    place.need(f"the weights file of {record.title}", *missing.names, fetch=missing.names[-1])
+    found = [{part: home.find(*part.names) for part in group} for group in record.files]
+    for group in found:
+        if None not in group.values():
+            return {path: part for part, path in group.items() if path is not None}
+    only = home.weight_files()
+    if len(only) == 1:
+        return _of_file(record, only[0])
+    partly = next((group for group in found if any(group.values())), found[0])
+    missing = next(part for part, path in partly.items() if path is None)
+    home.need(f"the weights file of {record.title}", *missing.names, fetch=missing.names[-1])
     raise AssertionError("a missing file was found")
 
 
-def _of_file(record: Record, path: Path) -> dict[Path, Source | None]:
+def _of_file(record: Record, path: Path) -> Files:
     """Return a checkpoint that a file belongs to: alone, or with others beside it or in the cache."""
-    if is_converted(path, record):
+    if _is_converted(path, record):
         return {path: None}
-    named = (group for group in record.files if any(path.name in source.names for source in group))
+    named = (group for group in record.files if any(path.name in part.names for part in group))
     group = next(named, record.files[0])
-    own = next((source for source in group if path.name in source.names), group[0])
-    found: dict[Path, Source | None] = {}
-    for source in group:
-        beside = path if source is own else Place(path.parent).find(*source.names)
-        if beside is None and source.place is not None:
-            beside = source.place.need(
-                f"another file of {record.title}", *source.names, fetch=source.names[-1]
-            )
+    own = next((part for part in group if path.name in part.names), group[0])
+    found: Files = {}
+    for part in group:
+        beside = path if part is own else Repository(path.parent).find(*part.names)
+        if beside is None and part.home is not None:
+            beside = part.home.need(f"another file of {record.title}", *part.names, fetch=part.names[-1])
         if beside is None:
             raise DataError(
-                f"{path.parent}: {' or '.join(source.names)} of {record.title} is missing. Copy it there"
+                f"{path.parent}: {' or '.join(part.names)} of {record.title} is missing. Copy it there"
             )
-        found[beside] = source
+        found[beside] = part
     return found
 
 
-def _words(record: Record, folders: list[Path], place: Place | None) -> Path:
+def _words(record: Record, folders: list[Path], home: Repository | None) -> Path:
     """Return the folder of the word list: beside the weights, or in the cache.
 
     Raises:
         DataError: it is nowhere; the message says how to get it.
     """
-    places = [*([] if place is None else [place]), *(Place(folder) for folder in dict.fromkeys(folders))]
-    for candidate in places:
-        if candidate.find(*BERT_FILES):
-            return candidate.need("the word list", *BERT_FILES).parent
-        if all(candidate.find(name) for name in ROBERTA_FILES) and record.text.vocabulary is None:
-            return candidate.need("the word list", *ROBERTA_FILES).parent
-    if record.text.vocabulary is None:
+    vocabulary = record.text.vocabulary
+    for candidate in [*filter(None, [home]), *(Repository(folder) for folder in dict.fromkeys(folders))]:
+        if found := candidate.find(*BERT_FILES):
+            return found.parent
+        roberta = [candidate.find(name) for name in ROBERTA_FILES]
+        if vocabulary is None and roberta[0] and all(roberta):
+            return roberta[0].parent
+    if vocabulary is None:
         where = str(folders[0]) if folders else "the folder of the weights"
         raise DataError(
             f"{where}: the file of {record.title} does not say which words its text model knows. Put the list of the "
             "model that it was trained with beside it: vocab.txt (BERT), or vocab.json and merges.txt (RoBERTa)"
         )
-    return Place(repo=record.text.vocabulary).need("the word list", *BERT_FILES, fetch=BERT_FILES[0]).parent
+    return Repository(repo=vocabulary).need("the word list", *BERT_FILES, fetch=BERT_FILES[0]).parent
 
 
-# ---------------------------------------------------------------------------- loading
-def _converted(found: Found) -> Path:
-    """Return the safetensors file of a model, converted now if need be."""
-    sources = {path: source for path, source in found.files.items() if source is not None}
-    return convert(found.record, sources) if sources else next(iter(found.files))
-
-
-def _filled(record: Record, path: Path, name: str) -> Backbone:
-    """Build the backbone and fill it from a converted file.
+def _is_converted(path: Path, record: Record) -> bool:
+    """Return whether a file is a converted one of this model.
 
     Raises:
-        DataError: the file cannot be read or does not fit.
+        DataError: it is, but of another model or by another recipe.
     """
+    if path.suffix != ".safetensors":
+        return False
     try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
+        with safe_open(path, framework="np") as file:
+            about = file.metadata() or {}
+    except Exception:  # a reader further on says what is wrong with it
+        return False
+    if "medpeft_model" not in about:
+        return False
+    if about["medpeft_model"] != record.name or about.get("medpeft_recipe") != record.digest():
         raise DataError(
-            f"{path}: cannot be read as weights ({reason}). Delete it; it is made again"
-        ) from None
-    fit(record, Renamed(state, {key: key for key in state}, ()), str(path))
-    with torch.random.fork_rng(devices=[]):  # building draws weights that are then replaced
-        backbone = build(record, Shapes.of(state))
-    backbone.name = name
-    own = backbone.model.state_dict()
-    if "logit_scale" not in state:
-        state["logit_scale"] = own["logit_scale"]
-    backbone.model.load_state_dict(
-        {key: state[key].reshape(value.shape) for key, value in own.items()}, strict=True
-    )
-    extras = {key.removeprefix(EXTRAS): value for key, value in state.items() if key.startswith(EXTRAS)}
-    backbone.extras.load_state_dict(extras, strict=True)
-    return backbone
-
-
-def _tokenizer(found: Found, backbone: Backbone) -> Tokenizer:
-    """Return the tokenizer, and tell the parts that need to know its words.
-
-    Raises:
-        DataError: the word list is of another model.
-    """
-    text: Any = backbone.text
-    if found.words is None:
-        from open_clip.tokenizer import SimpleTokenizer
-
-        return SimpleTokenizer(context_length=text.context_length)
-    words = Words(found.words, text.context_length, found.record.text.clean)
-    rows = len(backbone.model.get_parameter(WORD_TABLE))
-    if words.size != rows or words.pad_id != text.pad_id:
-        raise DataError(
-            f"{found.words}: this word list is of another model: {words.size} words and padding {words.pad_id}, "
-            f"{found.record.title} has {rows} and {text.pad_id}"
+            f"{path}: converted as '{about['medpeft_model']}' by recipe {about.get('medpeft_recipe')}, not as "
+            f"'{record.name}' by {record.digest()}. Convert the published file again"
         )
-    if isinstance(text, SentenceTower):
-        text.full_stop = words.id_of(".")
-    if "continues" in backbone.extras:
-        table: Any = backbone.extras["continues"]
-        table.table.copy_(words.continues())
-    return words
-
-
-RECORDS: dict[str, Record] = {
-    record.name: record
-    for record in (
-        *(CONVIRT, GLORIA, MGCA_R50, MGCA_VIT, BIOVIL, BIOVIL_TEMPORAL, PRIOR, KAD),
-        *(PMC_CLIP, PLIP, QUILTNET),
-    )
-}
-
-
-def record_of(name: str, *, ask: bool = True) -> Record:
-    """Return the record of a backbone's name, its options applied; ``ask`` as in :meth:`Record.with_options`.
-
-    Raises:
-        ConfigError: an unknown name, option or value, or an option that has to be chosen is missing.
-    """
-    from benchmark.backbones.medical.load import RECORDS
-
-    head, _, options = name.partition(":")
-    if head not in RECORDS:
-        raise ConfigError(unknown("medical backbone", head, RECORDS))
-    return RECORDS[head].with_options(options, ask=ask)
+    return True

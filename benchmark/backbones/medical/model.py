@@ -1,22 +1,25 @@
-"""A medical model from its record and the sizes of its tensors: modules, towers, scale."""
+"""A medical model from its record and the sizes of its tensors: modules, towers, scale, tokenizer."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones.backbone import Backbone, InputSpec, from_open_clip
+from benchmark.backbones.backbone import Backbone, InputSpec, Tokenizer, from_open_clip
 from benchmark.backbones.medical.extras import build_extras
 from benchmark.backbones.medical.heads import Shapes
-from benchmark.backbones.medical.records import Record
-from benchmark.backbones.medical.text import build_text
+from benchmark.backbones.medical.records import WORD_TABLE, Record
+from benchmark.backbones.medical.text import SentenceTower, build_text
 from benchmark.backbones.medical.visual import build_visual, freeze_statistics, heads_of
+from benchmark.backbones.medical.words import Words
 from benchmark.backbones.towers.base import ImageTower
 from benchmark.backbones.towers.resnet import ResNetTower
 from benchmark.backbones.towers.timm_vit import TimmVitTower
+from benchmark.errors import DataError
 
 EXTRAS = "extras."
 
@@ -92,3 +95,34 @@ def names_of(backbone: Backbone) -> dict[str, Tensor]:
     """Return the tensors of a backbone by the names that converted files use; changing them in place changes it."""
     extras = backbone.extras.state_dict()
     return {**backbone.model.state_dict(), **{EXTRAS + name: value for name, value in extras.items()}}
+
+
+def tokenizer_of(record: Record, folder: Path | None, backbone: Backbone) -> Tokenizer:
+    """Return the tokenizer of a loaded model, and tell the parts that need to know its words.
+
+    Args:
+        record: of the model.
+        folder: of the word list; None: the byte pairs that open_clip brings.
+        backbone: the loaded model.
+
+    Raises:
+        DataError: the word list is of another model.
+    """
+    text: Any = backbone.text
+    if folder is None:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        return SimpleTokenizer(context_length=text.context_length)
+    words = Words(folder, text.context_length, record.text.clean)
+    rows = len(backbone.model.get_parameter(WORD_TABLE))
+    if words.size != rows or words.pad_id != text.pad_id:
+        raise DataError(
+            f"{folder}: this word list is of another model: {words.size} words and padding {words.pad_id}, "
+            f"{record.title} has {rows} and {text.pad_id}"
+        )
+    if isinstance(text, SentenceTower):
+        text.full_stop = words.id_of(".")
+    if "continues" in backbone.extras:
+        table: Any = backbone.extras["continues"]
+        table.table.copy_(words.continues())
+    return words

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from benchmark.backbones.backbone import OPENAI_MEAN, OPENAI_STD
-from benchmark.backbones.published import Place
+from benchmark.backbones.published import OPENAI_MEAN, OPENAI_STD, Repository
 from benchmark.errors import ConfigError, unknown
 from benchmark.preprocess import Preprocess
 
@@ -31,16 +30,16 @@ layernorm, relu, gelu, constant (values appended to every cell). Shapes tell the
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointFile:
     """One file of a checkpoint.
 
     Attributes:
-        names: file names, the preferred first. place: hub repository; None: people download it themselves.
+        names: file names, the preferred first. home: hub repository; None: people download it themselves.
         prefix: stands in front of the names of its tensors. md5: of the published file, where it is known.
     """
 
     names: tuple[str, ...]
-    place: Place | None = None
+    home: Repository | None = None
     prefix: str = ""
     md5: str = ""
 
@@ -131,7 +130,7 @@ class Record:
 
     name: str
     title: str
-    files: tuple[tuple[Source, ...], ...]
+    files: tuple[tuple[CheckpointFile, ...], ...]
     names: tuple[Rule, ...]
     image: ImageSide
     preprocess: Preprocess
@@ -192,17 +191,13 @@ def _changed(record: Record, changes: Mapping[str, Any]) -> Record:
     return record
 
 
+BERT_FILES, ROBERTA_FILES = ("vocab.txt",), ("vocab.json", "merges.txt")
+"""Files of a word list."""
+WORD_TABLE = "text.transformer.embeddings.word_embeddings.weight"
+OPENAI = Preprocess((224, 224), OPENAI_MEAN, OPENAI_STD)
 GREY_SQUARE = Preprocess(
     (224, 224), (0.5,) * 3, (0.5,) * 3, "longest_pad", side=256, interpolation="area", channels="grey"
 )
-
-
-OPENAI = Preprocess((224, 224), OPENAI_MEAN, OPENAI_STD)
-
-
-WORD_TABLE = "text.transformer.embeddings.word_embeddings.weight"
-
-
 RESNET_SHAPES = {
     "visual.trunk.conv1.weight": (64, 3, 7, 7),
     "visual.trunk.layer3.5.conv3.weight": (1024, 256, 1, 1),
@@ -212,12 +207,8 @@ RESNET_SHAPES = {
 
 def bert(prefix: str, *, pooler: bool = False) -> tuple[Rule, ...]:
     """Return the rules of a Hugging Face BERT below ``prefix``."""
-    kept: tuple[Rule, ...] = () if pooler else ((f"{prefix}pooler.*", None),)
-    return (
-        (f"{prefix}embeddings.position_ids", None),
-        *kept,
-        (f"{prefix}*", "text.transformer.*"),
-    )
+    dropped: tuple[Rule, ...] = () if pooler else ((f"{prefix}pooler.*", None),)
+    return ((f"{prefix}embeddings.position_ids", None), *dropped, (f"{prefix}*", "text.transformer.*"))
 
 
 def bert_shapes(words: int, layers: int = 12) -> dict[str, tuple[int, ...]]:

@@ -14,10 +14,9 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from benchmark.backbones.medical.records import BERT_FILES, ROBERTA_FILES
 from benchmark.errors import DataError
 
-BERT_FILES = ("vocab.txt",)
-ROBERTA_FILES = ("vocab.json", "merges.txt")
 _NUMBERED, _WORD = re.compile(r"[0-9]+\."), re.compile(r"\w+")
 
 
@@ -35,6 +34,8 @@ class Words:
     Raises:
         DataError: no such files, or damaged ones.
     """
+
+    version = 1  # raise it when the same words give other ids
 
     def __init__(self, folder: Path, context_length: int, clean: Literal["words"] | None = None) -> None:
         self.context_length, self._clean = context_length, clean

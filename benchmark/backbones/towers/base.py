@@ -64,34 +64,44 @@ class Tower(DeltaSites):
         """Finish the embedding: positions and LayerNorm for text, the pre-norm for images."""
 
     @abstractmethod
-    def attention_mask(self, sequence: TokenSequence) -> Any:
-        """Return the mask in the form the library's blocks take, or None."""
-
-    @abstractmethod
     def run_block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
         """Run block ``index`` on ``[B, N, D]``."""
-
-    @abstractmethod
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        """Norm after the last block (identity where the library has none)."""
 
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
         """Map ``[..., D]`` into the shared space ``[..., E]``."""
 
     @abstractmethod
-    def block_norm(self, index: int, tokens: Tensor) -> Tensor:
-        """Return what block ``index`` feeds to its attention: LayerNorm of the input, or the input (post-norm)."""
-
-    @abstractmethod
     def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
         """Turn the global token's scaled scores ``[B, H, N]`` into the row ``[B, N]`` of :class:`TowerOutput`."""
 
-    # A block in two steps, so that its second one can be run for some of the tokens. A tower whose blocks are all of
-    # one known form has both; otherwise :meth:`opens` says no, and :meth:`last_queries_and_keys` is needed.
+    # ------------------------------------------------------------------ where its library does more than nothing
+    def attention_mask(self, sequence: TokenSequence) -> Any:
+        """Return the mask in the form the library's blocks take, or None."""
+        return None
+
+    def block_norm(self, index: int, tokens: Tensor) -> Tensor:
+        """Return what block ``index`` feeds to its attention: LayerNorm of the input, or the input (post-norm)."""
+        return tokens
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the norm after the last block to every token."""
+        return tokens
+
+    def head_norm(self, pooled: Tensor) -> Tensor:
+        """Apply what stands between pooling and projection."""
+        return pooled
+
+    def tap(self, sequence: TokenSequence) -> Tensor:
+        """Return the feature of a tapped block."""
+        return sequence.tokens
+
+    # ------------------------------------------------------------------ a block in two steps
+    # The second one can be run for some of the tokens. Where a block is of another form, :meth:`opens` says no, and
+    # :meth:`last_queries_and_keys` is needed instead.
     def opens(self, index: int) -> bool:
         """Return whether block ``index`` is of the form that the two steps spell out."""
-        return False
+        return True
 
     def queries_keys_values(
         self, index: int, tokens: Tensor, at: Tensor | None = None
@@ -118,10 +128,6 @@ class Tower(DeltaSites):
     def last_queries_and_keys(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Call ``run`` (the last block) and return its output with its queries and keys ``[B, H, N, D/H]``."""
         raise NotImplementedError
-
-    def tap(self, sequence: TokenSequence) -> Tensor:
-        """Return the feature of a tapped block."""
-        return sequence.tokens
 
     # ------------------------------------------------------------------ what methods and tasks call
     def forward(
@@ -189,10 +195,6 @@ class Tower(DeltaSites):
         """
         output = self.forward(inputs, interventions=interventions, global_only=True)
         return self.project(self.head_norm(self.pool(output.sequence)))
-
-    def head_norm(self, pooled: Tensor) -> Tensor:
-        """Return what the library does between pooling and projection (nothing, for most)."""
-        return pooled
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Let torch.compile translate the blocks when they first run with gradient, all but an opened last one.
@@ -318,6 +320,12 @@ class TextTower(Tower):
     @abstractmethod
     def lengths(self, token_ids: Tensor) -> Tensor:
         """Return the number of real tokens of every row, ``[B]``, start and end tokens included."""
+
+    def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
+        """Return the head mean of the probabilities; what is not kept gets exactly 0."""
+        if sequence.keep is not None:
+            scores = scores.masked_fill(~sequence.keep[:, None, :], torch.finfo(scores.dtype).min)
+        return scores.softmax(dim=-1).mean(dim=1)
 
     def make_room(self, token_ids: Tensor, count: int) -> Tensor:
         """Shorten texts so that ``count`` vectors can be inserted; the end token always survives.

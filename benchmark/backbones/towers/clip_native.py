@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones.towers.base import ImageTower, TextTower, TokenSequence, Tower
-from benchmark.backbones.towers.split import PARTS, SplitAttention, size_of
+from benchmark.backbones.towers.split import SplitAttention
 from benchmark.backbones.towers.tokens import tokens_at
 
 
@@ -37,10 +37,6 @@ class _ResidualBlocks(Tower):
         if any(self.has_deltas(index, name) for name in ("qkv", "o")):
             return self.finish_block(index, tokens, *self.queries_keys_values(index, tokens), mask)
         return self.blocks[index](tokens, attn_mask=mask)
-
-    def opens(self, index: int) -> bool:
-        """Every block that is let in is spelled out."""
-        return True
 
     def queries_keys_values(
         self, index: int, tokens: Tensor, at: Tensor | None = None
@@ -80,21 +76,10 @@ class _ResidualBlocks(Tower):
         block: Any = self.blocks[index]
         return block.ln_1(tokens)
 
-    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
-        """Return the module of a site; q, k and v are the thirds of the attention's projection, split or not."""
+    def linears(self, index: int) -> dict[str, nn.Module]:
+        """Return the block's linear maps; q, k and v are in the attention itself, split or not."""
         block: Any = self.blocks[index]
-        if site in PARTS:
-            start = self.width * PARTS.index(site)
-            return block.attn, "qkv", start, start + self.width
-        linear = self.linear_at(index, site)
-        return linear, site, 0, size_of(linear)[1]
-
-    def linear_at(self, index: int, site: str) -> nn.Module:
-        """Return the Linear of a site; for q, k and v the attention itself until they are split."""
-        block: Any = self.blocks[index]
-        if site in PARTS:
-            return getattr(block.attn, site) if isinstance(block.attn, SplitAttention) else block.attn
-        return {"o": block.attn.out_proj, "up": block.mlp.c_fc, "down": block.mlp.c_proj}[site]
+        return {"qkv": block.attn, "o": block.attn.out_proj, "up": block.mlp.c_fc, "down": block.mlp.c_proj}
 
     def split_qkv(self) -> None:
         """Put attention with Linears q, k, v and out_proj in the place of every block's own."""
@@ -142,10 +127,6 @@ class ClipVitTower(_ResidualBlocks, ImageTower):
     def enter(self, sequence: TokenSequence) -> TokenSequence:
         """Apply ``ln_pre``."""
         return sequence.with_tokens(self._vit.ln_pre(sequence.tokens))
-
-    def attention_mask(self, sequence: TokenSequence) -> None:
-        """Images have no padding."""
-        return None
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply ``ln_post`` to all tokens (per token, so it may come before pooling)."""
@@ -238,9 +219,3 @@ class ClipTextTower(_ResidualBlocks, TextTower):
         if projection is None:
             return tokens
         return projection(tokens) if isinstance(projection, nn.Linear) else tokens @ projection
-
-    def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
-        """Return the head mean of the probabilities; what stands after the end token gets exactly 0."""
-        if sequence.keep is not None:
-            scores = scores.masked_fill(~sequence.keep[:, None, :], torch.finfo(scores.dtype).min)
-        return scores.softmax(dim=-1).mean(dim=1)

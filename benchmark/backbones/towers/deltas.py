@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones.towers.split import PARTS, size_of
+from benchmark.backbones.towers.split import PARTS, SplitAttention, SplitLinear, size_of
 
 SITES = ("q", "k", "v", "o", "up", "down")
 """The linear maps of a block that take deltas: attention's query, key, value and output, the MLP's two layers."""
@@ -39,8 +39,8 @@ class DeltaSites(ABC):
     blocks: Sequence[nn.Module]
 
     def __init__(self) -> None:
-        # (block, linear name) -> {part: [delta modules]}. Deltas belong to the method that made them; keeping them
-        # out of the library's modules leaves the backbone's state_dict as it was.
+        # (block, linear name) -> {site: [deltas]}. Deltas belong to the method that made them: kept out of the
+        # library's modules, they leave the backbone's state_dict as it was.
         self._deltas: dict[tuple[int, str], dict[str, list[nn.Module]]] = {}
 
     @property
@@ -50,12 +50,8 @@ class DeltaSites(ABC):
 
     # ------------------------------------------------------------------ what a subclass says about its library
     @abstractmethod
-    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
-        """Return module, its name, and the output columns [start, stop) that serve ``site`` in block ``index``."""
-
-    @abstractmethod
-    def linear_at(self, index: int, site: str) -> nn.Module:
-        """Return the Linear that serves ``site`` alone; a fused map as a whole until :meth:`split_qkv`."""
+    def linears(self, index: int) -> Mapping[str, nn.Module]:
+        """Return the linear maps of block ``index`` by site; one fused map of q, k and v stands under "qkv"."""
 
     def split_qkv(self) -> None:  # noqa: B027  (nothing to do is the usual case)
         """Give q, k and v a Linear each where the library has one fused map; outputs stay the same.
@@ -67,6 +63,23 @@ class DeltaSites(ABC):
         """
 
     # ------------------------------------------------------------------ what methods call
+    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
+        """Return module, its name, and the output columns [start, stop) that serve ``site`` in block ``index``."""
+        maps = self.linears(index)
+        if site not in PARTS or "qkv" not in maps:
+            return maps[site], site, 0, size_of(maps[site])[1]
+        third = size_of(maps["qkv"])[1] // 3
+        start = third * PARTS.index(site)
+        return maps["qkv"], "qkv", start, start + third
+
+    def linear_at(self, index: int, site: str) -> nn.Module:
+        """Return the Linear that serves ``site`` alone; a fused map as a whole until :meth:`split_qkv`."""
+        maps = self.linears(index)
+        fused = maps.get("qkv")
+        if site not in PARTS or fused is None:
+            return maps[site]
+        return getattr(fused, site) if isinstance(fused, SplitLinear | SplitAttention) else fused
+
     def attach(self, index: int, site: str, delta: nn.Module) -> Delta:
         """Add ``delta(x)`` to the output of the frozen linear map ``site`` of block ``index``.
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones.towers.base import TextTower, TokenSequence
-from benchmark.backbones.towers.split import size_of
 from benchmark.backbones.towers.tokens import tokens_at
 
 
@@ -72,25 +71,15 @@ class HFBertTower(TextTower):
         output = self.blocks[index](tokens, mask)
         return output[0] if isinstance(output, tuple) else output
 
-    def opens(self, index: int) -> bool:
-        """Every layer of a BERT is spelled out."""
-        return True
-
     def queries_keys_values(
         self, index: int, tokens: Tensor, at: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three projections; queries of the wanted tokens alone."""
         layer: Any = self.blocks[index]
         attention = layer.attention.self
-        asking = tokens if at is None else tokens_at(tokens, at)
-        queries, keys, values = (
-            projection(inputs).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection, inputs in (
-                (attention.query, asking),
-                (attention.key, tokens),
-                (attention.value, tokens),
-            )
-        )
+        queries = attention.query(tokens if at is None else tokens_at(tokens, at))
+        parts = (queries, attention.key(tokens), attention.value(tokens))
+        queries, keys, values = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         return queries, keys, values
 
     def finish_block(
@@ -107,38 +96,15 @@ class HFBertTower(TextTower):
         attended = layer.attention.output(mixed.transpose(1, 2).flatten(2), tokens)
         return layer.output(layer.intermediate(attended), attended)
 
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        """BERT is post-norm: nothing left to do."""
-        return tokens
-
     def project(self, tokens: Tensor) -> Tensor:
         """Map tokens through open_clip's text projection."""
         return self._proj(tokens)
 
-    def block_norm(self, index: int, tokens: Tensor) -> Tensor:
-        """BERT is post-norm: a block's input is already normalised."""
-        return tokens
-
-    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
-        """Return the Linear of a site."""
-        linear = self.linear_at(index, site)
-        return linear, site, 0, size_of(linear)[1]
-
-    def linear_at(self, index: int, site: str) -> nn.Module:
-        """Return the Linear of a site."""
+    def linears(self, index: int) -> dict[str, nn.Module]:
+        """Return the layer's six Linears."""
         layer: Any = self.blocks[index]
         attention = layer.attention.self
         return {
-            "q": attention.query,
-            "k": attention.key,
-            "v": attention.value,
-            "o": layer.attention.output.dense,
-            "up": layer.intermediate.dense,
-            "down": layer.output.dense,
-        }[site]
-
-    def row_of_scores(self, scores: Tensor, sequence: TokenSequence) -> Tensor:
-        """Return the head mean of the probabilities; padding gets exactly 0."""
-        if sequence.keep is not None:
-            scores = scores.masked_fill(~sequence.keep[:, None, :], torch.finfo(scores.dtype).min)
-        return scores.softmax(dim=-1).mean(dim=1)
+            "q": attention.query, "k": attention.key, "v": attention.value, "o": layer.attention.output.dense,
+            "up": layer.intermediate.dense, "down": layer.output.dense,
+        }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from benchmark.backbones.towers.base import Delta, ImageTower, Intervention, TokenSequence, TowerOutput
+from benchmark.backbones.towers.base import ImageTower, Intervention, TokenSequence, TowerOutput
 from benchmark.backbones.towers.tokens import Choose
 from benchmark.errors import BenchmarkError
 
@@ -110,62 +110,20 @@ class ResNetTower(ImageTower):
             )
         return self._visual.head(self._trunk.get_classifier()(cells))
 
-    def attach(self, index: int, site: str, delta: nn.Module) -> Delta:
-        """Refuse: there is no attention block to attach to."""
-        self._refuse()
-
     def _stem(self, inputs: Tensor) -> Tensor:
         trunk = self._trunk
         if trunk is self._visual:
             return trunk.stem(inputs)
         return trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(inputs))))
 
-    @staticmethod
-    def _refuse() -> NoReturn:
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise BenchmarkError(
             "the image tower of this backbone is a ResNet, which has no tokens: take a backbone with a ViT, a method "
             "that leaves the image tower alone, or one that adapts the text tower only (encoder=text)"
         )
 
-    # ------------------------------------------------------------------ what only towers of tokens have
-    def embed(self, inputs: Tensor) -> TokenSequence:
-        """Refuse: there are no tokens."""
-        self._refuse()
-
-    def enter(self, sequence: TokenSequence) -> TokenSequence:
-        """Refuse: there are no tokens."""
-        self._refuse()
-
-    def attention_mask(self, sequence: TokenSequence) -> Any:
-        """Refuse: there are no tokens."""
-        self._refuse()
-
-    def run_block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
-        """Refuse: there are no tokens."""
-        self._refuse()
-
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        """Return the values as they are: a ResNet ends without a norm."""
-        return tokens
-
-    def project(self, tokens: Tensor) -> Tensor:
-        """Refuse: pooling and projection are one step of the library."""
-        self._refuse()
-
-    def block_norm(self, index: int, tokens: Tensor) -> Tensor:
-        """Refuse: there are no tokens."""
-        self._refuse()
-
-    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
-        """Refuse: there is no attention block."""
-        self._refuse()
-
-    def linear_at(self, index: int, site: str) -> nn.Module:
-        """Refuse: there is no attention block."""
-        self._refuse()
-
-    def split_qkv(self) -> None:
-        """There is no attention, so nothing to split."""
+    # what only towers of tokens have
+    embed = enter = attention_mask = run_block = project = block_norm = linears = attach = _refuse
 
 
 def is_resnet(visual: nn.Module) -> bool:

@@ -93,7 +93,9 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def size_of(module: Any) -> tuple[int, int]:
-    """Return (inputs, outputs) of a linear map, also when an adapter library has wrapped it."""
+    """Return (inputs, outputs) of a linear map, also one that an adapter library has wrapped, or of q, k and v."""
+    if isinstance(module, nn.MultiheadAttention | SplitAttention):
+        return module.embed_dim, 3 * module.embed_dim
     while hasattr(module, "base_layer"):
         module = module.base_layer
     return int(module.in_features), int(module.out_features)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones.towers.base import ImageTower, TokenSequence
-from benchmark.backbones.towers.split import PARTS, SplitLinear, size_of
+from benchmark.backbones.towers.split import SplitLinear
 from benchmark.backbones.towers.tokens import tokens_at
 
 
@@ -59,10 +59,6 @@ class TimmVitTower(ImageTower):
     def enter(self, sequence: TokenSequence) -> TokenSequence:
         """Apply timm's pre-norm (identity for most ViTs)."""
         return sequence.with_tokens(self._trunk.norm_pre(sequence.tokens))
-
-    def attention_mask(self, sequence: TokenSequence) -> None:
-        """Images have no padding."""
-        return None
 
     def run_block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
         """Run timm's own block."""
@@ -114,23 +110,10 @@ class TimmVitTower(ImageTower):
         block: Any = self.blocks[index]
         return block.norm1(tokens)
 
-    def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
-        """Return the Linear of a site; q, k and v are the thirds of one fused map, split or not."""
+    def linears(self, index: int) -> dict[str, nn.Module]:
+        """Return the block's Linears, q, k and v in one."""
         block: Any = self.blocks[index]
-        if site in PARTS:
-            third = size_of(block.attn.qkv)[1] // 3
-            start = third * PARTS.index(site)
-            return block.attn.qkv, "qkv", start, start + third
-        linear = self.linear_at(index, site)
-        return linear, site, 0, size_of(linear)[1]
-
-    def linear_at(self, index: int, site: str) -> nn.Module:
-        """Return the Linear of a site; for q, k and v the fused one until they are split."""
-        block: Any = self.blocks[index]
-        if site in PARTS:
-            fused = block.attn.qkv
-            return getattr(fused, site) if isinstance(fused, SplitLinear) else fused
-        return {"o": block.attn.proj, "up": block.mlp.fc1, "down": block.mlp.fc2}[site]
+        return {"qkv": block.attn.qkv, "o": block.attn.proj, "up": block.mlp.fc1, "down": block.mlp.fc2}
 
     def split_qkv(self) -> None:
         """Put a module with Linears q, k and v in the place of every block's fused one."""

@@ -16,7 +16,7 @@ import torch
 from open_clip.model import CustomTextCLIP
 from torch.nn import functional as F
 
-from benchmark.backbones.embedded import WordPieceTokenizer, to_input
+from benchmark.backbones.tiny import WordPieceTokenizer, to_input
 from benchmark.phantom.chest.domains import FIGURE
 from benchmark.phantom.chest.render import IMAGE_SIZE, render
 from benchmark.phantom.chest.reports import caption

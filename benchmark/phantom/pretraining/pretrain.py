@@ -27,7 +27,8 @@ from open_clip.model import CustomTextCLIP
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from benchmark.backbones.embedded import WordPieceTokenizer, build_tiny
+from benchmark.backbones.backbone import from_open_clip
+from benchmark.backbones.tiny import WordPieceTokenizer, build_tiny
 from benchmark.files import write_whole
 from benchmark.phantom.chest.parts import GENERATOR_VERSION
 from benchmark.phantom.pretraining.alignment import align, draw_corpus, encode_corpus
@@ -166,6 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
         "settings": asdict(settings),
         **_environment(options),
         "parameters": sum(value.numel() for value in model.parameters()),
+        "fingerprint": from_open_clip(model).fingerprint(),
         "stages": history,
         f"scores_seed_{options.held_out}_held_out": held_out,
         f"scores_seed_{SUITE_SEED}_suite": all_scores(model, tokenizer, SUITE_SEED),

@@ -26,7 +26,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from benchmark.backbones.embedded import WordPieceTokenizer, load_tiny, tiny_names, to_input
+from benchmark.backbones.embedded import tiny_names
+from benchmark.backbones.tiny import WordPieceTokenizer, load_tiny, to_input
 from benchmark.phantom.chest.parts import FIVE, PARTS, PartData, draw_part
 from benchmark.phantom.chest.studies import CHEXPERT_LABELS, NIH_LABELS, Studies, chexpert_truth, nih_truth
 from benchmark.phantom.histology import parts as histology

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmark.backbones.embedded import to_input
+from benchmark.backbones.tiny import to_input
 from benchmark.phantom.chest.domains import FIGURE
 from benchmark.phantom.chest.grammar import COARSE
 from benchmark.phantom.chest.render import IMAGE_SIZE, MAP_NAMES, MAP_SIDE, render

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.backbones.checkpoints import read_content
+from benchmark.errors import DataError
 from benchmark.files import write_whole
 
 _VERSION = 3  # raise it whenever the state is kept in another form
@@ -37,10 +37,8 @@ class Checkpoint:
         if not self._path.exists():
             return None
         try:
-            with warnings.catch_warnings():  # about pickles by other hands, which are not used
-                warnings.simplefilter("ignore")
-                state: Any = torch.load(self._path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):
+            state = read_content(self._path)
+        except DataError:
             say(f"{self._path.name}: damaged checkpoint, not used: training starts anew")
             return None
         if isinstance(state, dict) and state.get("key") == self._key:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import math
 
+from benchmark.backbones.medical.load import MedicalBackbone
 from benchmark.backbones.medical.records import (
     OPENAI,
+    CheckpointFile,
     ImageSide,
     Option,
     Record,
     Rule,
-    Source,
     TextSide,
     bert,
     bert_shapes,
 )
-from benchmark.backbones.published import Place
+from benchmark.backbones.published import Repository
+from benchmark.registry import register_backbone
 
 PUBMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
 
-_PMC_OA = Place(repo="axiong/pmc_oa", kind="dataset")
+_PMC_OA = Repository(repo="axiong/pmc_oa", kind="dataset")
 PMC_CLIP = Record(
     name="pmc-clip",
     title="PMC-CLIP",
     files=(
-        (Source(("checkpoint.pt",), _PMC_OA),),
+        (CheckpointFile(("checkpoint.pt",), _PMC_OA),),
         (
-            Source(("image_encoder(resnet50).pth",), _PMC_OA, prefix="visual"),
-            Source(("text_encoder.pth",), _PMC_OA, prefix="text_encoder"),
-            Source(("text_projection_layer.pth",), _PMC_OA, prefix="text_projection"),
+            CheckpointFile(("image_encoder(resnet50).pth",), _PMC_OA, prefix="visual"),
+            CheckpointFile(("text_encoder.pth",), _PMC_OA, prefix="text_encoder"),
+            CheckpointFile(("text_projection_layer.pth",), _PMC_OA, prefix="text_projection"),
         ),
     ),
     names=(
@@ -73,6 +75,9 @@ PMC_CLIP = Record(
     licence="MIT (code); weights openrail as far as known",
     pretrained_on="PMC-OA",
 )
+register_backbone(
+    "pmc-clip", summary="pmc-clip:heads=8 or pmc-clip:heads=32, PMC-CLIP (its file does not say which)"
+)(MedicalBackbone(PMC_CLIP))
 
 _CLIP_BLOCK = (
     ("layer_norm1", "ln_1"),
@@ -122,12 +127,12 @@ _CLIP_SHAPES = {
     "token_embedding.weight": (49408, 512),
     "positional_embedding": (77, 512),
 }
-_PLIP, _QUILT = Place(repo="vinid/plip"), Place(repo="wisdomik/QuiltNet-B-32")
+_PLIP, _QUILT = Repository(repo="vinid/plip"), Repository(repo="wisdomik/QuiltNet-B-32")
 
 PLIP = Record(
     name="plip",
     title="PLIP",
-    files=((Source(("model.safetensors", "pytorch_model.bin"), _PLIP),),),
+    files=((CheckpointFile(("model.safetensors", "pytorch_model.bin"), _PLIP),),),
     names=CLIP_NAMES,
     shapes=_CLIP_SHAPES,
     image=ImageSide("clip", quick_gelu=True),
@@ -137,13 +142,14 @@ PLIP = Record(
     licence="none stated; the author speaks of CC BY-NC-SA",
     pretrained_on="OpenPath (Twitter)",
 )
+register_backbone("plip", summary="PLIP (ViT-B/32), from the hub cache")(MedicalBackbone(PLIP))
 
 QUILTNET = Record(
     name="quiltnet",
     title="QuiltNet-B-32",
     files=(
         (
-            Source(
+            CheckpointFile(
                 ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin"), _QUILT
             ),
         ),
@@ -158,3 +164,8 @@ QUILTNET = Record(
     licence="MIT",
     pretrained_on="Quilt-1M",
 )
+register_backbone(
+    "quiltnet",
+    aliases=("quiltnet-b-32",),
+    summary="QuiltNet-B-32, from the hub cache; quiltnet:quick_gelu=on",
+)(MedicalBackbone(QUILTNET))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 
+from benchmark.backbones.medical.load import MedicalBackbone
 from benchmark.backbones.medical.records import (
     GREY_SQUARE,
     RESNET_SHAPES,
+    CheckpointFile,
     ImageSide,
     Option,
     Record,
     Rule,
-    Source,
     TextSide,
     bert,
     bert_shapes,
     resnet,
 )
-from benchmark.backbones.published import Place
+from benchmark.backbones.published import Repository
 from benchmark.preprocess import Preprocess
+from benchmark.registry import register_backbone
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNIT = ((0.0,) * 3, (1.0,) * 3)
@@ -30,7 +32,7 @@ BATCHNORM_HEAD = ("linear", "batchnorm", "relu", "linear", "plain_batchnorm")
 CONVIRT = Record(
     name="convirt",
     title="ConVIRT",
-    files=((Source(("ConVIRT.pth",), Place(repo="youngzhou12/ConVIRT")),),),
+    files=((CheckpointFile(("ConVIRT.pth",), Repository(repo="youngzhou12/ConVIRT")),),),
     unwrap=("model", "state_dict"),
     names=(
         *resnet("visual.model."),
@@ -51,11 +53,14 @@ CONVIRT = Record(
     pretrained_on="MIMIC-CXR",
     note="re-implementation: the authors published no weights",
 )
+register_backbone("convirt", summary="ConVIRT as re-implemented in BenchX or ViLMedic; --pretrained FILE")(
+    MedicalBackbone(CONVIRT)
+)
 
 GLORIA = Record(
     name="gloria",
     title="GLoRIA",
-    files=((Source(("chexpert_resnet50.ckpt",)),),),
+    files=((CheckpointFile(("chexpert_resnet50.ckpt",)),),),
     names=(
         *resnet("gloria.img_encoder.model."),
         ("gloria.img_encoder.global_embedder.*", "visual.head.0.*"),
@@ -79,6 +84,9 @@ GLORIA = Record(
     licence="Apache-2.0 (code)",
     pretrained_on="CheXpert, of which CheXpert 5x200 is a part",
 )
+register_backbone("gloria", summary="GLoRIA (ResNet-50, Bio_ClinicalBERT); --pretrained FILE")(
+    MedicalBackbone(GLORIA)
+)
 
 _MGCA_NAMES: tuple[Rule, ...] = (
     ("img_encoder_q.local_embed.*", None),
@@ -98,7 +106,7 @@ _MGCA_LINK = "the Google Drive folder linked in the README of https://github.com
 MGCA_R50 = Record(
     name="mgca-r50",
     title="MGCA (ResNet-50)",
-    files=((Source(("resnet_50.ckpt",)),),),
+    files=((CheckpointFile(("resnet_50.ckpt",)),),),
     names=_MGCA_NAMES,
     shapes={**RESNET_SHAPES, **bert_shapes(28996, 6), "visual.head.3.weight": (128, 2048)},
     image=ImageSide(upsample=299, head=BATCHNORM_HEAD),
@@ -110,11 +118,14 @@ MGCA_R50 = Record(
     licence="none stated",
     pretrained_on="MIMIC-CXR",
 )
+register_backbone(
+    "mgca-r50", aliases=("mgca", "mgca-resnet50"), summary="MGCA with ResNet-50; --pretrained FILE"
+)(MedicalBackbone(MGCA_R50))
 
 MGCA_VIT = Record(
     name="mgca-vit",
     title="MGCA (ViT-B/16)",
-    files=((Source(("vit_base.ckpt",)),),),
+    files=((CheckpointFile(("vit_base.ckpt",)),),),
     names=_MGCA_NAMES,
     shapes={
         "visual.trunk.pos_embed": (1, 197, 768),
@@ -131,6 +142,7 @@ MGCA_VIT = Record(
     licence="none stated",
     pretrained_on="MIMIC-CXR",
 )
+register_backbone("mgca-vit", summary="MGCA with ViT-B/16; --pretrained FILE")(MedicalBackbone(MGCA_VIT))
 
 _BIOVIL_TEXT_NAMES: tuple[Rule, ...] = (
     ("cls.predictions.*", None),
@@ -145,12 +157,12 @@ BIOVIL = Record(
     title="BioViL",
     files=(
         (
-            Source(
+            CheckpointFile(
                 ("biovil_image_resnet50_proj_size_128.pt",),
-                Place(repo=CXR_BERT, branch="v1.1"),
+                Repository(repo=CXR_BERT, branch="v1.1"),
                 md5="02ce6ee460f72efd599295f440dbb453",
             ),
-            Source(("pytorch_model.bin",), Place(repo=CXR_BERT, branch="v1.1")),
+            CheckpointFile(("pytorch_model.bin",), Repository(repo=CXR_BERT, branch="v1.1")),
         ),
     ),
     names=(
@@ -175,18 +187,21 @@ BIOVIL = Record(
     licence="MIT",
     pretrained_on="MIMIC-CXR",
 )
+register_backbone("biovil", summary="BioViL (ResNet-50, CXR-BERT), from the hub cache")(
+    MedicalBackbone(BIOVIL)
+)
 
 BIOVIL_TEMPORAL = Record(
     name="biovil-t",
     title="BioViL-T",
     files=(
         (
-            Source(
+            CheckpointFile(
                 ("biovil_t_image_model_proj_size_128.pt",),
-                Place(repo=BIOVIL_T, branch="v1.0"),
+                Repository(repo=BIOVIL_T, branch="v1.0"),
                 md5="a83080e2f23aa584a4f2b24c39b1bb64",
             ),
-            Source(("pytorch_model.bin",), Place(repo=BIOVIL_T, branch="v1.0")),
+            CheckpointFile(("pytorch_model.bin",), Repository(repo=BIOVIL_T, branch="v1.0")),
         ),
     ),
     names=(
@@ -218,11 +233,14 @@ BIOVIL_TEMPORAL = Record(
     pretrained_on="MIMIC-CXR",
     note="without a prior image",
 )
+register_backbone("biovil-t", summary="BioViL-T on single images, from the hub cache")(
+    MedicalBackbone(BIOVIL_TEMPORAL)
+)
 
 PRIOR = Record(
     name="prior",
     title="PRIOR",
-    files=((Source(("prior.pt", "prior.pth", "prior.ckpt")),),),
+    files=((CheckpointFile(("prior.pt", "prior.pth", "prior.ckpt")),),),
     names=(
         *resnet("image_encoder.encoder."),
         ("image_encoder.atten_pool.*", "visual.pool.*"),
@@ -273,11 +291,14 @@ PRIOR = Record(
     licence="Apache-2.0",
     pretrained_on="MIMIC-CXR",
 )
+register_backbone("prior", summary="PRIOR (ResNet-50, Bio_ClinicalBERT); --pretrained FILE")(
+    MedicalBackbone(PRIOR)
+)
 
 KAD = Record(
     name="kad",
     title="KAD-512",
-    files=((Source(("best_valid.pt",)),),),
+    files=((CheckpointFile(("best_valid.pt",)),),),
     unwrap=(),
     names=(
         *resnet("image_encoder.resnet."),
@@ -313,4 +334,7 @@ KAD = Record(
     link="the Google Drive folder KAD_512 linked in the README of https://github.com/xiaoman-zhang/KAD",
     licence="MIT (code)",
     pretrained_on="MIMIC-CXR",
+)
+register_backbone("kad", aliases=("kad-512",), summary="KAD-512 (ResNet-50, Med-KEBERT); --pretrained FILE")(
+    MedicalBackbone(KAD)
 )
