@@ -25,7 +25,7 @@ from benchmark.registry import METHODS
 from benchmark.store.cells import Store
 
 if TYPE_CHECKING:
-    from benchmark.report.collect import Block, Row
+    from benchmark.report.model import Block, Row
     from benchmark.report.significance.comparisons import Comparison
 
 
@@ -262,7 +262,7 @@ def _seeds(pair: Pair) -> Iterator[str]:
 
 
 def _doubts(pair: Pair) -> Iterator[str]:
-    from benchmark.report.doubts import doubts
+    from benchmark.report.tables.doubts import doubts
 
     rows = (pair.first, pair.second)
     named = tuple(replace(row, title=name) for name, row in zip(_names(pair), rows, strict=True))

@@ -6,61 +6,55 @@ run does it; rows whose cells are not in the store, or cannot be run here, stay 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmark.config.experiments import Experiment, ResolvedRow, experiments, read_suite, resolve
-from benchmark.report.collect import (
-    Block,
-    Row,
-    Score,
-    comparable,
-    declared_metrics,
-    method_titles,
-    other_backbone,
-)
+from benchmark.config.experiments import Experiment, ResolvedRow, read_suite, resolve
+from benchmark.report.agreement import comparable
+from benchmark.report.collect import method_titles, other_backbone
+from benchmark.report.model import NOT_RUN, Block, Row, Score, declared_metrics
 from benchmark.report.paper import PaperTables
-from benchmark.report.runs import Key
-from benchmark.report.tables.notes import NOT_RUN
 
 MAIN = "1"
 """Id of the table of all methods."""
-Found = Mapping[tuple[str, str, str], Row]
+Known = Mapping[tuple[str, str, str], Row]
+"""Suite, backbone and cell -> row."""
 
 
 def experiment_blocks(
+    experiments: Sequence[Experiment],
     blocks: Sequence[Block],
-    kinds: Collection[str] = ("table",),
     *,
     anchors: Sequence[Block] | None = None,
     complete: bool = False,
 ) -> list[Block]:
-    """Return the experiments of these kinds as blocks, in the paper's order; the table of all methods is left out.
+    """Return experiments as blocks, in their order; the table of all methods is left out.
 
     Args:
+        experiments: which ones.
         blocks: all main blocks of the store.
-        kinds: of `Experiment.kind`.
         anchors: those of the blocks on whose suite and backbone experiments are made; all if left out.
         complete: only experiments whose cells are all in the store; otherwise each at least once, on the suite and
             backbone of which most rows were run.
     """
-    found = {
+    known = {
         (block.suite, block.backbone, row.cell): row
         for block in blocks
         for row in (*block.rows, *block.variants)
     }
-    views = []
-    for experiment in experiments():
-        if experiment.kind in kinds and experiment.id != MAIN:
-            chosen = blocks if anchors is None else anchors
-            views += _chosen([_view(experiment, block, blocks, found) for block in chosen], complete)
-    return views
+    chosen = blocks if anchors is None else anchors
+    return [
+        view
+        for experiment in experiments
+        if experiment.id != MAIN
+        for view in _chosen([_view(experiment, block, blocks, known) for block in chosen], complete)
+    ]
 
 
-def with_papers_rows(block: Block, paper: PaperTables) -> Block:
+def with_papers_rows(experiments: Sequence[Experiment], block: Block, paper: PaperTables) -> Block:
     """Add the rows of the paper's main table that were not run, where the suite stands for it."""
-    main = next((experiment for experiment in experiments() if experiment.id == MAIN), None)
+    main = next((experiment for experiment in experiments if experiment.id == MAIN), None)
     if main is None or f"table_{MAIN}" not in (block.spec.get("paper") or {}):
         return block
     there = {row.cell for row in block.rows}
@@ -101,7 +95,7 @@ def _chosen(views: Sequence[Block], complete: bool) -> list[Block]:
     return [max(unique.values(), key=lambda view: sum(bool(row.scores) for row in view.rows))]
 
 
-def _view(experiment: Experiment, anchor: Block, blocks: Sequence[Block], found: Found) -> Block:
+def _view(experiment: Experiment, anchor: Block, blocks: Sequence[Block], known: Known) -> Block:
     """Resolve an experiment on the suite and backbone of a block."""
     resolved = resolve(experiment, anchor.spec, anchor.backbone)
     own = [row for row in resolved if not row.reason]
@@ -109,7 +103,7 @@ def _view(experiment: Experiment, anchor: Block, blocks: Sequence[Block], found:
     suite, backbone = next(
         ((row.suite_name, row.backbone) for row in homely), (anchor.suite, anchor.backbone)
     )
-    rows = {row.title: _row(row, backbone, found) for row in resolved if not row.difference}
+    rows = {row.title: _row(row, backbone, known) for row in resolved if not row.difference}
     # rows of several suites and backbones meet here
     kept = comparable([_shown(row, experiment) for row in rows.values()], anchor.baseline)
     rows = dict(zip(rows, kept, strict=True))
@@ -138,20 +132,13 @@ def _unlike(experiment: Experiment, anchor: Block, resolved: Sequence[ResolvedRo
     return "" if same else reason
 
 
-def _row(row: ResolvedRow, backbone: str, found: Found) -> Row:
+def _row(row: ResolvedRow, backbone: str, known: Known) -> Row:
     place = row.backbone if row.backbone != backbone else ""
-    here = found.get((row.suite_name, row.backbone, row.cell)) if not row.reason else None
+    here = known.get((row.suite_name, row.backbone, row.cell)) if not row.reason else None
     if here is not None:
         return replace(here, title=row.title, paper_row=row.paper_row, place=place)
-    return Row(
-        method=row.method,
-        title=row.title,
-        paper_row=row.paper_row,
-        ranked=False,
-        variant=row.variant,
-        place=place,
-        missing=row.reason or NOT_RUN,
-    )
+    missing = {"place": place, "missing": row.reason or NOT_RUN}
+    return Row(row.method, row.title, row.paper_row, ranked=False, variant=row.variant, **missing)
 
 
 def _shown(row: Row, experiment: Experiment) -> Row:
@@ -169,20 +156,14 @@ def _difference(row: ResolvedRow, rows: Mapping[str, Row]) -> Row:
     """The row that shows one row minus another."""
     assert row.difference is not None
     first, second = (rows[title] for title in row.difference)
-    scores: dict[Key, Score] = {
-        key: Score(first.scores[key].value - second.scores[key].value, None, None, None, n=score.n)
+    scores = {
+        key: Score(first.scores[key].value - second.scores[key].value, n=score.n)
         for key, score in first.scores.items()
         if key in second.scores
     }
     missing = next((side.missing for side in (first, second) if side.missing), "")
     return Row(
-        method="",
-        title=row.title,
-        paper_row=row.paper_row,
-        scores=scores,
-        ranked=False,
-        missing=missing,
-        difference=row.difference,
+        "", row.title, row.paper_row, scores=scores, ranked=False, missing=missing, difference=row.difference
     )
 
 

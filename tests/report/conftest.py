@@ -71,6 +71,11 @@ def made_of(*, numbers: int = 1, weights: str = "w", arithmetic: str = "fp32", *
     return {"numbers": numbers, "weights": weights, "arithmetic": arithmetic, "data": known | data}
 
 
+def write_report(folder: Path, *, formats: Sequence[str] = report.FORMATS, **how: Any) -> list[Path]:
+    """Write the report of a store and return the files."""
+    return report.read_report(folder, **how).write(formats)
+
+
 @pytest.fixture
 def write_cell(tmp_path: Path) -> WriteCell:
     """Write one cell below tmp_path; ``scores`` is (accuracy, AUROC) on CheXpert or None for no results."""
@@ -138,8 +143,7 @@ def choose_experiments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def choose(*chosen: tuple[Experiment, Sequence[ResolvedRow]]) -> None:
         rows = {experiment.id: tuple(resolved) for experiment, resolved in chosen}
-        for module in (report, experiment_tables, datasets):
-            monkeypatch.setattr(module, "experiments", lambda: tuple(one for one, _ in chosen))
+        monkeypatch.setattr(report, "experiments", lambda: tuple(one for one, _ in chosen))
         for module in (experiment_tables, datasets):
             monkeypatch.setattr(module, "resolve", lambda one, suite, backbone: rows[one.id])
 

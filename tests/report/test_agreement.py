@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from benchmark.report import collect
-from benchmark.report.collect import Block, Row, collect_blocks, comparable
+from benchmark.report.agreement import comparable
+from benchmark.report.collect import collect_blocks
+from benchmark.report.model import Block, Row
 from benchmark.report.paper import load_paper
-from benchmark.report.report import write_report
 from benchmark.report.significance.comparisons import block_tests
-from tests.report.conftest import WriteCell
+from tests.report.conftest import WriteCell, write_report
 
 ACC = ("zeroshot", "rsna", "acc")
 OTHER = ("zeroshot", "chexpert_5x200", "acc")

@@ -11,8 +11,8 @@ import pytest
 
 from benchmark.config.experiments import Experiment, ResolvedRow
 from benchmark.report import collect
-from benchmark.report.report import read_report, write_report
-from tests.report.conftest import SUITE, WriteCell, metric
+from benchmark.report.report import read_report
+from tests.report.conftest import SUITE, WriteCell, metric, write_report
 
 SPLITS = ("n_classes", "total_size", "train_pct", "val_pct", "test_pct")
 SIZES = Experiment("A.1", "datasets", "Datasets", tasks={"zeroshot": SPLITS, "segmentation": SPLITS})

@@ -13,7 +13,6 @@ from benchmark.report.collect import collect_blocks
 from benchmark.report.paper import load_paper
 from benchmark.report.report import read_report
 from benchmark.report.tables.formats import latex, markdown
-from benchmark.report.tables.numbers import table_frame
 from benchmark.report.tables.render import render_block
 from tests.report.conftest import SUITE, metric
 
@@ -76,8 +75,8 @@ def test_dice_stands_beside_zero_shot_and_the_papers_table_4(block):
     assert "(s)" in latex([rendered])
 
 
-def test_files_name_the_task_where_it_is_not_zero_shot(block):
-    frame = table_frame([block], load_paper()).set_index("method")
+def test_files_name_the_task_where_it_is_not_zero_shot(block, tmp_path):
+    frame = read_report(tmp_path).frames()["1"].set_index("method")
     assert frame.loc["ace_lora", "segmentation_siim_dice"] == pytest.approx(0.5)
     assert frame.loc["ace_lora", "segmentation_siim_dice_paper"] == pytest.approx(0.4634)
     assert frame.loc["ace_lora", "chexpert_5x200_acc"] == pytest.approx(0.4)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from benchmark.report import collect
-from benchmark.report.collect import Doubt
+from benchmark.report.model import Doubt
 from benchmark.report.report import read_report
 from tests.report.conftest import WriteCell
 

@@ -14,12 +14,10 @@ import pytest
 
 from benchmark.config.experiments import Experiment, ResolvedRow, experiments
 from benchmark.report import collect
-from benchmark.report.collect import collect_blocks
-from benchmark.report.experiment_tables import experiment_blocks
 from benchmark.report.paper import load_paper
-from benchmark.report.report import read_report, write_report
-from benchmark.report.tables.columns import Rendered
-from tests.report.conftest import SUITE, WriteCell
+from benchmark.report.report import read_report
+from benchmark.report.tables.table import Table
+from tests.report.conftest import SUITE, WriteCell, write_report
 
 COMPARABLE: dict[str, Any] = copy.deepcopy(SUITE)
 COMPARABLE["paper"]["comparable"] = True
@@ -46,13 +44,13 @@ def _titles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "method_titles", lambda name: (name, name))
 
 
-def texts(item: Rendered, column: str) -> dict[str, str]:
+def texts(item: Table, column: str) -> dict[str, str]:
     """Text of a column by the title of the row."""
     at = [one.full for one in item.columns].index(column)
     return {cells[0].text: cells[at].text for cells in (*item.rows, *item.references)}
 
 
-def table(tmp_path: Path, name: str) -> Rendered:
+def table(tmp_path: Path, name: str) -> Table:
     (found,) = [item for item in read_report(tmp_path, tables=[name]).rendered if item.table == name]
     return found
 
@@ -198,8 +196,7 @@ def test_ties_are_marked_in_every_format_and_explained(
         tied_with_best=lambda _: {"ace_lora", "coop"},
         against_baseline={("coop", key): SimpleNamespace(difference=0.03, p_adjusted=0.04, verdict="better")},
     )
-    for module in ("render", "numbers"):
-        monkeypatch.setattr(f"benchmark.report.tables.{module}.block_tests", lambda block: tests)
+    monkeypatch.setattr("benchmark.report.tables.render.block_tests", lambda block: tests)
     words = "benchmark.report.tables.render"
     monkeypatch.setattr(f"{words}.sentences", lambda tests, keys: ["CoOp is better than zero-shot."])
     monkeypatch.setattr(f"{words}.summary", lambda tests: ["1 better."])
@@ -247,14 +244,13 @@ def test_curves_are_blocks_for_figures(
     choose_experiments((Experiment("A.2", "curve", tasks={"zeroshot": ("acc",)}, option="topk"), points))
     write_cell("ace_lora", 0, (0.5, 0.8))
     write_cell("ace_lora", 0, (0.4, 0.8), variant="topk=3")
-    blocks = collect_blocks(tmp_path, load_paper())
-    assert experiment_blocks(blocks) == []
-    (curve,) = experiment_blocks(blocks, ("curve",))
+    report = read_report(tmp_path, tables=["all"])
+    assert [found.table for found in report.rendered] == ["1"]
+    (curve,) = report.curves
     assert [(one.cell, one.variant) for one in curve.rows] == [
         ("ace_lora+topk=3", "topk=3"),
         ("ace_lora", ""),
     ]
-    assert [tables.table for tables in read_report(tmp_path, tables=["all"]).rendered] == ["1"]
 
 
 def test_the_projects_experiments_hold_every_row_of_the_papers_tables() -> None:

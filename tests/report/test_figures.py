@@ -16,8 +16,7 @@ from PIL import Image
 from benchmark.config.experiments import Experiment, ExperimentRow, ResolvedRow
 from benchmark.registry import scan_plugins
 from benchmark.report import figures
-from benchmark.report.collect import Block, collect_blocks
-from benchmark.report.experiment_tables import experiment_blocks
+from benchmark.report.collect import collect_blocks
 from benchmark.report.figures import (
     confusion,
     efficiency,
@@ -33,7 +32,9 @@ from benchmark.report.figures.efficiency import pareto_front
 from benchmark.report.figures.label_placement import place_labels, spread_apart
 from benchmark.report.figures.stored import Stored
 from benchmark.report.figures.style import Drawing
+from benchmark.report.model import Block
 from benchmark.report.paper import load_paper
+from benchmark.report.report import read_report
 from tests.report.conftest import SUITE, WriteCell
 
 Choose = Callable[..., None]
@@ -183,7 +184,7 @@ def test_a_sweep_is_drawn_by_rising_value_with_what_is_missing_named(
     write_cell("zero_shot", parameters=0, curve=())
     write_cell("coop", scores=(0.6, 0.7), variant="r=8")
     write_cell("coop", scores=(0.5, 0.7), variant="r=2")
-    (block,) = experiment_blocks(_blocks(tmp_path), ("curve",))
+    (block,) = read_report(tmp_path).curves
     drawing = _one(sweeps.draw(block))
     assert drawing.name == "A3"
     (axes,) = drawing.figure.axes
@@ -199,7 +200,7 @@ def test_a_sweep_is_drawn_by_rising_value_with_what_is_missing_named(
 def test_one_point_is_no_curve(tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose) -> None:
     _sweep(choose_experiments, 2, 8)
     write_cell("coop", variant="r=8")
-    (block,) = experiment_blocks(_blocks(tmp_path), ("curve",))
+    (block,) = read_report(tmp_path).curves
     assert list(sweeps.draw(block)) == []
 
 
@@ -266,7 +267,7 @@ def test_pictures_carry_title_caption_and_no_date(
     choose_experiments()
     write_cell("coop")
     write_cell("coop", backbone="other")
-    pictures = write_figures(_blocks(tmp_path), tmp_path / "report")
+    pictures = write_figures(_blocks(tmp_path), (), tmp_path / "report")
     names = [picture.name for picture in pictures]
     assert {"figure_A1", "figure_training", "figure_A1_toy_tiny"} <= set(names)
     assert len(set(names)) == len(names)
@@ -295,15 +296,15 @@ def test_a_figure_is_drawn_again_only_when_its_results_have_changed(
 ) -> None:
     choose_experiments()
     write_cell("coop")
-    first = write_figures(_blocks(tmp_path), tmp_path)
+    first = write_figures(_blocks(tmp_path), (), tmp_path)
     times = [path.stat().st_mtime_ns for one in first for path in one.files]
-    assert write_figures(_blocks(tmp_path), tmp_path) == first
+    assert write_figures(_blocks(tmp_path), (), tmp_path) == first
     assert [path.stat().st_mtime_ns for one in first for path in one.files] == times
     first[-1].png.write_bytes(b"damaged")
     monkeypatch.setattr(figures, "write", lambda drawings, *rest: [])
-    assert write_figures(_blocks(tmp_path), tmp_path) == first[:-1]
+    assert write_figures(_blocks(tmp_path), (), tmp_path) == first[:-1]
     write_cell("coop", scores=(0.6, 0.7))
-    assert write_figures(_blocks(tmp_path), tmp_path) == []
+    assert write_figures(_blocks(tmp_path), (), tmp_path) == []
 
 
 def test_a_plugin_adds_a_figure(tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose) -> None:
@@ -320,6 +321,6 @@ def draw(block):
     yield Drawing("mine", "Mine", f"Rows: {len(block.rows)}.", new_figure(1, 1, layout=None))
 """)
     assert scan_plugins([str(plugin)]) == []
-    (mine,) = [one for one in write_figures(_blocks(tmp_path), tmp_path) if one.title == "Mine"]
+    (mine,) = [one for one in write_figures(_blocks(tmp_path), (), tmp_path) if one.title == "Mine"]
     assert (mine.name, mine.caption) == ("figure_mine", "Rows: 1.")
     assert mine.png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

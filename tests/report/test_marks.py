@@ -10,7 +10,7 @@ import pytest
 from benchmark.metrics.classification import Metric
 from benchmark.report import collect
 from benchmark.report.report import read_report
-from benchmark.report.tables.columns import parameters_text, three_digits
+from benchmark.report.tables.table import parameters_text, three_digits
 from tests.report.conftest import WriteCell
 
 RECIPE = {"epochs": 40, "batch_size": 64, "lr": 0.001, "loss": "label_guided", "log_every": 20}

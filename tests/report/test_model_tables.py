@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.report.report import read_report
-from benchmark.report.tables.columns import Rendered
+from benchmark.report.tables.table import Table
 from benchmark.store.cells import CellFolder
 from tests.report.conftest import SUITE, WriteCell, metric
 
@@ -31,7 +31,7 @@ def came_from(cell: CellFolder, pretrained_on: str, note: str = "", **info: Any)
     cell.write_json("zeroshot.json", result)
 
 
-def rows(item: Rendered, column: str) -> dict[str, str]:
+def rows(item: Table, column: str) -> dict[str, str]:
     at = [one.full for one in item.columns].index(column)
     return {cells[0].text.rstrip("*"): cells[at].text for cells in item.rows}
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.report.collect import Block, collect_blocks
+from benchmark.report.collect import collect_blocks
 from benchmark.report.figures import maps, panels, write_figures
 from benchmark.report.figures.stored import Stored
 from benchmark.report.figures.style import Drawing
+from benchmark.report.model import Block
 from benchmark.report.paper import load_paper
-from benchmark.report.report import write_report
 from benchmark.store.cells import CellFolder
-from tests.report.conftest import WriteCell, metric
+from tests.report.conftest import WriteCell, metric, write_report
 
 IDS = np.array(["a", "b"])
 RECALL = np.linspace(0, 1, 5)
@@ -217,7 +217,7 @@ def test_the_same_store_gives_the_same_files(
     once, twice = (
         [
             path.read_bytes()
-            for item in write_figures([_block(tmp_path)], tmp_path / folder)
+            for item in write_figures([_block(tmp_path)], (), tmp_path / folder)
             for path in item.files
         ]
         for folder in "ab"

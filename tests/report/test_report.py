@@ -15,8 +15,8 @@ from benchmark.cli import main
 from benchmark.errors import ConfigError, StoreError
 from benchmark.report import collect
 from benchmark.report.paper import load_paper
-from benchmark.report.report import read_report, write_report
-from tests.report.conftest import SUITE, WriteCell
+from benchmark.report.report import read_report
+from tests.report.conftest import SUITE, WriteCell, write_report
 
 TITLES = {"zero_shot": "BiomedCLIP", "clip_lora": "CLIP-LoRA", "ace_lora": "ACE-LoRA", "full_ft": "Full FT"}
 

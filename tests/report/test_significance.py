@@ -15,8 +15,8 @@ from benchmark.metrics.bootstrap import cluster_codes
 from benchmark.metrics.classification import MeanArea, plain_value, zero_shot_metrics
 from benchmark.metrics.paired_tests import Placements, delong_test, holm, permutation_tests
 from benchmark.metrics.segmentation import Overlaps, segmentation_metrics
-from benchmark.report.collect import Block, Row, make_row
-from benchmark.report.runs import Run
+from benchmark.report.collect import make_row
+from benchmark.report.model import Block, Row, Run
 from benchmark.report.significance.comparisons import (
     BlockTests,
     adjusted,

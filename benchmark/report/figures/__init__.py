@@ -17,23 +17,23 @@ from typing import Any
 
 from benchmark.files import file_sha256, write_whole
 from benchmark.registry import FIGURES, calling
-from benchmark.report.collect import Block
-from benchmark.report.experiment_tables import experiment_blocks
 from benchmark.report.figures.stored import Stored, results
 from benchmark.report.figures.style import Drawing, Picture, write
+from benchmark.report.model import Block
 
 __all__ = ["Picture", "write_figures"]
 
 DIGESTS = "figures.json"
 
 
-def write_figures(blocks: Sequence[Block], folder: Path) -> list[Picture]:
+def write_figures(blocks: Sequence[Block], curves: Sequence[Block], folder: Path) -> list[Picture]:
     """Write all figures of main blocks, and the curves of experiments, as ``figure_<name>.png`` and ``.pdf``.
 
     Names of the first block's suite and backbone have no suffix. What has nothing to show is not written.
 
     Args:
         blocks: of ``collect_blocks``.
+        curves: blocks of experiments that sweep a setting.
         folder: where the files go.
 
     Returns:
@@ -42,7 +42,7 @@ def write_figures(blocks: Sequence[Block], folder: Path) -> list[Picture]:
     before, after = _read(folder / DIGESTS), {}
     pictures: list[Picture] = []
     draws = {name: FIGURES.get(name) for name in FIGURES.names()}
-    for scope, subject in _subjects(blocks):
+    for scope, subject in _subjects(blocks, curves):
         block = subject.block if isinstance(subject, Stored) else subject
         own, first = (block.suite, block.backbone), (blocks[0].suite, blocks[0].backbone)
         suffix = "" if own == first else f"_{block.suite}_{block.backbone}"
@@ -63,14 +63,13 @@ def write_figures(blocks: Sequence[Block], folder: Path) -> list[Picture]:
     return pictures
 
 
-def _subjects(blocks: Sequence[Block]) -> Iterator[tuple[str, Block | Stored]]:
+def _subjects(blocks: Sequence[Block], curves: Sequence[Block]) -> Iterator[tuple[str, Block | Stored]]:
     """What figures are drawn of: each block, each dataset of it, and each curve."""
     for block in blocks:
         yield "block", block
         for task, dataset in results(block):
             yield "dataset", Stored(block, task, dataset)
-    for block in experiment_blocks(blocks, ("curve",)):
-        yield "curve", block
+    yield from (("curve", block) for block in curves)
 
 
 # --- what has not changed -----------------------------------------------------------------------------------

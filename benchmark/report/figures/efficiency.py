@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmark.registry import register_figure
-from benchmark.report.collect import Block, Row
 from benchmark.report.figures.label_placement import Segment, place_labels
 from benchmark.report.figures.style import (
     GREY,
@@ -22,6 +21,7 @@ from benchmark.report.figures.style import (
     seeds_text,
     unranked_text,
 )
+from benchmark.report.model import Block, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

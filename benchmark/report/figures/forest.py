@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from benchmark.registry import register_figure
-from benchmark.report.collect import Block, Row
 from benchmark.report.figures.style import (
     GREY,
     Drawing,
@@ -16,7 +15,7 @@ from benchmark.report.figures.style import (
     seeds_text,
     unranked_text,
 )
-from benchmark.report.runs import Key
+from benchmark.report.model import Block, Key, Row
 from benchmark.report.significance.comparisons import block_tests
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from benchmark.registry import register_figure
-from benchmark.report.collect import Block
 from benchmark.report.figures.style import Drawing, look, new_figure
+from benchmark.report.model import Block
 from benchmark.report.significance.comparisons import Ranks, block_tests
 from benchmark.report.significance.wording import p_text
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import StoreError
-from benchmark.report.collect import Block, Row
+from benchmark.report.model import Block, Row
 from benchmark.report.significance.comparisons import is_transductive
 from benchmark.report.significance.evidence import predictions_path, read_predictions
 

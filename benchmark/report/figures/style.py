@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.files import write_whole
 from benchmark.metrics.classification import Metric
-from benchmark.report.collect import Block, Row
-from benchmark.report.runs import Key
+from benchmark.report.model import Block, Key, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmark.registry import register_figure
-from benchmark.report.collect import Block, Row
 from benchmark.report.figures.label_placement import Label, label_line_ends
 from benchmark.report.figures.style import (
     Drawing,
@@ -19,7 +18,7 @@ from benchmark.report.figures.style import (
     seeds_text,
     unranked_text,
 )
-from benchmark.report.runs import Key
+from benchmark.report.model import Block, Key, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from benchmark.registry import register_figure
-from benchmark.report.collect import Block, Row
 from benchmark.report.figures.label_placement import label_line_ends
 from benchmark.report.figures.style import Drawing, lay_out, look, panels
+from benchmark.report.model import Block, Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,42 +8,44 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.report.collect import Block
-from benchmark.report.html.cells import cell_view
-from benchmark.report.html.overview import Image, TableView, facts, image, subject, summary, table_view
-from benchmark.report.tables.columns import Rendered, parameters_text
-
-if TYPE_CHECKING:
-    from benchmark.report.figures import Picture
+from benchmark.report.figures.style import Picture
+from benchmark.report.html.cells import anchor, cell_view
+from benchmark.report.html.overview import facts, subject, summary
+from benchmark.report.model import Block, Row
+from benchmark.report.tables.doubts import row_marks
+from benchmark.report.tables.table import Table, parameters_text
 
 _FOLDER = Path(__file__).parent
 
 
-def page(blocks: Sequence[Block], rendered: Sequence[Rendered], pictures: Sequence[Picture]) -> str:
+def page(blocks: Sequence[Block], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
     """Return index.html: summary, tables, figures, the list of runs, and a part for each run.
 
     Args:
         blocks: the main blocks, which hold all runs.
-        rendered: the tables to show, in this order.
+        tables: those to show, in this order.
         pictures: what ``write_figures`` returned; the PNGs are put into the page.
     """
     rows = [row for block in blocks for row in (*block.rows, *block.variants)]
     owners = {run.folder: (run, row) for row in rows for run in (*row.runs, *row.left_out)}
     cells = [cell_view(run, row) for run, row in owners.values()]
-    anchors = {cell.anchor for cell in cells}
+    anchors = {cell["anchor"] for cell in cells}
     runs = [run for run, _ in owners.values()]
-    tables: list[TableView] = [
-        table_view(item, f"table-{number}", anchors) for number, item in enumerate(rendered)
-    ]
-    images: list[Image] = [image(picture) for picture in pictures]
+
+    def seeds(row: Row) -> list[tuple[str, str]]:
+        """Seed and anchor of each run of a row that has a part in the page."""
+        own = sorted((*row.runs, *row.left_out), key=lambda run: run.by_seed)
+        return [(run.seed, anchor(run)) for run in own if anchor(run) in anchors]
+
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     return (
         _environment()
@@ -56,7 +58,9 @@ def page(blocks: Sequence[Block], rendered: Sequence[Rendered], pictures: Sequen
             facts=facts(runs),
             summary=summary(runs),
             tables=tables,
-            pictures=images,
+            seeds=seeds,
+            marks=lambda row: [] if row.missing else row_marks(row),
+            pictures=[_image(picture) for picture in pictures],
             cells=cells,
         )
     )
@@ -88,3 +92,19 @@ def _policy(style: str, script: str) -> str:
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'"
     )
+
+
+def _image(picture: Picture) -> dict[str, Any]:
+    """A figure inside the page, with its size in pixels; ``short`` is its title without the suite and backbone."""
+    data = picture.png.read_bytes()
+    width, height = struct.unpack(">II", data[16:24])  # the first chunk of a PNG
+    return {
+        "anchor": picture.name,
+        "place": picture.place,
+        "title": picture.title,
+        "short": picture.title.removesuffix(f": {picture.place}"),
+        "caption": picture.caption,
+        "source": f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}",
+        "width": width,
+        "height": height,
+    }

@@ -30,9 +30,8 @@ from benchmark.metrics.paired_tests import (
     permutation_tests,
     resampled_test,
 )
-from benchmark.report.agreement import other_test_data
-from benchmark.report.collect import SMALLEST_DIFFERENCE, Block, Row, baseline_cell
-from benchmark.report.runs import Key, Run
+from benchmark.report.agreement import baseline_cell, other_test_data
+from benchmark.report.model import SMALLEST_DIFFERENCE, Block, Key, Row, Run
 from benchmark.report.significance.evidence import Evidence, mean_evidence, patient_counts, run_evidence
 
 ALPHA = 0.05

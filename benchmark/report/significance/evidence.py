@@ -33,7 +33,7 @@ from benchmark.metrics.classification import (
 from benchmark.metrics.detection import Boxes, detection_metrics
 from benchmark.metrics.paired_tests import RESAMPLES, Placements
 from benchmark.metrics.segmentation import Overlaps, segmentation_metrics
-from benchmark.report.runs import Key, Run
+from benchmark.report.model import Key, Run
 from benchmark.store.cells import CellFolder
 from benchmark.store.contents import arrays_problem
 

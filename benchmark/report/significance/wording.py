@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from benchmark.report.collect import Block, Row
-from benchmark.report.runs import Key
+from benchmark.report.model import Block, Key, Row
 
 if TYPE_CHECKING:
     from benchmark.report.significance.comparisons import BlockTests, Comparison, Verdict

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from benchmark.report.collect import Block, Doubt, Row
+from benchmark.report.model import Block, Key, Row
 from benchmark.report.paper import PaperTables
-from benchmark.report.runs import Key
+from benchmark.report.tables.table import Column
 
 _SWITCHES = re.compile(r"(?:[^;=]+=[01])(?:;[^;=]+=[01])*")
 
@@ -19,23 +17,29 @@ def score_columns(block: Block, paper: PaperTables) -> list[Column]:
 
     Numbers that the paper does not report for the dataset stand alone.
     """
-    columns = [Column("method", "Method")]
-    columns += [Column("switch", name) for name in switches(block)]
-    present = {key for row in block.rows for key in row.scores}
-    for task in shown_tasks(block):
-        for dataset in shown_datasets(block, task, paper):
-            for metric in shown_metrics(block, task):
-                key = (task, dataset, metric)
-                if key in present or block.experiment is not None:
-                    columns += _columns_of(block, key, paper)
+    columns = [Column("method", "Method"), *(Column("switch", name) for name in switches(block))]
+    present = block.present
+    for key in shown_keys(block, paper):
+        if key in present or block.experiment is not None:
+            columns += _columns_of(block, key, paper)
     return columns
+
+
+def shown_keys(block: Block, paper: PaperTables) -> list[Key]:
+    """All scores that may have columns, in their order."""
+    return [
+        (task, dataset, metric)
+        for task in shown_tasks(block) or [block.first_task]
+        for dataset in shown_datasets(block, task, paper)
+        for metric in shown_metrics(block, task)
+    ]
 
 
 def shown_tasks(block: Block) -> list[str]:
     """Tasks with columns: those of the experiment, else all with a score, the suite's first one first, then by name."""
     if block.experiment is not None:
         return [task for task, metrics in block.experiment.tasks.items() if metrics]
-    found = {key[0] for row in block.rows for key in row.scores if block.metric(key).head}
+    found = {key[0] for key in block.present if block.metric(key).head}
     return sorted(found, key=lambda task: (task != block.first_task, task))
 
 
@@ -73,17 +77,13 @@ def sample_count(block: Block, key: Key) -> str:
 
 def switches(block: Block) -> dict[str, list[str]]:
     """On/off parts named in the rows of the paper's table: name -> "yes", "no" or "" per row of the block."""
-    if not any(_SWITCHES.fullmatch(row.paper_row) for row in block.rows):
-        return {}
-    parts = [
-        dict(item.split("=") for item in row.paper_row.split(";"))
-        if _SWITCHES.fullmatch(row.paper_row)
-        else {}
-        for row in block.rows
-    ]
+    matches = [_SWITCHES.fullmatch(row.paper_row) for row in block.rows]
+    parts = [dict(item.split("=") for item in match[0].split(";")) if match else {} for match in matches]
     words = {"1": "yes", "0": "no"}
-    names = dict.fromkeys(name for row in parts for name in row)
-    return {name: [words.get(row.get(name, ""), "") for row in parts] for name in names}
+    return {
+        name: [words.get(row.get(name, ""), "") for row in parts]
+        for name in dict.fromkeys(n for row in parts for n in row)
+    }
 
 
 def paper_names(block: Block) -> dict[str, str]:
@@ -183,146 +183,3 @@ def _in(unit: str) -> str:
 def _counts(rows: Iterable[Row], key: Key, *, ranked: bool) -> Sequence[int]:
     found = (row.scores[key].n for row in rows if row.ranked is ranked and key in row.scores)
     return sorted(count for count in found if count is not None)
-
-
-Role = Literal["method", "switch", "paper", "measured", "difference", "cost"]
-
-
-Rank = Literal["", "best", "second"]
-
-
-NOTE_MARK = "*"
-
-
-TIED_MARK = "="
-
-
-SHARED_MARK = "(s)"
-
-
-APART_MARK = "(d)"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One rendered column: a score of a dataset, the paper's number for it, their difference, or a cost.
-
-    Attributes:
-        head: what stands in the column, with its unit.
-        group: what several columns stand under, with the number of samples.
-        title: the group without it.
-        samples: number of samples as text, such as "1000"; empty where it has no meaning.
-    """
-
-    role: Role
-    head: str
-    dataset: str = ""
-    group: str = ""
-    metric: str = ""
-    task: str = ""
-    title: str = ""
-    samples: str = ""
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Key of the column's score."""
-        return self.task, self.dataset, self.metric
-
-    @property
-    def full(self) -> str:
-        """All of the head in one line: "RSNA ACC [%], n = 4003"."""
-        return f"{self.title or self.group} {self.head}".strip() + (
-            f", n = {self.samples}" if self.samples else ""
-        )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Rendered content of one cell, before escaping: number, what stands beside it, interval, and its rank.
-
-    Attributes:
-        tied: a paired test shows no difference that matters from the best of its column.
-        apart: made of other data or by another version than the others, so that it is not compared with them.
-    """
-
-    text: str
-    spread: str = ""
-    interval: str = ""
-    rank: Rank = ""
-    tied: bool = False
-    apart: bool = False
-
-    @property
-    def mark(self) -> str:
-        """What stands right behind the number."""
-        return (TIED_MARK if self.tied else "") + (APART_MARK if self.apart else "")
-
-    @property
-    def detail(self) -> str:
-        """What stands beside the number."""
-        return f"{self.spread} {self.interval}".strip()
-
-
-@dataclass(frozen=True)
-class Part:
-    """Columns and rows of text under one caption."""
-
-    columns: tuple[Column, ...] = ()
-    rows: tuple[tuple[Cell, ...], ...] = ()
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A block as columns and rows of text.
-
-    Attributes:
-        table: id of the table in the paper, or the experiment's own.
-        references: rows of what a score must beat, and ceilings.
-        notes: what a reader must know of the rows. doubts: why numbers may not be what they seem.
-        costs: the same rows with what they cost; empty where nothing was run.
-        words: in words, which differences matter.
-        short: the same for the terminal.
-    """
-
-    block: Block
-    heading: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    references: tuple[tuple[Cell, ...], ...]
-    caption: str
-    notes: tuple[str, ...]
-    doubts: tuple[Doubt, ...] = ()
-    table: str = "1"
-    costs: Part = Part()
-    words: tuple[str, ...] = ()
-    short: tuple[str, ...] = ()
-
-
-def column_groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """Runs of columns under one head: (title or empty, number of columns)."""
-    groups: list[tuple[str, int]] = []
-    for column in columns:
-        if groups and column.group and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    return groups
-
-
-def parameters_text(value: float | None) -> str:
-    """969217 -> "969 K", 196000000 -> "196 M"; three digits."""
-    if value is None:
-        return "-"
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " K")):
-        if value >= size:
-            return three_digits(value / size) + unit
-    return f"{value:.0f}"
-
-
-def three_digits(value: float) -> str:
-    """A positive number with three digits, or all of those before the point: 0.0123, 1.50, 969, 4003."""
-    if value == 0 or value >= 100:
-        return f"{value:.0f}"
-    decimals = 3 - len(str(int(value))) if value >= 1 else 4 if value < 0.1 else 3
-    return f"{value:.{decimals}f}"

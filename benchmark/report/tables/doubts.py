@@ -7,41 +7,40 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from benchmark.metrics.classification import UNTRAINED
-from benchmark.report.collect import Block, Doubt, Row
-from benchmark.report.runs import Key
+from benchmark.report.model import Block, Doubt, Key, Row
 from benchmark.report.significance.comparisons import main_keys
 from benchmark.report.significance.wording import column_text
 from benchmark.report.tables.columns import shown_tasks
 
-_USUAL = ("one seed", "uncommitted changes")
+ONE_SEED = Doubt("one seed", "one seed only, so nothing is known of the spread over seeds")
+UNCOMMITTED = Doubt("uncommitted changes", "made with uncommitted changes to the program")
+_USUAL = (ONE_SEED.kind, UNCOMMITTED.kind)
 """Kinds that many rows share; told last."""
 
 
-def doubts(block: Block) -> tuple[Doubt, ...]:
+def doubts(block: Block) -> list[Doubt]:
     """Return the doubts of a table, each with its subject: on its data, on what was measured, on its rows."""
     rows = [row for row in block.rows if row.difference is None]
     of_rows = _joined((row, doubt) for row in rows for doubt in row_doubts(row))
-    return (
-        *dict.fromkeys(_of_corpus(rows)),
-        *dict.fromkeys(_of_data(block)),
+    return [
+        *dict.fromkeys((*_of_corpus(rows), *_of_data(block))),
         *_chance(block, rows),
         *sorted([*of_rows, *_joined(_arithmetic(rows))], key=lambda doubt: doubt.kind in _USUAL),
-    )
+    ]
 
 
 def row_doubts(row: Row) -> Iterator[Doubt]:
     """Yield what its runs alone make one doubt; the subject is the row."""
     yield from row.notes
     if row.scores and len(row.runs) == 1 and row.runs[0].trains:
-        yield Doubt("one seed", "one seed only, so nothing is known of the spread over seeds")
+        yield ONE_SEED
     if any((run.provenance.get("git") or {}).get("dirty") for run in (*row.runs, *row.left_out)):
-        yield Doubt("uncommitted changes", "made with uncommitted changes to the program")
+        yield UNCOMMITTED
 
 
 def row_marks(row: Row) -> list[str]:
     """Short marks of a row: why it cannot be taken as it is."""
-    kinds = dict.fromkeys(doubt.kind for doubt in row_doubts(row))
-    return [row.missing] * bool(row.missing) + list(kinds)
+    return list(dict.fromkeys([row.missing] * bool(row.missing) + [doubt.kind for doubt in row_doubts(row)]))
 
 
 def _joined(found: Iterable[tuple[Row, Doubt]]) -> list[Doubt]:
@@ -92,21 +91,22 @@ def _arithmetics(row: Row) -> set[str]:
 
 def _chance(block: Block, rows: Iterable[Row]) -> list[Doubt]:
     """Rows no better, or worse, than an answer that does not look at the image, with the columns where that is so."""
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    columns: dict[tuple[Doubt, str], list[str]] = {}
     for key in main_keys(block):
         for row in rows:
-            for kind, words, chance in _beaten(block, row, key):
+            for doubt, chance in _beaten(block, row, key):
                 column = f"{column_text(block, key)} ({block.metric(key).text(chance)})"
-                found.setdefault((kind, words), {}).setdefault(column, []).append(row.title)
+                columns.setdefault((doubt, column), []).append(row.title)
     told: dict[Doubt, list[str]] = {}
-    for (kind, words), columns in found.items():
-        for column, titles in columns.items():
-            told.setdefault(Doubt(kind, words, ", ".join(titles)), []).append(column)
+    for kind in dict.fromkeys(doubt for doubt, _ in columns):
+        for (doubt, column), titles in columns.items():
+            if doubt == kind:
+                told.setdefault(replace(doubt, subject=", ".join(titles)), []).append(column)
     return [replace(doubt, text=f"{doubt.text} on {', '.join(columns)}") for doubt, columns in told.items()]
 
 
-def _beaten(block: Block, row: Row, key: Key) -> Iterator[tuple[str, str, float]]:
-    """Yield the kind of a doubt, its words, and what the score should beat (docs/statistics.md)."""
+def _beaten(block: Block, row: Row, key: Key) -> Iterator[tuple[Doubt, float]]:
+    """Yield what a score casts doubt on, and what it should beat (docs/statistics.md)."""
     score = row.scores.get(key)
     if score is None:
         return
@@ -114,17 +114,16 @@ def _beaten(block: Block, row: Row, key: Key) -> Iterator[tuple[str, str, float]
     sign = 1 if metric.higher else -1
     bounds = (score.value if bound is None else bound for bound in (score.ci_low, score.ci_high))
     low, high = sorted(sign * bound for bound in bounds)
-    if guess is not None and high < sign * guess:
-        yield "worse than chance", "worse than chance", guess
-        return
     if guess is not None and low <= sign * guess:
-        yield "at chance", "no better than chance", guess
+        worse = high < sign * guess
+        kind, words = ("worse than chance",) * 2 if worse else ("at chance", "no better than chance")
+        yield Doubt(kind, words), guess
         return
     for name, title in metric.references.items():
         reference = row.scores.get((*key[:2], name))
         # a head on an untrained tower looks at the image all the same
         if reference is not None and not name.endswith(UNTRAINED) and low <= sign * reference.value:
-            yield "at chance", f"no better than '{title}'", reference.value
+            yield Doubt("at chance", f"no better than '{title}'"), reference.value
 
 
 def _guess(block: Block, key: Key) -> float | None:
