@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from benchmark.cli._parser import ArgumentParser, add_smallest_difference, smallest_difference
+from benchmark.config.experiments import read_experiment
 from benchmark.console import Console
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.files import user_path
+from benchmark.registry import scan_plugins
 from benchmark.store.cells import Store
 
 FORMATS = ("md", "tex", "csv", "html")
@@ -25,6 +27,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="method that the others are tested against (default: the row in which nothing is trained)",
     )
     add_smallest_difference(parser)
+    parser.add_list(
+        "--config", "files of experiments whose tables and curves are shown beside those of configs/"
+    )
+    parser.add_list("--plugins", "Python files or modules with more figures")
     parser.add_list("--formats", f"formats to write: {', '.join(FORMATS)} (default: all)")
 
 
@@ -35,11 +41,15 @@ def main(args: argparse.Namespace, console: Console) -> int:
         0, or 2 when a result file could not be read (the report holds the others).
 
     Raises:
-        ConfigError: unknown format, table or baseline, or an impossible number of points.
+        ConfigError: unknown format, table or baseline, an impossible number of points, an invalid file of an experiment,
+            or a missing plugin.
         StoreError: there are no results.
     """
     formats = tuple(args.formats or FORMATS)
-    if problems := [unknown("format", name, FORMATS) for name in formats if name not in FORMATS]:
+    problems = [unknown("format", name, FORMATS) for name in formats if name not in FORMATS]
+    problems += scan_plugins(args.plugins or [])
+    more = [read_experiment(user_path(file), problems) for file in args.config or []]
+    if problems:
         raise ConfigError(problems)
     smallest = smallest_difference(args)
     output_dir = user_path(args.output_dir)
@@ -56,7 +66,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with store.reporting():
         tables = tuple(args.tables) if args.tables else None
         report = read_report(
-            output_dir, suite=args.suite, tables=tables, baseline=args.baseline, smallest=smallest
+            output_dir,
+            suite=args.suite,
+            tables=tables,
+            baseline=args.baseline,
+            smallest=smallest,
+            more=[one for one in more if one],
         )
         written = report.write(formats)
     console.table(report.console())

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from benchmark.cli._parser import ArgumentParser, add_data_root, add_plugins, add_smallest_difference, given
 from benchmark.cli._plan_tables import plan_table, recipe_table
 from benchmark.cli._shell import cell_commands
+from benchmark.config.experiments import Experiment
 from benchmark.config.request import Request, load_request
 from benchmark.config.run_config import RunConfig
 from benchmark.console import Console, Reporter, duration
@@ -132,7 +133,9 @@ def _main(args: argparse.Namespace, console: Console, world: World) -> int:
         plan, store, console=console, jobs=config.jobs, debug=config.debug, cluster=cluster,
         prepare=lambda reporter: _prepare(plan, reporter), world=world,
     )  # fmt: skip
-    written = not world.is_first or _finish(configs, store, summary, console, report=not only)
+    written = not world.is_first or _finish(
+        configs, store, summary, console, report=not only, experiments=request.experiments
+    )
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
     if summary.interrupted:
         console.warn(
@@ -227,7 +230,13 @@ def _prepare(plan: Plan, reporter: Reporter) -> None:
 
 
 def _finish(
-    configs: Sequence[RunConfig], store: Store, summary: Summary, console: Console, *, report: bool
+    configs: Sequence[RunConfig],
+    store: Store,
+    summary: Summary,
+    console: Console,
+    *,
+    report: bool,
+    experiments: Sequence[Experiment],
 ) -> bool:
     """Rebuild the summary file, and write the report of a whole run; return whether the file could be written."""
     try:
@@ -241,11 +250,13 @@ def _finish(
         folder = configs[0].output_dir
         console.line(f"no report with --cell: `report --output-dir {folder}` writes it from all cells")
     elif not summary.interrupted:
-        _report(configs, store, console)
+        _report(configs, store, console, experiments)
     return True
 
 
-def _report(configs: Sequence[RunConfig], store: Store, console: Console) -> None:
+def _report(
+    configs: Sequence[RunConfig], store: Store, console: Console, experiments: Sequence[Experiment]
+) -> None:
     """Write the report and print its table; none of this can lose the run."""
     config, suites = configs[0], {config.suite_name for config in configs}
     suite = config.suite_name if len(suites) == 1 else None
@@ -258,6 +269,7 @@ def _report(configs: Sequence[RunConfig], store: Store, console: Console) -> Non
                 suite=suite,
                 baseline=config.baseline,
                 smallest=config.smallest_difference / 100,
+                more=experiments,
             )
             report.write()
         console.table(report.console())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.config.experiments import Experiment, ResolvedRow
+from benchmark.config.experiments import Experiment, ResolvedRow, resolve
 from benchmark.report import experiment_tables, report
 from benchmark.report.tables import datasets
 from benchmark.store.cells import CellFolder, Store
@@ -145,6 +145,8 @@ def choose_experiments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         rows = {experiment.id: tuple(resolved) for experiment, resolved in chosen}
         monkeypatch.setattr(report, "experiments", lambda: tuple(one for one, _ in chosen))
         for module in (experiment_tables, datasets):
-            monkeypatch.setattr(module, "resolve", lambda one, suite, backbone: rows[one.id])
+            monkeypatch.setattr(
+                module, "resolve", lambda one, *where: rows.get(one.id) or resolve(one, *where)
+            )
 
     return choose

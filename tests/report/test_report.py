@@ -335,6 +335,32 @@ def test_the_command_writes_the_tables_that_are_asked_for(
     assert "error: --baseline: unknown method 'nothing'" in capsys.readouterr().err
 
 
+def test_a_file_for_config_adds_a_table(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = store / "mine.yaml"
+    mine.write_text("""
+experiment:
+  id: mine
+  kind: table
+  title: Two of them
+  tasks: {zeroshot: [acc]}
+  rows:
+    - {title: without, method: zero_shot}
+    - {title: with, method: ace_lora}
+    - {title: gain, difference: [with, without]}
+""")
+    words = ["report", "--output-dir", str(store), "--formats", "md,csv", "--config", str(mine)]
+    assert main(words) == 0
+    assert _markdown_rows(store / "report" / "table_mine.md")["gain"][0] == "+17.0"
+    assert pd.read_csv(store / "report" / "table_mine.csv")["title"].tolist()[:3] == [
+        "without",
+        "with",
+        "gain",
+    ]
+    mine.write_text("experiment: {id: mine, kind: tabel}")
+    assert main(words) == 2
+    assert "mine.yaml:experiment.kind" in capsys.readouterr().err
+
+
 def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no runs of suite 'x' to report. Run the benchmark"):
         write_report(tmp_path, suite="x")
