@@ -41,8 +41,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         0, or 2 when a result file could not be read (the report holds the others).
 
     Raises:
-        ConfigError: unknown format, table or baseline, an impossible number of points, an invalid file of an experiment,
-            or a missing plugin.
+        ConfigError: unknown format, table or baseline, an impossible number of points, an invalid experiment file, or a
+            missing plugin.
         StoreError: there are no results.
     """
     formats = tuple(args.formats or FORMATS)

@@ -137,8 +137,9 @@ def _row(row: ResolvedRow, backbone: str, known: Known) -> Row:
     here = known.get((row.suite_name, row.backbone, row.cell)) if not row.reason else None
     if here is not None:
         return replace(here, title=row.title, paper_row=row.paper_row, place=place)
-    missing = {"place": place, "missing": row.reason or NOT_RUN}
-    return Row(row.method, row.title, row.paper_row, ranked=False, variant=row.variant, **missing)
+    missing = row.reason or NOT_RUN
+    absent = Row(row.method, row.title, row.paper_row, ranked=False, variant=row.variant)
+    return replace(absent, place=place, missing=missing)
 
 
 def _shown(row: Row, experiment: Experiment) -> Row:

@@ -60,7 +60,7 @@ class Report:
         """Table id -> its numbers; columns as in results/README.md."""
         frames = {}
         for name, tables in self._by_id().items():
-            frame = pd.DataFrame(record for table in tables for record in table.records)
+            frame = pd.DataFrame([dict(record) for table in tables for record in table.records])
             counts = [column for column in frame.columns if column.endswith("_n")]
             frames[name] = frame.astype(dict.fromkeys(counts, "Int64"))
         return frames

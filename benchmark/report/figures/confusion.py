@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,17 +59,20 @@ def confusion(similarity: Array, target: Array) -> Array:
         return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
-def _matrix(axes: Axes, shares: Array, rows: list[str], columns: list[str]) -> None:
+def _matrix(axes: Axes, shares: Array, rows: Sequence[str], columns: Sequence[str]) -> None:
     import seaborn as sns
 
     sns.heatmap(
         shares, vmin=0, vmax=100, cmap="Blues", cbar=False, annot=True, fmt=".0f", annot_kws={"fontsize": 7.5},
         xticklabels=False, yticklabels=False, ax=axes,
     )  # fmt: skip
-    for names, ticks, turned in (
-        (rows, axes.set_yticks, {}),
-        (columns, axes.set_xticks, {"rotation": 40, "ha": "right"}),
-    ):
-        short = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 2].rstrip()}.." for name in names]
-        ticks(np.arange(len(names)) + 0.5, short, fontsize=7, parse_math=False, **turned)
+    labels: dict[str, Any] = {"fontsize": 7, "parse_math": False}
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [_short(name) for name in rows], **labels)
+    axes.set_xticks(
+        np.arange(len(columns)) + 0.5, [_short(name) for name in columns], rotation=40, ha="right", **labels
+    )
     axes.tick_params(length=0)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 2].rstrip()}.."

@@ -169,7 +169,7 @@ class Tile:
         from matplotlib.patches import Rectangle
 
         x1, y1, x2, y2 = map(float, corners)
-        shape = {"fill": False, "edgecolor": colour, "linewidth": 1.1, "linestyle": style}
+        shape: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 1.1, "linestyle": style}
         self.axes.add_patch(
             Rectangle((x1, y1), x2 - x1, y2 - y1, path_effects=_halo(2.4) if halo else None, **shape)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark.registry import register_figure
 from benchmark.report.figures.style import Drawing, look, new_figure
@@ -73,5 +73,5 @@ def _name(axes: Axes, text: str, rank: float, height: float, *, left: bool, numb
     edge = axes.get_xlim()[0] - 0.1 if left else axes.get_xlim()[1] + 0.1
     axes.plot([rank, rank, edge], [0, height, height], color=style.colour, linewidth=0.9, clip_on=False)
     axes.plot(rank, 0, marker=style.marker, color=style.colour, markersize=6, clip_on=False, zorder=3)
-    at = {"ha": "right" if left else "left", "va": "center", "parse_math": False}
+    at: dict[str, Any] = {"ha": "right" if left else "left", "va": "center", "parse_math": False}
     axes.text(edge + (-0.08 if left else 0.08), height, text, color=style.colour, **at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -77,7 +77,8 @@ def _diagram(axes: Axes, method: Shown) -> None:
         for run, scale in zip(method.runs, method.scales, strict=True)
     ]
     bins, width = 100 * binned(pd.concat(seeds)), 100 / _BINS
-    centres, edge = (np.arange(_BINS) + 0.5) * width, {"linewidth": 0.5}
+    centres = (np.arange(_BINS) + 0.5) * width
+    edge: dict[str, Any] = {"linewidth": 0.5}
     axes.bar(
         centres, bins["right"], width, color=look(method.number).colour, alpha=0.55, edgecolor="black", **edge
     )

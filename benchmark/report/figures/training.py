@@ -26,8 +26,8 @@ def draw(block: Block) -> Iterator[Drawing]:
     ends = []
     for number, (title, style, curve) in enumerate(curves):
         steps, mean = curve.index.to_numpy(), curve.mean(axis=1).to_numpy()
-        band = {"color": style.colour, "alpha": 0.13, "linewidth": 0}
-        axes.fill_between(steps, curve.min(axis=1), curve.max(axis=1), **band)
+        low, high = curve.min(axis=1), curve.max(axis=1)
+        axes.fill_between(steps, low, high, color=style.colour, alpha=0.13, linewidth=0)
         axes.plot(steps, mean, **style.line(first=number % 3, steps=max(1, len(steps) // 6)))
         ends.append((title, style.colour, (float(steps[-1]), float(mean[-1]))))
     name = metric.removeprefix("val_").upper()

@@ -236,8 +236,9 @@ def _records(writer: _Writer) -> list[dict[str, Any]]:
     for title, values in writer.reference_values().items():
         record = _identity(block, Row("", title, ranked=False), "reference")
         records.append(record | {_name(block, key): value for key, value in values.items()})
-    if row := block.ceiling:
-        records.append(_identity(block, row, "reference") | _numbers(writer, row) | _last(block, row))
+    if ceiling := block.ceiling:
+        record = _identity(block, ceiling, "reference") | _numbers(writer, ceiling)
+        records.append(record | _last(block, ceiling))
     return records
 
 
