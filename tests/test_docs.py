@@ -1,18 +1,25 @@
-"""The page for newcomers is true: every command and file on it is run, in a copy of the checkout."""
+"""Pages are true: commands parse and links lead somewhere; docs/add_a_method.md runs in a copy of the checkout."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmark.conformance.checks import CHECKS
+import methods
+from benchmark.cli import main
+from benchmark.cli._parser import ArgumentParser, normalised, verb_module, verbs
+from benchmark.conformance.checks import CHECKS, run_checks
 from benchmark.files import ROOT
+from benchmark.registry import load_plugins
 from tests.run_page import BLOCK
 
 PAGE = ROOT / "docs" / "add_a_method.md"
@@ -92,3 +99,95 @@ def test_files_that_the_page_names_exist():
 def test_methods_on_the_page_cost_at_most_60_lines():
     files = [block["code"] for block in BLOCK.finditer(TEXT) if (block["file"] or "").endswith(".py")]
     assert all(code.count("\n") <= 60 for code in files)
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("results/**/*.md")]
+COMMAND = re.compile(
+    r"^ *(?:\w+=\w+ |torchrun \S+ |python )*(?:run_benchmark\.py|medpeft-bench) (.*?)(?: [>|] .*)?$", re.M
+)
+
+
+def commands() -> list[list[str]]:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return [shlex.split(re.sub(r"[][]", "", command), comments=True) for command in COMMAND.findall(pages)]
+
+
+def test_every_command_on_a_page_has_verbs_and_flags_that_exist():
+    assert len(commands()) > 70
+    for words in commands():
+        verb = words.pop(0) if words and words[0] in verbs() else "run"
+        parser = ArgumentParser(verb)
+        verb_module(verb).add_arguments(parser)
+        parser.read(normalised(words))
+
+
+def test_links_between_pages_lead_to_files_and_headings():
+    lost = []
+    for page in PAGES:
+        for target, heading in re.findall(
+            r"\]\((?!http)([^)#\s]*)(?:#([\w-]+))?\)", page.read_text(encoding="utf-8")
+        ):
+            file = (page.parent / target).resolve() if target else page
+            text = file.read_text(encoding="utf-8") if heading and file.is_file() else ""
+            heads = {
+                re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+                for line in text.splitlines()
+                if line[:1] == "#"
+            }
+            lost += (
+                [f"{page.name}: {target}#{heading}"]
+                if not file.exists() or (heading and heading not in heads)
+                else []
+            )
+    assert lost == []
+
+
+# ---------------------------------------------------------------------- README
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_of(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.S)
+
+
+def test_the_readmes_method_is_a_plugin_that_conforms(tmp_path):
+    (tmp_path / "text_gain.py").write_text(code_of(README, "python")[0])
+    assert load_plugins([str(tmp_path / "text_gain.py")]) == []
+    results = run_checks(lambda backbone: methods.build("text_gain", backbone))
+    assert [result for result in results if result.reason] == []
+
+
+def test_the_readmes_python_example_runs(capsys):
+    torch.manual_seed(0)
+    exec(code_of(README, "python")[1], {})
+    assert capsys.readouterr().out.strip().endswith("trained values")
+
+
+def test_ci_uses_the_readmes_commands():
+    ci = (ROOT / ".ci" / "run").read_text()
+    for command in ('pip install -e ".[dev]"', "python -m pytest -q -n 2", "--methods all --tasks zeroshot"):
+        assert command in README
+        assert command.removeprefix("pip install ") in ci
+
+
+# ---------------------------------------------------------------------- docs/add_a_task.md
+@pytest.mark.slow
+def test_the_example_task_is_short_and_runs_with_the_command_of_the_page(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "add_a_task.md").read_text(encoding="utf-8")
+    (code,), (suite,), (command,) = (code_of(page, language) for language in ("python", "yaml", "bash"))
+    assert len(code.strip().splitlines()) < 60
+    monkeypatch.chdir(tmp_path)
+    Path("linear_probe.py").write_text(code)
+    Path("probe.yaml").write_text(suite)
+    words = shlex.split(command)
+    assert words[:2] == ["python", "run_benchmark.py"]
+    assert main([*words[2:], "--data-root", "data", "--device", "cpu", "--jobs", "1"]) == 0
+    for method in ("zero_shot", "clip_lora"):
+        result = Path(f"results/runs/probe/tiny/{method}/seed-0/linear_probe.json")
+        score = json.loads(result.read_text())["datasets"]["chexpert_5x200"]["metrics"]["acc"]
+        assert score["n"] == 200
+        assert 0.3 < score["ci_low"] < score["value"] < score["ci_high"]  # one class of five: chance is 0.2
+    table = Path("results/report/table_1.md").read_text()
+    assert "CheXpert 5x200 ACC [%], n = 200 | CheXpert 5x200 log loss [nats], n = 200 |" in table
+    assert "- CheXpert 5x200 log loss: CLIP-LoRA (" in table
+    assert " nats, p " in table
