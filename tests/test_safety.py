@@ -21,7 +21,7 @@ from benchmark.backbones.checkpoints import read_foreign, read_state
 from benchmark.cli import main
 from benchmark.console import NullReporter
 from benchmark.data.entries import load_dataset
-from benchmark.data.prepare.images import Inside
+from benchmark.data.prepare.images import FolderGuard
 from benchmark.data.prepare.prepare import prepare
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepared import write_prepared
@@ -207,15 +207,15 @@ OUTSIDE = (
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_names_that_lead_out_are_told(site, name):
-    assert Inside(site).problem(name)
+    assert FolderGuard(site).problem(name)
 
 
 def test_names_inside_are_not_held_up(site, tmp_path):
     (tmp_path / "link").symlink_to(site)
     for root in (site, tmp_path / "link"):
         for name in ("images/a.png", "in.png", "images/missing.png", "new/..png"):
-            assert Inside(root).problem(name) == ""
-    everything = Inside(site, allow_outside=True)
+            assert FolderGuard(root).problem(name) == ""
+    everything = FolderGuard(site, allow_outside=True)
     assert [bool(everything.problem(name)) for name in OUTSIDE] == [False] * 5 + [True]
 
 

@@ -1,7 +1,9 @@
-"""The data entries of a configuration (corpus, validation set, datasets of tasks): their keys, each with its place."""
+"""The data entries of a configuration (corpus, validation, datasets of tasks): their keys, each with its place."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,40 +16,33 @@ from benchmark.settings import coerce
 
 
 @dataclass
-class Entry:
-    """One data entry: what each layer says of it, weakest first, with the path of the entry there."""
+class LayeredEntry:
+    """One data entry: its values in each layer, weakest first, with the layer and the path of the entry there."""
 
-    said: list[tuple[Mapping[str, Any], Layer, str]] = field(default_factory=list)
+    layers: list[tuple[Mapping[str, Any], Layer, str]] = field(default_factory=list)
 
     @property
     def values(self) -> dict[str, Any]:
-        """All layers, laid one over the other."""
-        found: dict[str, Any] = {}
-        for values, _, _ in self.said:
-            found = merged(found, values)
-        return found
+        """The values of all layers, laid one over the other."""
+        return functools.reduce(merged, (values for values, _, _ in self.layers), {})
 
     def where(self, key: str) -> str:
         """Return how a message names a key: by the last layer that has it."""
-        _, layer, path = next((x for x in reversed(self.said) if key in x[0]), self.said[0])
+        _, layer, path = next((x for x in reversed(self.layers) if key in x[0]), self.layers[0])
         return layer.where(f"{path}.{key}")
 
     def whole(self) -> str:
         """Return how a message names the entry."""
-        return self.said[0][1].where(self.said[0][2])
+        return self.layers[0][1].where(self.layers[0][2])
 
-    def below(self, part: str) -> Entry:
+    def part(self, part: str) -> LayeredEntry:
         """Return the entry of one part: what stands below its key is laid over the rest."""
         rest = [
-            ({key: value for key, value in values.items() if key not in PARTS}, layer, path)
-            for values, layer, path in self.said
+            ({key: values[key] for key in values if key not in PARTS}, layer, path)
+            for values, layer, path in self.layers
         ]
-        own = [
-            (values[part], layer, f"{path}.{part}")
-            for values, layer, path in self.said
-            if isinstance(values.get(part), Mapping)
-        ]
-        return Entry(rest + own)
+        own = [(mapping(values.get(part)), layer, f"{path}.{part}") for values, layer, path in self.layers]
+        return LayeredEntry(rest + own)
 
 
 class DataEntries:
@@ -59,27 +54,29 @@ class DataEntries:
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
-        self.found: dict[str, Entry] = {}
+        self.found: dict[str, LayeredEntry] = {}
 
     def read(self, layer: Layer) -> None:
-        """Keep what a layer says of data entries; a task may be spelt in any way."""
+        """Add what a layer says of data entries; a task may be spelt in any way."""
         for key in ("corpus", "validation"):
             if values := mapping(layer.values.get(key)):
                 self._add(key, values, layer, key)
         for task, options in mapping(layer.values.get("tasks")).items():
             for name, entry in mapping(mapping(options).get("datasets")).items():
-                self._add(
-                    f"tasks.{_canonical(task)}.datasets.{name}", entry, layer, f"tasks.{task}.datasets.{name}"
-                )
+                path = "tasks.{}.datasets.{}"
+                self._add(path.format(TASKS.canonical(task), name), entry, layer, path.format(task, name))
 
     def _add(self, name: str, values: Any, layer: Layer, path: str) -> None:
-        """Keep what a layer says of the entry that is called ``name``, and stands at ``path`` there."""
         if not isinstance(values, Mapping):
             self.problems.append(f"{layer.where(path)}: expected keys and values, got {quoted(values)}")
             return
         if "fraction" in values and name != "corpus":
             self.problems.append(f"{layer.where(f'{path}.fraction')}: only the corpus can be cut to a share")
-        self.found.setdefault(name, Entry()).said.append((values, layer, path))
+        for part in PARTS:
+            if not isinstance(values.get(part, {}), Mapping):
+                where = layer.where(f"{path}.{part}")
+                self.problems.append(f"{where}: expected keys and values, got {quoted(values[part])}")
+        self.found.setdefault(name, LayeredEntry()).layers.append((values, layer, path))
 
     def check_names(self) -> None:
         """Check what needs no plugin: that the dataset is known, and the keys of the view."""
@@ -126,47 +123,32 @@ class DataEntries:
             except PluginError as error:
                 self.problems.append(f"{entry.where('task')}: {error}")
 
-    def _each(self) -> Iterator[Entry]:
+    def _each(self) -> Iterator[LayeredEntry]:
         """Yield all entries, those that have parts part by part."""
         for entry in self.found.values():
             parts = [part for part in PARTS if part in entry.values]
-            for values, layer, path in entry.said:
-                for part in parts:
-                    if not isinstance(values.get(part, {}), Mapping):
-                        where = layer.where(f"{path}.{part}")
-                        self.problems.append(f"{where}: expected keys and values, got {quoted(values[part])}")
-            yield from [entry.below(part) for part in parts] or [entry]
+            yield from [entry.part(part) for part in parts] or [entry]
 
     def with_share(self, corpus: Any) -> Any:
-        """Return a corpus with its share as a number; all of it is what no share says, so that cells agree."""
+        """Return a corpus with its share as a number; a share of 1 is left out, so that the cells are the same."""
         if not isinstance(corpus, dict) or "fraction" not in corpus:
             return corpus
         rest = {key: value for key, value in corpus.items() if key != "fraction"}
-        try:
+        share = 0.0
+        with contextlib.suppress(ValueError):
             share = coerce(corpus["fraction"], float)
-        except ValueError:
-            share = 0.0
         if not 0 < share <= 1:
-            self.problems.append(
-                f"{self.found['corpus'].where('fraction')}: expected a number above 0 and up to 1, "
-                f"got {quoted(corpus['fraction'])}"
-            )
+            where, got = self.found["corpus"].where("fraction"), quoted(corpus["fraction"])
+            self.problems.append(f"{where}: expected a number above 0 and up to 1, got {got}")
         return rest if share == 1 else rest | {"fraction": share}
 
 
 def mapping(section: Any) -> dict[str, Any]:
-    """Return a section; an empty one in place of what is none, which has a line of its own."""
+    """Return a section if it is a mapping, else an empty one: what is no mapping is reported elsewhere."""
     return section if isinstance(section, dict) else {}
 
 
-def _canonical(task: str) -> str:
-    try:
-        return TASKS.resolve(task)
-    except PluginError:
-        return task
-
-
-def _task_problems(plugin: Any, entry: Entry, *, validation: bool) -> Iterator[str]:
-    if check := getattr(plugin, "check_entry", None):  # what is no task at all is found when it runs
+def _task_problems(plugin: Any, entry: LayeredEntry, *, validation: bool) -> Iterator[str]:
+    if check := getattr(plugin, "check_entry", None):  # a plugin that is no task is reported when it runs
         for key, problem in check(entry.values, validation=validation):
             yield f"{entry.where(key)}: {problem}"

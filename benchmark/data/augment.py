@@ -89,7 +89,7 @@ class Augment:
         )
 
     def all_views(self) -> Sequence[View] | None:
-        """Return every view that can be drawn, or None when there is no end of them."""
+        """Return every view that can be drawn, or None if there are infinitely many (any rotation)."""
         if self.rotation:
             return None
         sides = [[False], [False, True]]

@@ -8,7 +8,7 @@ from benchmark.errors import DataError
 
 
 def one_pair(batch_size: int, processes: int = 1) -> str:
-    """Return why no pair is compared with another one, which leaves the loss at zero; empty when pairs are.
+    """Return why the loss is always zero: no pair is compared with another one. Empty if pairs are compared.
 
     Args:
         batch_size: pairs of a step.
@@ -24,7 +24,7 @@ def one_pair(batch_size: int, processes: int = 1) -> str:
 
 
 def too_few(pairs: int, batch_size: int) -> tuple[str, str] | None:
-    """Return that a corpus does not fill one batch, and what to do; None when it does."""
+    """Return the problem of a corpus that does not fill one batch, and what to do; None if it fills one."""
     if pairs >= batch_size:
         return None
     if pairs < 2:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, SafetensorError, zipfile.BadZipFile)
 
 
-def kept(
+def cached(
     path: Path | None,
     *,
     make: Callable[[], T],
@@ -26,13 +26,13 @@ def kept(
     what: str,
     reporter: Reporter,
 ) -> T:
-    """Return what a file holds, made and written by the first process that asks for it.
+    """Return the content of a file; the first process that asks for it computes and writes it.
 
-    A file that a full disk or a dead process left unreadable is made again. Where nothing can be written, what was made
-    is returned all the same.
+    A file that cannot be read (after a full disk or a killed process) is computed again. Where nothing can be written,
+    the computed value is returned all the same.
 
     Args:
-        path: of the file; None keeps nothing.
+        path: of the file; None caches nothing.
         make: computes the content.
         read: returns the content of the file.
         write: writes it, under a temporary name.

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmark.backbones import Backbone
 from benchmark.backbones.towers.precision import autocast, resolve
 from benchmark.console import Reporter
-from benchmark.data.cache import kept
+from benchmark.data.cache import cached
 from benchmark.data.prepared import Array
 from benchmark.data.tokens import TokenIds, token_ids
 
@@ -82,7 +82,7 @@ class FrozenFeatures:
             make: computes them, on the CPU.
         """
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
-        return kept(
+        return cached(
             None if self._folder is None else self._folder / f"{name}.safetensors",
             make=make,
             read=load_file,

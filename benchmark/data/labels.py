@@ -1,4 +1,4 @@
-"""Labels of a dataset's rows: 1, 0, -1 (uncertain) and blank, and what the last two stand for."""
+"""Labels of the rows of a dataset: 1, 0, -1 (uncertain) and blank, and how the last two are counted."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ class Labels:
         return one | ((NO_FINDING in names) & self.labelled & ~shown.any(axis=1))
 
     def digest(self) -> str:
-        """Return what tells these policies from others; empty for the default ones."""
+        """Return a text that identifies these policies; empty for the default ones."""
         return "".join(f":{key}={value}" for key, value in self.policy.items() if value != "zero")
 
     def facts(self, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return how many values of some labels (None: of all) were set to what; nothing when none was."""
+        """Return how many values of some labels (None: of all) were set to which value; empty if none was."""
         columns = [k for k, name in enumerate(self.names) if names is None or name in names]
         found: dict[str, Any] = {
             key: {"count": int(where[:, columns].sum()), "set_to": self.policy[key]}

@@ -1,4 +1,4 @@
-"""Prepared datasets: the one folder layout every loader reads, whatever the source was.
+"""Prepared datasets: one folder layout for every source.
 
 A prepared folder holds ``manifest.csv`` (row i describes image i), ``pixels.npy`` (uint8 [N, H, W] or [N, H,
 W, 3], memory mapped), optionally ``masks.npy`` (bool [N, H, W]), and ``prepare_report.json``: how it was
@@ -40,7 +40,7 @@ SIZES = ("original_width", "original_height")
 
 
 class NotMadeError(DataError):
-    """Data that have to be drawn or decoded first; ``changed``: because their files are others than were decoded."""
+    """Data that have to be drawn or decoded first; ``changed``: because their raw files have changed."""
 
     def __init__(self, message: str, *, changed: bool = False) -> None:
         super().__init__(message)
@@ -124,7 +124,7 @@ class Prepared:
 
     @property
     def source(self) -> str:
-        """What a message about a row names: the table that the rows come from."""
+        """The table that the rows come from, for messages."""
         return str(self.info.get("source", self.folder / MANIFEST))
 
     def select(self, rows: npt.NDArray[np.integer[Any]], selection: str) -> Prepared:
@@ -150,7 +150,7 @@ class Prepared:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the place of a folder that is to be written, before its content is made, which may take long.
+    """Make the parent of a folder before its content is made, which may take long.
 
     Raises:
         DataError: it cannot be made.
@@ -327,7 +327,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def _is_report(report: Mapping[str, Any]) -> bool:
-    """Return whether the parts of a report that are read are what they should be."""
+    """Return whether the parts of a report that are read have the right types."""
     parts = [report.get("files"), report.get("transforms", {}), report.get("info", {})]
     if not all(isinstance(part, dict) for part in parts):
         return False
@@ -384,15 +384,29 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def _numbers(path: Path, column: str, values: pd.Series[str]) -> pd.Series[Any]:
-    import pandas as pd
-
-    numbers = pd.to_numeric(values.replace("", None), errors="coerce").astype(float)
-    wrong = numbers.isna() & (values != "")
-    if column.startswith(LABEL_PREFIX):
-        wrong |= ~(numbers.isna() | numbers.isin([1, 0, -1]))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        expected = "1, 0, -1 or empty" if column.startswith(LABEL_PREFIX) else "a number or empty"
+    allowed = (1, 0, -1) if column.startswith(LABEL_PREFIX) else None
+    numbers, row = numbers_of(values, allowed)
+    if row is not None:
+        expected = "1, 0, -1 or empty" if allowed else "a number or empty"
         raise DataError(f"{path}: row {row + 2}, {column}: expected {expected}, got '{values.iloc[row]}'")
     whole = column in SIZES and not numbers.isna().any()
     return numbers.astype(int) if whole else numbers
+
+
+def numbers_of(
+    values: pd.Series[Any], allowed: tuple[int, ...] | None = (1, 0, -1)
+) -> tuple[pd.Series[Any], int | None]:
+    """Return cells as numbers, blanks as NaN, and the position of the first cell that is not allowed.
+
+    Args:
+        values: numbers or text.
+        allowed: None takes any number; the default is what a label may be.
+    """
+    import pandas as pd
+
+    numbers = pd.to_numeric(values.replace("", None), errors="coerce").astype(float)
+    wrong = ~(values.isna() | (values == "")) & ~(numbers.isin(allowed) if allowed else numbers.notna())
+    return numbers, int(np.flatnonzero(wrong)[0]) if wrong.any() else None
+
+
+LABEL_TEXTS = {1.0: "1", 0.0: "0", -1.0: "-1"}

@@ -1,4 +1,4 @@
-"""What training and evaluation see of data: pairs, batches and labelled images, whatever file they came from."""
+"""Data as training and evaluation use them: pairs, batches and labelled images."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def labelled_images(
 
 
 def _test_policy(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return what -1 and blanks stand for in a test set: a class is there or it is not."""
+    """Return how -1 and blanks count in a test set, where a class is present or absent."""
     policy = {key: str(spec.get(key, "zero")) for key in POLICIES}
     for key, value in policy.items():
         if value == "distinct":
@@ -279,7 +279,7 @@ def _test_policy(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _test_facts(data: Prepared, labels: Labels, asked: Sequence[str], exclusive: bool) -> dict[str, Any]:
-    """Return what a result says of its data and labels: those asked for, or all where all of them count."""
+    """Return what a result records of its data and labels: of the labels asked for, or of all if all of them count."""
     facts = _facts(data) | labels.facts(None if exclusive or not set(asked) <= set(labels.names) else asked)
     if without := facts.get("labels", {}).get("rows_without"):
         note = f"images without any label, counted as negative: {without:,}"
@@ -309,6 +309,6 @@ def _digest(data: Prepared, rows: int) -> str:
 
 
 def _facts(data: Prepared) -> dict[str, Any]:
-    """Return what every result made from prepared downloads says: how images were fitted, and what is amiss."""
+    """Return what every result records of prepared downloads: how images were fitted, and what is wrong with them."""
     found = {"data_transform": data.info.get("transform"), "data_options": data.info.get("options")}
     return {key: value for key, value in {**found, "data_notes": data.info.get("notes")}.items() if value}

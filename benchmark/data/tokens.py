@@ -21,7 +21,7 @@ import tokenizers
 
 from benchmark.backbones import Backbone
 from benchmark.console import Reporter
-from benchmark.data.cache import kept
+from benchmark.data.cache import cached
 
 TokenIds = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 _VERSION = 1
@@ -46,7 +46,7 @@ def token_ids(backbone: Backbone, texts: Sequence[str], folder: Path | None, rep
     """
     who = None if folder is None else identity(backbone.tokenizer)
     name = None if who is None else hashlib.sha256(f"{_VERSION}|{who}|{_digest(texts)}".encode()).hexdigest()
-    return kept(
+    return cached(
         None if folder is None or name is None else folder / f"tokens-{name[:32]}.npy",
         make=lambda: _made(backbone, texts, reporter),
         read=lambda path: np.load(path, mmap_mode="r", allow_pickle=False),

@@ -134,125 +134,72 @@ def _rsna(rows: str, *, header: str = "patientId,x,y,width,height,Target") -> Se
     )
 
 
-def _prepare(name: str, says: str, setup: Setup, *, begun: bool = False) -> Case:
-    dataset = "rsna" if "box" in name else "siim"
-    words = f"prepare {dataset} --raw raw --data-root data --size 8 --num-workers 1 --accept-split"
-    return Case(f"downloads with {name}", words, says, setup, (f"data/{dataset}/*",) if begun else ())
-
-
 def _png(change: Callable[[bytes], bytes]) -> Setup:
     return _siim(images={"i9": change(picture(9))})
 
 
-RAW = [
-    _prepare("nothing in their folder", "holds nothing", lambda folder: (folder / "raw").mkdir()),
-    _prepare(
-        "a table that is a page of the web",
-        "is a web page, not the file",
+_PREPARE = "prepare {} --raw raw --data-root data --size 8 --num-workers 1 --accept-split"
+_SIIM: dict[str, tuple[Setup, str, bool]] = {  # setup, what is said, and whether work has begun by then
+    "nothing in their folder": (lambda folder: (folder / "raw").mkdir(), "holds nothing", False),
+    "a table that is a page of the web": (
         together(_siim(), files({"raw/stage_2_train.csv": HTML})),
+        "is a web page, not the file",
+        False,
     ),
-    _prepare(
-        "a table without its columns",
-        "column EncodedPixels is missing",
-        files({"raw/stage_2_train.csv": "ImageId,x\na,b\n"}),
-    ),
-    _prepare(
-        "a table that is cut off",
-        "cannot be read as CSV",
+    "a table that is cut off": (
         files({"raw/stage_2_train.csv.gz": b"\x1f\x8b\x08\x00cut"}),
+        "cannot be read as CSV",
+        False,
     ),
-    _prepare(
-        "an image less than the table has",
-        "1 of 5 image files are missing or empty: 'dicom-images-train/",
+    "an image less than the table has": (
         _siim("gone,-1\n"),
+        "1 of 5 image files are missing or empty: 'dicom-images-train/",
+        False,
     ),
-    _prepare(
-        "a mask that is no code",
-        "'one two' is no run-length code of 1024x1024 pixels",
+    "an image of no bytes": (_siim(images={"i9": b""}), "1 of 5 image files are missing or empty", False),
+    "a mask that is no code": (
         _siim("i0,one two\n"),
-        begun=True,
+        "'one two' is no run-length code of 1024x1024 pixels",
+        True,
     ),
-    _prepare("a mask of an odd count", "'1 2 3' is no run-length code", _siim("i0,1 2 3\n"), begun=True),
-    _prepare(
-        "a mask that leaves the image", "is no run-length code", _siim(f"i0,1 {2**20 + 1}\n"), begun=True
-    ),
-    _prepare("a mask of negative length", "'5 -3' is no run-length code", _siim("i0,5 -3\n"), begun=True),
-    _prepare(
-        "a mask of thousands of digits", "is no run-length code", _siim(f"i0,1 {'9' * 5000}\n"), begun=True
-    ),
-    _prepare("an image of no bytes", "1 of 5 image files are missing or empty", _siim(images={"i9": b""})),
-    _prepare(
-        "an image that is a page of the web",
-        "i9.png: a web page, not the file",
+    "a mask of thousands of digits": (_siim(f"i0,1 {'9' * 5000}\n"), "is no run-length code", True),
+    "an image that is a page of the web": (
         _siim(images={"i9": HTML}),
-        begun=True,
+        "i9.png: a web page, not the file",
+        True,
     ),
-    _prepare(
-        "an image that is a text",
-        "i9.png: not an image in any known format",
-        _siim(images={"i9": b"nothing"}),
-        begun=True,
-    ),
-    _prepare(
-        "an image that is a pointer",
-        "i9.png: a Git LFS pointer",
-        _siim(images={"i9": b"version https://git-lfs.github.com/spec/v1\n"}),
-        begun=True,
-    ),
-    _prepare(
-        "an image that is an archive",
-        "i9.png: a ZIP archive",
-        _siim(images={"i9": b"PK\x03\x04rest"}),
-        begun=True,
-    ),
-    _prepare(
-        "an image that is cut off",
-        "i9.png: damaged or truncated image",
-        _png(lambda whole: whole[: len(whole) // 2]),
-        begun=True,
-    ),
-    _prepare(
-        "an image with a wrong byte",
-        "i9.png: damaged or truncated image",
+    "an image with a wrong byte": (
         _png(lambda whole: whole[:45] + b"\xff" + whole[46:]),
-        begun=True,
-    ),
-    _prepare(
-        "a JPEG that is cut off",
         "i9.png: damaged or truncated image",
-        _siim(images={"i9": picture(9, "jpg")[:300]}),
-        begun=True,
+        True,
     ),
-    _prepare(
-        "a DICOM file that is none",
-        "i9.png: not a DICOM image (no pixel data)",
-        _siim(images={"i9": b"\0" * 128 + b"DICM" + b"\0" * 200}),
-        begun=True,
-    ),
-    _prepare(
-        "a picture of several frames",
-        "i9.png:",
-        _siim(images={"i9": b"GIF89a\x01\x00\x01\x00\x00\x00\x00;"}),
-        begun=True,
-    ),
-    _prepare(
-        "a box in words",
-        "stage_2_train_labels.csv: row 4: Target must be 1 where a box stands",
+}
+_RSNA: dict[str, tuple[Setup, str]] = {
+    "a box in words": (
         _rsna("i2,a,2,3,4,1\n"),
+        "stage_2_train_labels.csv: row 4: Target must be 1 where a box stands",
     ),
-    _prepare("a box without width", "row 4: Target must be 1 where a box stands", _rsna("i2,1,2,0,4,1\n")),
-    _prepare(
-        "a box of an image without", "row 4: Target must be 1 where a box stands", _rsna("i2,1,2,3,4,0\n")
-    ),
-    _prepare(
-        "a box that is not finite",
-        "boxes of image 'i2': expected [[x1, y1, x2, y2], ...]",
+    "a box without width": (_rsna("i2,1,2,0,4,1\n"), "row 4: Target must be 1 where a box stands"),
+    "a box of an image without": (_rsna("i2,1,2,3,4,0\n"), "row 4: Target must be 1 where a box stands"),
+    "a box that is not finite": (
         _rsna("i2,1,inf,3,4,1\n"),
+        "boxes of image 'i2': expected [[x1, y1, x2, y2], ...]",
     ),
-    _prepare(
-        "box columns of another table",
-        "column y, width, height, Target is missing",
+    "columns of another table": (
         _rsna("", header="patientId,x"),
+        "column y, width, height, Target is missing",
+    ),
+}
+RAW = [
+    *(
+        Case(
+            f"downloads with {name}", _PREPARE.format("siim"), says, setup, ("data/siim/*",) if begun else ()
+        )
+        for name, (setup, says, begun) in _SIIM.items()
+    ),
+    *(
+        Case(f"downloads with {name}", _PREPARE.format("rsna"), says, setup)
+        for name, (setup, says) in _RSNA.items()
     ),
     Case(
         "downloads that are a file",

@@ -19,7 +19,7 @@ from benchmark.console import NullReporter
 from benchmark.data import tokens
 from benchmark.data.augment import Augment
 from benchmark.data.batches import PairBatches
-from benchmark.data.cache import kept
+from benchmark.data.cache import cached
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.samples import PairData
 from benchmark.files import file_lock
@@ -48,7 +48,7 @@ def number(path: Path | None, content: int, reporter: Told, made: list[int]) -> 
         made.append(content)
         return content
 
-    return kept(
+    return cached(
         path, make=make, read=lambda file: int(file.read_text()), what="a number", reporter=reporter,
         write=lambda file, value: file.write_text(str(value)),
     )  # fmt: skip

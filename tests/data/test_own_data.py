@@ -19,7 +19,7 @@ from benchmark.config.run_config import Recipe
 from benchmark.console import NullReporter
 from benchmark.data.entries import load_dataset
 from benchmark.data.samples import labelled_images, pairs
-from benchmark.errors import BenchmarkError, ConfigError, DataError
+from benchmark.errors import BenchmarkError, DataError
 from benchmark.files import ROOT
 from benchmark.plan import CellSpec
 from benchmark.preprocess import Fitting
@@ -203,73 +203,6 @@ def test_a_column_says_which_rows_have_labels(tmp_path: Path) -> None:
     corpus = pairs("own", load(tmp_path, text_column="report", label_columns=["Edema"]))
     np.testing.assert_array_equal(corpus.labels, [[0], [np.nan]])
     assert corpus.facts["labels"] == {"blank": {"count": 1, "set_to": "zero"}, "rows_without": 1}
-
-
-ROW = "films/01.png,Report 1: edema.,train,p0,edema,1,"
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "keys", "message"),
-    [
-        ("Edema,", "Oedema,", {"label_columns": ["Edema"]},
-         r"row 1: no column 'Edema' \(label_columns\). Did you mean 'Oedema'"),
-        ("path,", "image,", {}, r"row 1: no column 'path' \(path_column\).*Columns: image, report"),
-        ("", "", {"text_column": "reprot"}, r"row 1: no column 'reprot' \(text_column\). Did you mean 'report'"),
-        ("", "", {"class_column": "x"}, r"row 1: no column 'x' \(class_column\)"),
-        ("", "", {"split_column": "split", "part": "train"}, r"row 1: no column 'split' \(split_column"),
-        ("", "", {"part": "tset"}, "unknown part 'tset'. Did you mean 'test'"),
-        ("films/01.png", "films/1.png", {}, "row 3, column 'path': no image 'films/1.png' in folder"),
-        ("films/02.png", "films/01.png", {}, "row 4, column 'path': 'films/01.png' stands in row 3 already"),
-        ("films/02.png", "", {}, "row 4, column 'path': empty"),
-        (ROW, ROW.replace(",1,", ",yes,"), {"label_columns": ["Edema"]},
-         "row 3, column 'Edema': expected 1, 0, -1 or empty, got 'yes'"),
-        (",edema,", ",edma,", {"class_column": "finding", "classes": list(CLASSES)},
-         "row 3, column 'finding': unknown class 'edma'. Did you mean 'edema'"),
-        ("Report 1: edema.", " ", {"text_column": "report"}, "row 3, column 'report': empty text"),
-        (ROW, ROW + ",9", {}, "row 3: 8 cells instead of 7"),
-        ("patient,", "part,", {}, "row 1: column 'part' stands there twice"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_one_line_before_any_work(
-    tmp_path: Path, old: str, new: str, keys: dict[str, Any], message: str
-) -> None:
-    file = films(tmp_path)
-    changed(file, old, new)
-    entry = {"dataset": "csv", "file": str(file), "split_column": "part", **keys}
-    with pytest.raises(DataError, match=message) as caught:
-        load_dataset(entry, tmp_path / "data", NullReporter())
-    assert str(caught.value).startswith(f"{file}: ")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "data").exists()
-
-
-def test_files_that_are_no_csv(tmp_path: Path) -> None:
-    file = films(tmp_path)
-    file.write_bytes("path\nfilm".encode("utf-16"))
-    with pytest.raises(DataError, match=r"films\.csv: not UTF-8 text"):
-        load(tmp_path)
-    file.unlink()
-    with pytest.raises(
-        DataError, match=r"films\.csv: cannot be read \(No such file.*relative paths begin at"
-    ):
-        load(tmp_path)
-    file.write_text("path\n")
-    with pytest.raises(DataError, match="has no rows"):
-        load(tmp_path, split_column=None)
-
-
-def test_wrong_keys(tmp_path: Path) -> None:
-    films(tmp_path)
-    for keys, message in (
-        ({"class_column": "finding", "label_columns": ["Edema"]}, "not both"),
-        ({"on_bad_image": "ignore"}, "on_bad_image: expected one of error, skip"),
-        ({"pathcolumn": "x"}, "pathcolumn"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            load(tmp_path, **keys)
-        entry = {"dataset": "csv", "file": str(tmp_path / "films.csv"), **keys}
-        with pytest.raises(ConfigError, match=message):
-            load_dataset(entry, tmp_path, NullReporter())
 
 
 def test_a_damaged_image_is_named_or_left_out(tmp_path: Path) -> None:

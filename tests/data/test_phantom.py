@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmark.data.datasets.phantom import phantom
-from benchmark.errors import BenchmarkError
 from benchmark.phantom.chest import grammar
 from benchmark.phantom.chest.domains import MIMIC, NIH
 from benchmark.phantom.chest.parts import FIVE, PARTS, RSNA_OTHERS, draw_part
@@ -31,7 +27,6 @@ from benchmark.phantom.chest.studies import (
     sample_present,
     sample_studies,
 )
-from tests.data.opened import opened
 
 GOLDEN = {"mimic": "d1ae5f1e5e00", "nih": "d64503129bba", "siim": "c4d8fc9295d8"}
 
@@ -47,12 +42,6 @@ def _studies(*findings: str, severity: float = 0.6, count: int = BLOCK) -> Studi
     studies = sample_studies(block_rng(5, "test"), present, MIMIC)
     studies.severity[:] = severity
     return studies
-
-
-def test_same_request_same_bytes():
-    first, second = draw_part("mimic", 64, 3), draw_part("mimic", 64, 3)
-    assert first.images.tobytes() == second.images.tobytes()
-    assert first.manifest.equals(second.manifest)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -237,58 +226,6 @@ def test_corpus_labels_are_those_of_the_report():
     stacked = np.stack(values)
     assert 0.003 < (stacked == -1).mean() < 0.03
     assert 0.4 < np.isnan(stacked).mean() < 0.8
-
-
-def test_cache_round_trip_and_reuse(tmp_path):
-    first = opened(phantom, tmp_path, part="siim", n=40)
-    stamp = (first.folder / "pixels.npy").stat().st_mtime_ns
-    again = opened(phantom, tmp_path, part="siim", n=40)
-    assert again.folder == first.folder
-    assert first.folder.parent == tmp_path / "phantom"
-    assert (first.folder / "pixels.npy").stat().st_mtime_ns == stamp
-    assert again.masks is not None
-    assert opened(phantom, tmp_path, part="rsna", n=40).masks is None
-    assert opened(phantom, tmp_path, part="siim", n=40, seed=1).folder != first.folder
-
-
-def test_a_damaged_cache_is_drawn_again_and_says_so(tmp_path):
-    lines: list[str] = []
-
-    class Listener:
-        def start(self, stage: str, total: int) -> None: ...
-
-        def advance(self, n: int = 1, note: str = "") -> None: ...
-
-        def log(self, line: str) -> None:
-            lines.append(line)
-
-    first = opened(phantom, tmp_path, part="siim", n=40)
-    good = (first.folder / "pixels.npy").read_bytes()
-    (first.folder / "pixels.npy").write_bytes(good[:-100])
-    opened(phantom, tmp_path, part="siim", n=40, reporter=Listener())
-    assert (first.folder / "pixels.npy").read_bytes() == good
-    assert len(lines) == 1
-    assert "pixels.npy" in lines[0]
-
-
-def _load(folder: str) -> str:
-    return str(opened(phantom, Path(folder), part="siim", n=64).pixels.sum())
-
-
-def test_processes_may_ask_for_the_same_part_at_once(tmp_path):
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        sums = pool.map(_load, [str(tmp_path)] * 4, chunksize=1)
-    assert len(set(sums)) == 1
-    assert len(list((tmp_path / "phantom").iterdir())) == 1
-
-
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [({"part": "sim"}, "Did you mean 'siim'"), ({"part": "siim", "n": 0}, "at least 1")],
-)
-def test_wrong_requests_are_refused(tmp_path, request_, message):
-    with pytest.raises(BenchmarkError, match=message):
-        opened(phantom, tmp_path, **request_)
 
 
 def test_impressions_name_the_findings_of_the_report_plainly():

@@ -14,21 +14,18 @@ from PIL import Image
 
 from benchmark.backbones.tiny import CONTEXT_LENGTH, WordPieceTokenizer, load_tiny
 from benchmark.console import NullReporter
-from benchmark.data.datasets.phantom_histology import phantom_histology
 from benchmark.data.entries import data_entries, load_dataset
 from benchmark.data.samples import labelled_images, pairs
-from benchmark.errors import BenchmarkError
 from benchmark.files import configs
 from benchmark.phantom.chest.render import IMAGE_SIZE
 from benchmark.phantom.chest.studies import BLOCK, block_rng
 from benchmark.phantom.histology.captions import WORDS, caption
-from benchmark.phantom.histology.parts import GENERATOR_VERSION, NAMES, PARTS, PartData, describe, draw_part
+from benchmark.phantom.histology.parts import NAMES, PARTS, PartData, describe, draw_part
 from benchmark.phantom.histology.sections import TILES, Sections, render, sample_sections
 from benchmark.phantom.histology.tissues import ARTICLES, LC25000, MHIST, Lab
 from benchmark.phantom.pretraining import contact_sheet, probe
 from benchmark.phantom.shapes import Array
 from benchmark.preprocess import Fitting
-from tests.data.opened import opened
 
 GOLDEN = {"pmc_oa": "b6f869e779cf", "pmc_oa_val": "1d70ce982650", "mhist": "ad59727b9bde"}
 SUITE = yaml.safe_load(configs("suites", "phantom_histology.yaml").read_text())
@@ -48,12 +45,6 @@ def tiles(label: str, lab: Lab = ARTICLES, grade: float = 1.0, stream: str = "te
     """Draw a block of one tissue at one grade."""
     sections = Sections(np.full(BLOCK, NAMES.index(label)), np.full(BLOCK, grade, np.float32))
     return render(block_rng(5, stream), sections, lab, IMAGE_SIZE)
-
-
-def test_same_request_same_bytes(small):
-    again = draw_part("pmc_oa", 96, 0)
-    assert again.images.tobytes() == small["pmc_oa"].images.tobytes()
-    assert again.manifest.equals(small["pmc_oa"].manifest)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -179,29 +170,6 @@ def test_class_names_are_words_of_the_vocabulary(tiny):
     _, tokenizer = tiny
     pieces = [piece for label in NAMES for piece in tokenizer.tokens(label)]
     assert not any(piece.startswith("##") or piece == "[UNK]" for piece in pieces)
-
-
-def test_cache_round_trip_and_reuse(tmp_path):
-    first = opened(phantom_histology, tmp_path, part="mhist", n=40)
-    stamp = (first.folder / "pixels.npy").stat().st_mtime_ns
-    assert opened(phantom_histology, tmp_path, part="mhist", n=40).folder == first.folder
-    assert first.folder.parent == tmp_path / "phantom_histology"
-    assert (first.folder / "pixels.npy").stat().st_mtime_ns == stamp
-    assert first.info["generator_version"] == GENERATOR_VERSION
-    assert first.info["counts"]["Hyperplastic polyp"] == {"1": 20, "0": 20, "-1": 0, "blank": 0}
-    assert opened(phantom_histology, tmp_path, part="mhist", n=40, seed=1).folder != first.folder
-
-
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        ({"part": "mhst"}, "part of dataset phantom_histology.*Did you mean 'mhist'"),
-        ({"part": "mhist", "n": 0}, "at least 1"),
-    ],
-)
-def test_wrong_requests_are_refused(tmp_path, request_, message):
-    with pytest.raises(BenchmarkError, match=message):
-        opened(phantom_histology, tmp_path, **request_)
 
 
 def test_recipe_tells_parts_from_each_other():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +45,6 @@ def test_round_trip(tmp_path):
     assert isinstance(read.pixels, np.memmap)
 
 
-def test_nothing_else_is_left_beside(tmp_path):
-    _write(tmp_path / "toy")
-    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
-
-
 def test_the_folder_of_another_process_is_kept(tmp_path):
     first = _write(tmp_path / "toy")
     second = _write(tmp_path / "toy", info={"seed": 4})
@@ -75,14 +69,6 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, changes):
     assert not (tmp_path / "toy").exists()
 
 
-def test_truncated_pixels_are_named_with_the_cure(tmp_path):
-    _write(tmp_path / "toy")
-    file = tmp_path / "toy" / "pixels.npy"
-    file.write_bytes(file.read_bytes()[:-7])
-    with pytest.raises(DataError, match=r"pixels\.npy: expected \d+ bytes.*prepare it again"):
-        load_prepared(tmp_path / "toy")
-
-
 @pytest.mark.parametrize("verify", [False, True])
 def test_altered_bytes_are_found(tmp_path, verify):
     _write(tmp_path / "toy")
@@ -92,36 +78,6 @@ def test_altered_bytes_are_found(tmp_path, verify):
     file.write_bytes(content)
     with pytest.raises(DataError, match=r"pixels\.npy: contents differ"):
         load_prepared(tmp_path / "toy", verify=verify)
-
-
-@pytest.mark.parametrize("name", ["pixels.npy", "manifest.csv", "masks.npy", "prepare_report.json"])
-def test_a_missing_file_is_named(tmp_path, name):
-    _write(tmp_path / "toy")
-    (tmp_path / "toy" / name).unlink()
-    with pytest.raises(DataError, match=name.replace(".", r"\.")):
-        load_prepared(tmp_path / "toy")
-
-
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "not a prepare report")])
-def test_a_broken_report_is_named(tmp_path, text, message):
-    _write(tmp_path / "toy")
-    (tmp_path / "toy" / "prepare_report.json").write_text(text)
-    with pytest.raises(DataError, match=message):
-        load_prepared(tmp_path / "toy")
-
-
-def test_a_newer_format_is_refused(tmp_path):
-    _write(tmp_path / "toy")
-    file = tmp_path / "toy" / "prepare_report.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 99}))
-    with pytest.raises(DataError, match="newer version"):
-        load_prepared(tmp_path / "toy")
-
-
-def test_a_strange_label_is_named_with_row_and_column(tmp_path):
-    manifest = pd.DataFrame({"image_id": ["a", "b", "c"], "label_Edema": ["1", "yes", "0"]})
-    with pytest.raises(DataError, match=r"row 3, label_Edema: expected 1, 0, -1 or empty, got 'yes'"):
-        _write(tmp_path / "toy", manifest=manifest)
 
 
 def test_rows_read_only_what_is_asked_for(tmp_path):

@@ -18,7 +18,7 @@ import pytest
 
 from benchmark.cli import main
 from benchmark.data.datasets import chexpert_5x200, nih, openi, rsna, siim
-from benchmark.data.datasets._sources import Source, label_values
+from benchmark.data.datasets._sources import RawFolder, label_values
 from benchmark.data.prepare import splits
 from benchmark.data.prepare.raw import RawTable, checked_table
 from tests.data import real, trees
@@ -88,7 +88,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Raw:
 def statuses(name: str, source: RawTable, folder: Path) -> dict[str, str]:
     """Return the status of each list, after the checks that every preparation makes."""
     checked_table(name, source)
-    lists = splits.check(name, source.ids, folder=folder).lists
+    lists = splits.check(name, source.ids, folder=folder).facts
     return {part: facts["status"] for part, facts in lists.items()}
 
 
@@ -137,7 +137,7 @@ def test_siim_lists_are_the_published_ones_and_every_mask_decodes(raw: Raw, tmp_
 
 def test_nih_labels_patients_and_parts_of_every_row(raw: Raw, tmp_path: Path) -> None:
     source = read(nih, raw("nih"), images="all")
-    lists = splits.check("nih", source.ids, folder=tmp_path).lists
+    lists = splits.check("nih", source.ids, folder=tmp_path).facts
     assert {part: facts["status"] for part, facts in lists.items()} == {
         "all": "published", "val": splits.FIRST_HERE,
     }  # fmt: skip
@@ -168,7 +168,7 @@ def test_openi_images_and_texts_of_every_report(raw: Raw, tmp_path: Path) -> Non
 
 
 def test_chexpert_every_label_and_path_is_read_and_the_rule_draws_200_of_each(raw: Raw) -> None:
-    source = Source("CheXpert", chexpert_5x200.ACCESS, raw("chexpert_5x200"))
+    source = RawFolder("CheXpert", chexpert_5x200.ACCESS, raw("chexpert_5x200"))
     names = ("No Finding", *chexpert_5x200.CLASSES, *chexpert_5x200.OTHERS)
     path = source.need("train.csv")
     table = source.table(path, ("Path", *names))

@@ -23,7 +23,7 @@ def test_the_fingerprint_is_over_sorted_lines():
 def test_a_published_list_is_recognised(tmp_path):
     entry = {"count": 3, "sha256": HASH, "source": "a paper"}
     verdict = splits.check("toy", {"test": IDS}, folder=tmp_path, recorded={"test": entry})
-    assert verdict.lists == {"test": {"count": 3, "sha256": HASH, "status": "published", "source": "a paper"}}
+    assert verdict.facts == {"test": {"count": 3, "sha256": HASH, "status": "published", "source": "a paper"}}
     assert (verdict.notes, verdict.first_seen) == ([], {})
 
 
@@ -49,9 +49,9 @@ def test_a_list_that_differs_is_refused_or_told(tmp_path, ids, reason):
 @pytest.mark.parametrize("recorded", [{}, {"test": {"count": 3, "sha256": None}}])
 def test_without_a_published_hash_the_first_one_counts(tmp_path, recorded):
     first = splits.check("toy", {"test": IDS}, folder=tmp_path, recorded=recorded)
-    assert first.lists["test"]["status"] == "as first prepared here"
+    assert first.facts["test"]["status"] == "as first prepared here"
     splits.remember(tmp_path, first)
-    assert splits.check("toy", {"test": IDS}, folder=tmp_path, recorded=recorded).lists == first.lists
+    assert splits.check("toy", {"test": IDS}, folder=tmp_path, recorded=recorded).facts == first.facts
     with pytest.raises(DataError, match=r"1 missing \(first 'c'\) and 1 new \(first 'd'\)"):
         splits.check("toy", {"test": ["a", "b", "d"]}, folder=tmp_path, recorded=recorded)
     accepted = splits.check("toy", {"test": ["a", "b", "d"]}, folder=tmp_path, recorded=recorded, accept=True)

@@ -1,1 +1,1 @@
-"""Dataset plugins: a file here is found by being here."""
+"""Dataset plugins: every file in this folder is found, no list names it."""

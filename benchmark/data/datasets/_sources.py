@@ -1,4 +1,4 @@
-"""What the readers of downloads share: finding files, reading tables, errors that say what is missing.
+"""Shared by the readers of downloads: finding files, reading tables, and errors that name the missing file.
 
 Downloads differ in how deep they lie and in what a mirror left out, so a file is looked for in the raw folder and two
 levels below, and an error names what was found in its place.
@@ -21,13 +21,14 @@ import pandas as pd
 
 from benchmark.data.prepare.images import foreign
 from benchmark.data.prepare.raw import Access
+from benchmark.data.prepared import LABEL_TEXTS, numbers_of
 from benchmark.errors import DataError
 
 _LEVELS = 2
 
 
 @dataclass(frozen=True)
-class Source:
+class RawFolder:
     """The raw folder of a dataset.
 
     Attributes:
@@ -206,7 +207,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def refuse_foreign(path: Path, start: bytes) -> None:
-    """Raise DataError when the first bytes of a file show that something else was saved under its name."""
+    """Raise DataError if the first bytes of a file show that it is a web page or a pointer."""
     if meaning := foreign(start):
         raise DataError(f"{path} is {meaning}")
 
@@ -232,19 +233,16 @@ def parts(ids: Iterable[str], **lists: Iterable[str]) -> list[str]:
     return [part.get(item, "") for item in ids]
 
 
-_LABEL_VALUES = {"": "", "1": "1", "1.0": "1", "0": "0", "0.0": "0", "-0.0": "0", "-1": "-1", "-1.0": "-1"}
-
-
 def label_values(path: Path, values: pd.Series[str]) -> pd.Series[str]:
     """Return CheXpert-style labels as 1, 0, -1 (uncertain) and empty (not mentioned).
 
     Raises:
         DataError: another value.
     """
-    wrong = ~values.isin(list(_LABEL_VALUES))
-    if wrong.any():
-        raise DataError(f"{path}: {values.name}: expected 1, 0, -1 or empty, got '{values[wrong].iloc[0]}'")
-    return values.map(_LABEL_VALUES)
+    numbers, row = numbers_of(values)
+    if row is not None:
+        raise DataError(f"{path}: {values.name}: expected 1, 0, -1 or empty, got '{values.iloc[row]}'")
+    return numbers.map(LABEL_TEXTS).fillna("")
 
 
 def _content(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmark.data.datasets._sources import Source, label_values
+from benchmark.data.datasets._sources import RawFolder, label_values
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
@@ -53,7 +53,7 @@ def read(raw: Path, options: Options) -> RawTable:
     Raises:
         DataError: the list or all images are missing, or an image has not exactly one of the five findings.
     """
-    source = Source("CheXpert 5x200", ACCESS, raw)
+    source = RawFolder("CheXpert 5x200", ACCESS, raw)
     optional = ("AP/PA", "Frontal/Lateral", "No Finding", *OTHERS)
     if options.rebuild:
         path = source.need("train.csv", why="The list is drawn from CheXpert's training table")
@@ -127,7 +127,7 @@ def _part(inner: str, prefix: str) -> str:
     return next(part for part in inner.split("/") if part.startswith(prefix))
 
 
-def _locate(source: Source, inner: Sequence[str]) -> list[str]:
+def _locate(source: RawFolder, inner: Sequence[str]) -> list[str]:
     """Return where each image lies: below the full or the small release, or below one of its batch folders."""
     roots = [path for path in source.folders() if path == source.folder or path.name.startswith("CheXpert")]
     found = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.data.datasets._sources import Source
+from benchmark.data.datasets._sources import RawFolder
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
@@ -44,7 +44,7 @@ def read(raw: Path) -> RawTable:
     Raises:
         DataError: a class folder is missing or empty, or the group file lacks an image.
     """
-    source = Source("LC25000", ACCESS, raw)
+    source = RawFolder("LC25000", ACCESS, raw)
     found: list[tuple[str, str, str, str]] = []
     for name, (organ, text) in CLASSES.items():
         folder = source.find(f"{organ}_image_sets/{name}", name)
@@ -67,7 +67,7 @@ def read(raw: Path) -> RawTable:
     return RawTable(table.drop(columns=["organ", "class"]), tuple(steps), ids)
 
 
-def _add_groups(source: Source, table: pd.DataFrame) -> int:
+def _add_groups(source: RawFolder, table: pd.DataFrame) -> int:
     """Add the source tile of each image as its patient: the unit that intervals are drawn over; return how many."""
     path = source.find(GROUPS)
     if path is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.data.datasets._sources import Source
+from benchmark.data.datasets._sources import RawFolder
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
@@ -34,7 +34,7 @@ def read(raw: Path) -> RawTable:
     Raises:
         DataError: a file is missing, or a label is neither HP nor SSA.
     """
-    source = Source("MHIST", ACCESS, raw)
+    source = RawFolder("MHIST", ACCESS, raw)
     path = source.need("annotations.csv")
     rows = source.table(path, ("Image Name", _LABEL, "Partition"))
     for column, known in ((_LABEL, list(CLASSES)), ("Partition", ["train", "test"])):

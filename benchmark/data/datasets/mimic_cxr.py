@@ -16,7 +16,7 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmark.data.datasets._sources import Source, label_values, refuse_foreign
+from benchmark.data.datasets._sources import RawFolder, label_values, refuse_foreign
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepare.reports import MIN_TOKENS, Sections, collapse, num_tokens, parse_report
 from benchmark.errors import DataError
@@ -62,7 +62,7 @@ def read(raw: Path, options: Options) -> RawTable:
     Raises:
         DataError: a file is missing, or tables contradict each other.
     """
-    source = Source("MIMIC-CXR", ACCESS, raw)
+    source = RawFolder("MIMIC-CXR", ACCESS, raw)
     images = source.table(
         _table_file(source, "metadata"), ("dicom_id", "subject_id", "study_id", "ViewPosition")
     )
@@ -80,7 +80,7 @@ def read(raw: Path, options: Options) -> RawTable:
     return RawTable(images.rename(columns=names).reset_index(drop=True), tuple(steps), ids)
 
 
-def _table_file(source: Source, name: str) -> Path:
+def _table_file(source: RawFolder, name: str) -> Path:
     why = "The tables belong to MIMIC-CXR-JPG, not to MIMIC-CXR"
     return source.need(*(f"mimic-cxr-{version}-{name}.csv" for version in ("2.0.0", "2.1.0")), why=why)
 
@@ -109,7 +109,7 @@ def _with_split(images: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(split=joined["split"].map(_PARTS)).drop(columns="study_id_split")
 
 
-def _image_root(source: Source, images: pd.DataFrame) -> str:
+def _image_root(source: RawFolder, images: pd.DataFrame) -> str:
     """Return where ``files/`` lies below the raw folder, as a prefix of paths."""
     paths = [f"{_study_path(*ids)}/{ids[2]}" for ids in _spread(images)]
     for folder in source.folders():
@@ -127,7 +127,7 @@ def _spread(images: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 
 def _with_captions(
-    source: Source, images: pd.DataFrame, where: str, steps: list[tuple[str, int]]
+    source: RawFolder, images: pd.DataFrame, where: str, steps: list[tuple[str, int]]
 ) -> pd.DataFrame:
     sections_of = _find_reports(source, images, where)
     texts: dict[str, tuple[str, str]] = {}
@@ -154,7 +154,7 @@ def _with_captions(
 
 
 def _with_labels(
-    source: Source, path: Path, images: pd.DataFrame, steps: list[tuple[str, int]]
+    source: RawFolder, path: Path, images: pd.DataFrame, steps: list[tuple[str, int]]
 ) -> pd.DataFrame:
     """Add the labels of each image's study, by name; images of a study without labels stay, unlabelled."""
     table = source.table(path, ("study_id", *LABELS)).drop_duplicates().set_index("study_id")
@@ -173,11 +173,11 @@ def _with_labels(
     return images
 
 
-def _find_reports(source: Source, images: pd.DataFrame, where: str) -> Reports:
+def _find_reports(source: RawFolder, images: pd.DataFrame, where: str) -> Reports:
     """Return how the sections of a study are read, from whichever form of the reports is there."""
     if where and not Path(where).exists():
         raise DataError(f"mimic_cxr: reports: '{where}' does not exist")
-    place = Source(source.title, ACCESS, Path(where)) if where and Path(where).is_dir() else source
+    place = RawFolder(source.title, ACCESS, Path(where)) if where and Path(where).is_dir() else source
     named = Path(where) if where and Path(where).is_file() else None
     if (table := _of_type(named, ".csv", ".gz") or place.find("mimic_cxr_sectioned.csv")) is not None:
         return _from_table(source, table)
@@ -225,7 +225,7 @@ def _from_zip(archive: Path) -> Reports:
     return sections
 
 
-def _from_table(source: Source, path: Path) -> Reports:
+def _from_table(source: RawFolder, path: Path) -> Reports:
     table = source.table(path, _SECTIONED).set_index("study")
     rows = {
         str(study).removeprefix("s"): Sections(*(collapse(value) for value in values))

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmark.data.datasets._sources import Source, parts, read_lines
+from benchmark.data.datasets._sources import RawFolder, parts, read_lines
 from benchmark.data.datasets.rsna import nih_images
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError, unknown
@@ -63,7 +63,7 @@ def read(raw: Path, options: Options) -> RawTable:
     Raises:
         DataError: a file is missing, or a finding is unknown.
     """
-    source = Source("NIH ChestX-ray14", ACCESS, raw)
+    source = RawFolder("NIH ChestX-ray14", ACCESS, raw)
     path = source.need("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
     rows = source.table(path, ("Image Index", "Finding Labels", "View Position"))
     part = _parts(source, path, rows["Image Index"].tolist())
@@ -85,7 +85,7 @@ def read(raw: Path, options: Options) -> RawTable:
     return RawTable(table, (*steps, ("kept", len(table))), lists)
 
 
-def _parts(source: Source, path: Path, names: list[str]) -> pd.Series[str]:
+def _parts(source: RawFolder, path: Path, names: list[str]) -> pd.Series[str]:
     """Return the part of every image: val, test (the rest of the official test list) or train."""
     test_list = set(read_lines(source.need("test_list.txt")))
     test = [name for name in names if name in test_list]
@@ -97,7 +97,7 @@ def _parts(source: Source, path: Path, names: list[str]) -> pd.Series[str]:
     return pd.Series(parts(names, train=set(names) - test_list, val=test[:count], test=test[count:]))
 
 
-def _manifest(source: Source, path: Path, rows: pd.DataFrame, part: pd.Series[str]) -> pd.DataFrame:
+def _manifest(source: RawFolder, path: Path, rows: pd.DataFrame, part: pd.Series[str]) -> pd.DataFrame:
     names = rows["Image Index"].tolist()
     found = source.files((".png",))
     files = source.located(names, found, lambda name: f"images_001/images/{name}")

@@ -16,7 +16,7 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmark.data.datasets._sources import Source, label_values, read_json
+from benchmark.data.datasets._sources import RawFolder, label_values, read_json
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepare.reports import MIN_TOKENS, collapse, num_tokens, parse_report
 from benchmark.errors import DataError
@@ -69,7 +69,7 @@ def read(raw: Path, options: Options) -> RawTable:
     Raises:
         DataError: a file is missing, or no view is known and ``views`` is not "all".
     """
-    source, views = Source("Open-i", ACCESS, raw), options.views
+    source, views = RawFolder("Open-i", ACCESS, raw), options.views
     # re-packs name the images in another way than the XML reports, whose list is known
     name = views if views == "frontal" or source.find(*_REPACKS) is None else "all_repacked"
     images = _images(source)
@@ -93,7 +93,7 @@ def read(raw: Path, options: Options) -> RawTable:
     return RawTable(table, tuple(steps), {name: table["image_id"].tolist()})
 
 
-def _images(source: Source) -> list[_Image]:
+def _images(source: RawFolder) -> list[_Image]:
     """Return the images of whichever form is there."""
     if (table := source.find(_REPACKS[0])) is not None:
         return list(_from_tables(source, table))
@@ -120,7 +120,7 @@ def _from_xml(path: Path) -> Iterable[_Image]:
     return [_Image(name, f"{name}.png", uid, text) for name in dict.fromkeys(names) if name]
 
 
-def _from_tables(source: Source, path: Path) -> Iterable[_Image]:
+def _from_tables(source: RawFolder, path: Path) -> Iterable[_Image]:
     reports = source.table(path, ("uid", "findings", "impression")).set_index("uid")
     projections = source.table(source.need(PROJECTIONS), ("uid", "filename", "projection"))
     texts = {uid: _caption(findings, impression) for uid, findings, impression in reports.itertuples()}
@@ -152,7 +152,7 @@ def _key(uid: str, name: str) -> tuple[str, str]:
     return uid, re.sub(r"^.*?(?=IM-)", "", name).removesuffix(".png").removesuffix(".dcm")
 
 
-def _frontal(source: Source, images: list[_Image], steps: list[tuple[str, int]]) -> list[_Image]:
+def _frontal(source: RawFolder, images: list[_Image], steps: list[tuple[str, int]]) -> list[_Image]:
     if not any(item.view for item in images) and (path := source.find(PROJECTIONS)) is not None:
         table = source.table(path, ("uid", "filename", "projection"))
         views = {_key(uid, name): view.lower() for uid, name, view in table.itertuples(index=False)}
@@ -171,7 +171,7 @@ def _frontal(source: Source, images: list[_Image], steps: list[tuple[str, int]])
     return kept
 
 
-def _files(source: Source, images: list[_Image]) -> list[str]:
+def _files(source: RawFolder, images: list[_Image]) -> list[str]:
     """Return where each image lies; names with folders (annotation.json) count from the folder of the first."""
     names, first = [item.name for item in images], images[0].name if images else ""
     if "/" not in first:
@@ -181,7 +181,7 @@ def _files(source: Source, images: list[_Image]) -> list[str]:
     return source.located(names, there, lambda name: f"images/{name}")
 
 
-def _add_labels(path: Path, source: Source, table: pd.DataFrame, steps: list[tuple[str, int]]) -> None:
+def _add_labels(path: Path, source: RawFolder, table: pd.DataFrame, steps: list[tuple[str, int]]) -> None:
     """Add labels that the user supplies, by report."""
     rows = source.table(path, ("uid",), None)
     if rows["uid"].duplicated().any():

@@ -20,10 +20,10 @@ import pandas as pd
 
 from benchmark.data.dataset import LoadRequest
 from benchmark.data.labels import NO_FINDING
-from benchmark.data.prepare.images import MAX_PIXELS, Inside
+from benchmark.data.prepare.images import MAX_PIXELS, FolderGuard
 from benchmark.data.prepare.prepare import VERSION, BadImagesError, prepare
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable, box_problem
-from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, SIZES, Prepared
+from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, SIZES, Prepared, numbers_of
 from benchmark.errors import ConfigError, DataError, suggest, unknown
 from benchmark.files import user_path
 from benchmark.preprocess import Crop, Fitting
@@ -31,7 +31,6 @@ from benchmark.registry import register_dataset
 from benchmark.settings import setting, words
 
 SEPARATORS = ",;\t|"
-_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class OwnCsv:
 
 @dataclass
 class _Csv:
-    """A CSV file as text cells; its index is the row number as spreadsheets count, the header being row 1."""
+    """A CSV file as text cells, indexed by the row numbers of a spreadsheet: the header is row 1."""
 
     options: CsvOptions
     table: pd.DataFrame = field(init=False)
@@ -133,7 +132,7 @@ class _Csv:
         self._check_images()
 
     def _check_images(self) -> None:
-        inside = Inside(self.options.folder, allow_outside=self.options.allow_outside)
+        inside = FolderGuard(self.options.folder, allow_outside=self.options.allow_outside)
         for path, row in self.row_of.items():
             if problem := inside.problem(path):
                 text = f"'{path}' is not read: {problem}. If that is meant: allow_outside: true"
@@ -205,7 +204,7 @@ class _Csv:
         return labels
 
     def _check_all_labels(self, classes: list[str], columns: list[str]) -> None:
-        """Refuse to take the classes for all that an image can show, where the entry asks what else it shows."""
+        """Refuse classes as the only label columns where the entry depends on all labels of an image."""
         none = NO_FINDING in classes and NO_FINDING not in columns and self.options.kind != "binary"
         if none or self.options.exclusive:
             what = f"the class '{NO_FINDING}', which is no column," if none else "exclusive"
@@ -216,9 +215,11 @@ class _Csv:
 
     def _numbers(self, values: pd.Series[Any], column: str) -> pd.Series[Any]:
         values = values.str.strip()
-        expected = "expected 1, 0, -1 or empty, got"
-        self._check(values, column, lambda value: "" if value in _VALUES else f"{expected} '{value}'")
-        return values.map(_VALUES).astype(float)
+        numbers, at = numbers_of(values)
+        if at is not None:
+            problem = f"expected 1, 0, -1 or empty, got '{values.iloc[at]}'"
+            raise self._problem(int(values.index[at]), column, problem)
+        return numbers
 
     def _classes(self, values: pd.Series[Any], column: str, known: list[str]) -> dict[str, pd.Series[Any]]:
         if known and not self.options.exclusive:
@@ -261,7 +262,7 @@ class _Csv:
         return Prepared("", self.options.folder, pixels, manifest, None, {}, {PIXELS: "none"})
 
     def _of_images(self, data: Prepared, rows: np.ndarray[Any, np.dtype[np.intp]]) -> str:
-        """Return what tells the images of some rows from others: their files, and what was done to them."""
+        """Return a digest of the images of some rows: of their files, and of how they were fitted."""
         if FILES not in data.manifest:
             return data.digests[PIXELS]
         made = [str(VERSION), str(data.info.get("transform")), *data.manifest[FILES].iloc[rows]]
@@ -288,7 +289,7 @@ class _Csv:
         )
 
     def _check_inside(self, frame: pd.DataFrame, column: str) -> None:
-        """Refuse boxes that are those of another size of the image."""
+        """Refuse boxes that lie outside of their image: they belong to another size of it."""
         for row, text, *size in frame[["boxes", *SIZES]].itertuples():
             for box in json.loads(text or "[]"):
                 if min(box) < -1 or (np.array(box[2:]) > np.array(size) + 1).any():

@@ -17,7 +17,7 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmark.data.datasets._sources import Source, refuse_foreign
+from benchmark.data.datasets._sources import RawFolder, refuse_foreign
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepare.reports import MIN_TOKENS, collapse, num_tokens
 from benchmark.errors import DataError
@@ -75,7 +75,7 @@ def read(raw: Path, options: Options) -> RawTable:
     Raises:
         DataError: a file is missing or damaged, or no caption holds a keyword.
     """
-    source, keywords, captions = Source("PMC-OA", ACCESS, raw), options.keywords, options.captions
+    source, keywords, captions = RawFolder("PMC-OA", ACCESS, raw), options.keywords, options.captions
     rows: dict[str, tuple[str, str]] = {}
     hits: Counter[str] = Counter()
     counts: Counter[str] = Counter()
@@ -109,7 +109,7 @@ def _why_not(record: dict[str, str], text: str, held: list[str], rows: dict[str,
     return "" if num_tokens(text) >= MIN_TOKENS else f"caption with fewer than {MIN_TOKENS} words"
 
 
-def _records(source: Source, captions: str) -> Iterator[dict[str, str]]:
+def _records(source: RawFolder, captions: str) -> Iterator[dict[str, str]]:
     groups = FILES[captions]
     found = next((paths for group in groups if (paths := [source.find(name) for name in group])[0]), [])
     for path in found or [source.need(groups[0][0])]:
@@ -133,7 +133,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, str]:
         ) from error
 
 
-def _manifest(source: Source, rows: dict[str, tuple[str, str]]) -> pd.DataFrame:
+def _manifest(source: RawFolder, rows: dict[str, tuple[str, str]]) -> pd.DataFrame:
     first = next(iter(rows))
     folder = next((path for path in source.folders() if (path / first).is_file()), None)
     if folder is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.data.datasets._sources import Source, hold_out, parts, read_json
+from benchmark.data.datasets._sources import RawFolder, hold_out, parts, read_json
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
@@ -38,7 +38,7 @@ def read(raw: Path) -> RawTable:
     Raises:
         DataError: a file is missing, or tables contradict each other.
     """
-    source = Source("RSNA pneumonia", ACCESS, raw)
+    source = RawFolder("RSNA pneumonia", ACCESS, raw)
     stage_1 = (
         "stage_1_train_labels.csv is the first stage, whose images differ"
         if source.find("stage_1_train_labels.csv")
@@ -96,14 +96,14 @@ def _boxes(path: Path, rows: pd.DataFrame) -> dict[str, list[list[float]]]:
     return boxes
 
 
-def _files(source: Source, ids: list[str]) -> list[str]:
+def _files(source: RawFolder, ids: list[str]) -> list[str]:
     folder = source.need("stage_2_train_images", why="stage_2_test_images has no labels and is not used")
     files = source.files((".dcm", ".png", ".jpg", ".jpeg"), folder)
     by_id = {name.rpartition(".")[0]: path for name, path in files.items()}
     return source.located(ids, by_id, lambda item: f"{source.relative(folder)}/{item}.dcm")
 
 
-def _add_class_info(source: Source, table: pd.DataFrame) -> None:
+def _add_class_info(source: RawFolder, table: pd.DataFrame) -> None:
     """Add the three-way class: images without pneumonia are normal, or abnormal in another way."""
     path = source.find("stage_2_detailed_class_info.csv")
     if path is None:
@@ -118,7 +118,7 @@ def _add_class_info(source: Source, table: pd.DataFrame) -> None:
     table["class_info"] = table["image_id"].map(classes)
 
 
-def _add_patients(source: Source, table: pd.DataFrame) -> int:
+def _add_patients(source: RawFolder, table: pd.DataFrame) -> int:
     """Add patient and study of the NIH file behind each image, where RSNA's mapping is given; return how many."""
     path = source.find(MAPPING)
     if path is None:

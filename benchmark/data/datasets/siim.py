@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import PIL.Image
 
-from benchmark.data.datasets._sources import Source, hold_out, parts, sample_rows
+from benchmark.data.datasets._sources import RawFolder, hold_out, parts, sample_rows
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.errors import DataError
 from benchmark.registry import register_dataset
@@ -47,7 +47,7 @@ def read(raw: Path) -> RawTable:
     Raises:
         DataError: a file is missing, or the layout has no labelled images.
     """
-    source = Source("SIIM-ACR pneumothorax", ACCESS, raw)
+    source = RawFolder("SIIM-ACR pneumothorax", ACCESS, raw)
     path = source.need("stage_2_train.csv", "train-rle.csv")
     rows = source.table(path, ("ImageId", "EncodedPixels"))
     runs: dict[str, list[str]] = {}
@@ -111,7 +111,7 @@ def decode_runs(code: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     return np.repeat(inside, [*numbers, rest]).reshape(width, height).T
 
 
-def _files(source: Source, ids: Sequence[str]) -> list[str]:
+def _files(source: RawFolder, ids: Sequence[str]) -> list[str]:
     found = source.files(_IMAGES)
     by_id = {name.rpartition(".")[0]: path for name, path in found.items() if "masks" not in path}
     for listing in ("stage_1_train_images.csv", "stage_1_test_images.csv"):
@@ -123,7 +123,7 @@ def _files(source: Source, ids: Sequence[str]) -> list[str]:
     return source.located(ids, by_id, expected, _hint(source, by_id))
 
 
-def _hint(source: Source, files: Mapping[str, str]) -> str:
+def _hint(source: RawFolder, files: Mapping[str, str]) -> str:
     """Say what the folder lacks when images are missing and it is one of the known layouts."""
     if source.find("stage_2_images") is not None:
         return (

@@ -1,6 +1,6 @@
 """Decoding images into one growing array file, in worker processes, so that a killed run goes on where it stopped.
 
-The file has its full size from the start; beside it a journal has one line per finished run of images, with what was
+The file has its full size from the start; beside it a journal has one line per finished block of images, with what was
 learned about each. Whoever starts again reads the journal and decodes the rest. Workers write pixels themselves, only
 facts travel back.
 """
@@ -27,14 +27,14 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.console import Reporter
-from benchmark.data.prepare.images import MAX_PIXELS, Image, ImageError, read_image
+from benchmark.data.prepare.images import MAX_PIXELS, DecodedImage, ImageError, read_image
 from benchmark.errors import DataError
 from benchmark.files import write_whole
 from benchmark.preprocess import THUMBNAIL, Fitting
 from benchmark.registry import load_plugins
 
-RUN = 32
-"""Images per run: what a worker takes at a time, and the most that a kill loses per worker."""
+BLOCK_SIZE = 32
+"""Images per block: what a worker takes at a time, and the most that a kill loses per worker."""
 
 Facts = dict[str, Any]
 """Of one image: sha256, width, height, notes; or ``bad``: why it cannot be read."""
@@ -60,12 +60,12 @@ class Target:
 
     @property
     def journal(self) -> Path:
-        """The file that says which runs are finished."""
+        """The file that says which blocks are finished."""
         return self.pixels.with_suffix(".journal")
 
 
 @dataclass(frozen=True)
-class Run:
+class ImageBlock:
     """Consecutive images: paths, or uint8 arrays, and their table rows where masks are drawn from them."""
 
     start: int
@@ -73,8 +73,8 @@ class Run:
     rows: Sequence[Mapping[str, Any]] = ()
 
 
-def decode_run(run: Run, target: Target) -> list[Facts] | None:
-    """Decode a run into the array files.
+def decode_block(block: ImageBlock, target: Target) -> list[Facts] | None:
+    """Decode a block into the array files.
 
     Returns:
         Facts of each image; None, and nothing is written, when the file is grey and an image is not.
@@ -82,10 +82,10 @@ def decode_run(run: Run, target: Target) -> list[Facts] | None:
     grey = len(np.load(target.pixels, mmap_mode="r").shape) == 3
     facts: list[Facts] = []
     fitting = target.fitting
-    pixels = np.zeros((len(run.items), *fitting.size, *(() if grey else (3,))), dtype=np.uint8)
-    thumbnails = np.zeros((len(run.items), *THUMBNAIL.size), dtype=np.uint8)
-    masks = np.zeros((len(run.items), *fitting.size), dtype=np.bool_)
-    for i, item in enumerate(run.items):
+    pixels = np.zeros((len(block.items), *fitting.size, *(() if grey else (3,))), dtype=np.uint8)
+    thumbnails = np.zeros((len(block.items), *THUMBNAIL.size), dtype=np.uint8)
+    masks = np.zeros((len(block.items), *fitting.size), dtype=np.bool_)
+    for i, item in enumerate(block.items):
         try:
             image = read_image(item, target.max_pixels) if isinstance(item, Path) else _of_array(item)
         except ImageError as error:
@@ -97,20 +97,20 @@ def decode_run(run: Run, target: Target) -> list[Facts] | None:
         pixels[i] = fitted[..., None] if fitted.ndim < pixels.ndim - 1 else fitted
         thumbnails[i] = THUMBNAIL.pixels(image.pixels)
         if target.mask is not None:
-            drawn = target.mask(run.rows[i], (image.height, image.width))
+            drawn = target.mask(block.rows[i], (image.height, image.width))
             masks[i] = fitting.mask(drawn)
         size = {"width": image.width, "height": image.height}
         facts.append({"sha256": image.sha256, **size, "notes": image.notes})
-    write_rows(target.pixels, run.start, pixels)
-    write_rows(target.thumbnails, run.start, thumbnails)
+    write_rows(target.pixels, block.start, pixels)
+    write_rows(target.thumbnails, block.start, thumbnails)
     if target.masks is not None:
-        write_rows(target.masks, run.start, masks)
+        write_rows(target.masks, block.start, masks)
     return facts
 
 
-def _of_array(values: npt.NDArray[np.uint8]) -> Image:
+def _of_array(values: npt.NDArray[np.uint8]) -> DecodedImage:
     height, width = values.shape[:2]
-    return Image(values, width, height, array_sha256(values))
+    return DecodedImage(values, width, height, array_sha256(values))
 
 
 def array_sha256(values: npt.NDArray[np.uint8]) -> str:
@@ -157,21 +157,23 @@ def copy_rows(path: Path, shape: tuple[int, ...], blocks: Iterator[npt.NDArray[A
 def widen(path: Path) -> None:
     """Turn a grey pixel file into one of three equal channels."""
     grey = np.load(path, mmap_mode="r")
-    steps = range(0, len(grey), RUN)
-    copy_rows(path, (*grey.shape, 3), (np.repeat(grey[i : i + RUN, ..., None], 3, axis=3) for i in steps))
+    steps = range(0, len(grey), BLOCK_SIZE)
+    copy_rows(
+        path, (*grey.shape, 3), (np.repeat(grey[i : i + BLOCK_SIZE, ..., None], 3, axis=3) for i in steps)
+    )
 
 
 def keep_rows(path: Path, kept: npt.NDArray[np.intp]) -> None:
     """Leave only some rows in an array file; one that has just that many rows already is left alone."""
     array = np.load(path, mmap_mode="r")
     if len(array) != len(kept):
-        blocks = (array[kept[i : i + RUN]] for i in range(0, len(kept), RUN))
+        blocks = (array[kept[i : i + BLOCK_SIZE]] for i in range(0, len(kept), BLOCK_SIZE))
         copy_rows(path, (len(kept), *array.shape[1:]), blocks)
 
 
 # ---------------------------------------------------------------------- journal
 class Journal:
-    """Which runs of an array file are finished.
+    """Which blocks of an array file are finished.
 
     Args:
         path: the journal file.
@@ -189,7 +191,7 @@ class Journal:
         write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
     def add(self, start: int, facts: list[Facts]) -> None:
-        """Keep the facts of a finished run."""
+        """Keep the facts of a finished block."""
         self.facts[start] = facts
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"start": start, "facts": facts}) + "\n")
@@ -205,7 +207,7 @@ class Journal:
 
 # ---------------------------------------------------------------------- workers
 def decode_all(
-    runs: Callable[[set[int]], Iterator[Run]],
+    blocks: Callable[[set[int]], Iterator[ImageBlock]],
     target: Target,
     journal: Journal,
     *,
@@ -214,19 +216,19 @@ def decode_all(
     reporter: Reporter,
     plugins: Sequence[str] = (),
 ) -> dict[int, list[Facts]]:
-    """Decode every run that the journal lacks.
+    """Decode every block that the journal lacks.
 
     Args:
-        runs: yields the runs whose start is not in a set.
+        blocks: yields the blocks whose start is not in a set.
         target: where pixels go.
-        journal: takes the finished runs.
+        journal: takes the finished blocks.
         workers: processes; 1 works in this one.
-        keep_bad: journal runs with unreadable images too; otherwise they are tried again next time.
+        keep_bad: journal blocks with unreadable images too; otherwise they are tried again next time.
         reporter: told about progress.
         plugins: files that workers must import to know the mask rule.
 
     Returns:
-        Run start -> facts, of all runs.
+        Start of a block -> facts, of all blocks.
 
     Raises:
         DataError: a worker died, or the disk is full.
@@ -235,7 +237,7 @@ def decode_all(
     with _executor(workers, plugins) as submit:
         for grey_is_enough in (True, False):
             colourful = False
-            for start, facts in _results(runs(set(found)), target, submit, 2 * workers):
+            for start, facts in _results(blocks(set(found)), target, submit, 2 * workers):
                 if facts is None:
                     colourful = True
                     continue
@@ -249,19 +251,19 @@ def decode_all(
     return found
 
 
-Submit = Callable[[Run, Target], "Future[list[Facts] | None]"]
+Submit = Callable[[ImageBlock, Target], "Future[list[Facts] | None]"]
 
 
 def _results(
-    runs: Iterator[Run], target: Target, submit: Submit, window: int
+    blocks: Iterator[ImageBlock], target: Target, submit: Submit, window: int
 ) -> Iterator[tuple[int, list[Facts] | None]]:
-    """Yield (start, facts) as runs finish; after the first colour image in a grey file no further run is begun."""
+    """Yield (start, facts) as blocks finish; after the first colour image in a grey file no further block is begun."""
     waiting: dict[Future[list[Facts] | None], int] = {}
     stop = False
     try:
         while True:
-            while not stop and len(waiting) < window and (run := next(runs, None)) is not None:
-                waiting[submit(run, target)] = run.start
+            while not stop and len(waiting) < window and (block := next(blocks, None)) is not None:
+                waiting[submit(block, target)] = block.start
             if not waiting:
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -290,16 +292,16 @@ def _executor(workers: int, plugins: Sequence[str]) -> Iterator[Submit]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(tuple(plugins),))
     try:
-        yield lambda run, target: pool.submit(decode_run, run, target)
+        yield lambda block, target: pool.submit(decode_block, block, target)
     finally:
         pool.shutdown(cancel_futures=True)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _here(run: Run, target: Target) -> Future[list[Facts] | None]:
+def _here(block: ImageBlock, target: Target) -> Future[list[Facts] | None]:
     done: Future[list[Facts] | None] = Future()
-    done.set_result(decode_run(run, target))
+    done.set_result(decode_block(block, target))
     return done
 
 

@@ -59,7 +59,7 @@ class ImageError(DataError):
 
 
 @dataclass(frozen=True)
-class Image:
+class DecodedImage:
     """One image as it was read.
 
     Attributes:
@@ -76,7 +76,7 @@ class Image:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Read a DICOM file, or one of `FORMATS`.
 
     Pixels deeper than 8 bits are scaled from their smallest and largest value to 0..255; 8-bit pixels keep their
@@ -103,7 +103,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = np.ascontiguousarray(pixels[:, :, 0])
     height, width = pixels.shape[:2]
-    return Image(pixels, width, height, hashlib.sha256(content).hexdigest(), notes)
+    return DecodedImage(pixels, width, height, hashlib.sha256(content).hexdigest(), notes)
 
 
 @contextlib.contextmanager
@@ -266,8 +266,8 @@ def _short(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:160]
 
 
-class Inside:
-    """Tells names below a folder from those that lead elsewhere.
+class FolderGuard:
+    """Says which file names stay inside a folder, and which lead out of it.
 
     Args:
         folder: where the names begin; it may be a link itself.

@@ -17,7 +17,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmark.data.dataset import LoadRequest, NoOptions, build_options
-from benchmark.data.prepared import LABEL_PREFIX, Prepared, folder_transforms, load_prepared
+from benchmark.data.prepared import (
+    LABEL_PREFIX,
+    LABEL_TEXTS,
+    Prepared,
+    folder_transforms,
+    load_prepared,
+    numbers_of,
+)
 from benchmark.errors import DataError, unknown
 from benchmark.preprocess import Crop, Fitting
 from benchmark.settings import setting
@@ -48,7 +55,7 @@ class Access:
 
 @dataclass(frozen=True)
 class RawTable:
-    """A dataset as its downloads say it, before any image is opened.
+    """The table of a dataset as its downloads have it, before any image is opened.
 
     Attributes:
         table: one row per image: ``image_id`` (unique text), ``file`` (posix path relative to the raw folder; absent
@@ -237,15 +244,12 @@ def _text(value: Any) -> str:
 
 
 def _labels(name: str, column: str, values: pd.Series[Any]) -> pd.Series[Any]:
-    numbers = pd.to_numeric(values.replace("", None), errors="coerce").astype(float)
-    given = ~(values.isna() | (values == ""))
-    wrong = given & ~numbers.isin([1, 0, -1])
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+    numbers, row = numbers_of(values)
+    if row is not None:
         raise DataError(
             f"dataset '{name}': {column}, row {row}: expected 1, 0, -1 or empty, got '{values.iloc[row]}'"
         )
-    return numbers.map({1.0: "1", 0.0: "0", -1.0: "-1"}).fillna("")
+    return numbers.map(LABEL_TEXTS).fillna("")
 
 
 def _check_boxes(name: str, ids: pd.Series[Any], boxes: pd.Series[Any]) -> None:

@@ -43,16 +43,16 @@ def published(dataset: str) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a check found.
+class CheckedLists:
+    """Id lists that were compared with what was published.
 
     Attributes:
-        lists: list name -> {"count", "sha256", "status", "source"}; the status is "published", "as first prepared
+        facts: list name -> {"count", "sha256", "status", "source"}; the status is "published", "as first prepared
             here" (no hash is published), or a text that begins with "not the published split".
         first_seen: lists to keep with :func:`remember` once the preparation is done.
     """
 
-    lists: dict[str, dict[str, Any]]
+    facts: dict[str, dict[str, Any]]
     first_seen: dict[str, list[str]]
 
     @property
@@ -60,7 +60,7 @@ class Verdict:
         """Return one line per list that is not what was published."""
         return [
             f"{name}: {facts['status']}"
-            for name, facts in self.lists.items()
+            for name, facts in self.facts.items()
             if facts["status"].startswith(NOT_PUBLISHED)
         ]
 
@@ -72,7 +72,7 @@ def check(
     folder: Path,
     accept: bool = False,
     recorded: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Verdict:
+) -> CheckedLists:
     """Compare id lists with what was published, or with what this folder was first prepared from.
 
     Args:
@@ -104,12 +104,12 @@ def check(
         lists[name] = {
             "count": len(values), "sha256": digest, "status": status, "source": entry.get("source", ""),
         }  # fmt: skip
-    return Verdict(lists, first_seen)
+    return CheckedLists(lists, first_seen)
 
 
-def remember(folder: Path, verdict: Verdict) -> None:
+def remember(folder: Path, checked: CheckedLists) -> None:
     """Keep the lists that were seen for the first time, to compare later preparations with."""
-    for name, values in verdict.first_seen.items():
+    for name, values in checked.first_seen.items():
         _write(_kept(folder, name), "\n".join(values) + "\n")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.console import Reporter
-from benchmark.data.cache import kept
+from benchmark.data.cache import cached
 from benchmark.data.prepared import FILES, PIXELS, Array, Prepared
 from benchmark.preprocess import THUMBNAIL
 
@@ -206,7 +206,7 @@ def _column(data: Prepared, name: str) -> list[str]:
 def _kept(
     place: Path | None, suffix: str, make: Callable[..., npt.NDArray[Any]], data: Prepared, reporter: Reporter
 ) -> npt.NDArray[Any]:
-    return kept(
+    return cached(
         None if place is None else place.with_name(f"{place.name}{suffix}.npy"),
         make=lambda: make(data.pixels, reporter),
         read=lambda path: np.load(path, allow_pickle=False),
