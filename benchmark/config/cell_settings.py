@@ -1,4 +1,4 @@
-"""Which settings make a cell another one: those that the adapted weights depend on."""
+"""The settings that the adapted weights depend on: if one differs, it is another cell."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """CheXpert 5x200: 1,000 frontal radiographs, 200 for each of five findings, one finding per image (arXiv 2010.00747).
 
-The list was drawn without a seed by GLoRIA's authors and cannot be rebuilt: this reader wants the file. A list that is
-drawn anew by their rule (``rebuild=true``) is another test set and is called so in every result.
+GLoRIA's authors drew the list without a seed, so it cannot be rebuilt: this reader needs the file. A list drawn again
+by their rule (``rebuild=true``) is another test set, and every result says so.
 """
 
 from __future__ import annotations

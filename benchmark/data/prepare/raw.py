@@ -1,4 +1,4 @@
-"""What a reader of downloads says about a dataset: where to get it, how to read it, which image shows what.
+"""What a reader of downloads declares about a dataset: where to get it, how to read it, and its table of images.
 
 A reader registers one :class:`RawDataset`. ``run_benchmark.py prepare`` reads the downloads through it and writes a
 prepared folder (benchmark/data/prepare/prepare.py); a suite then opens that folder by calling the same object.
