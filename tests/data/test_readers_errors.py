@@ -106,6 +106,18 @@ def test_mimic_table_that_is_a_web_page_or_cut_off(tmp_path):
     assert f"{path} is a web page" in refused(mimic_cxr, folder)
     path.write_bytes(whole[: len(whole) // 2])
     assert "cannot be read as CSV" in refused(mimic_cxr, folder)
+    path.write_bytes(whole[:40] + bytes(20) + whole[60:])
+    assert "cannot be read as CSV" in refused(mimic_cxr, folder)
+
+
+def test_mimic_archive_of_reports_that_is_damaged(tmp_path):
+    folder = trees.make_mimic(tmp_path / "mimic", reports="zip", studies=8)
+    path = folder / "mimic-cxr-reports.zip"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(whole[80:90], bytes(10), 1))
+    assert "mimic-cxr-reports.zip: damaged zip file" in refused(mimic_cxr, folder)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "mimic-cxr-reports.zip: damaged zip file" in refused(mimic_cxr, folder)
 
 
 def test_options_name_what_they_take(tmp_path):

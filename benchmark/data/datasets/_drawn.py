@@ -8,40 +8,16 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmark.data.dataset import LoadRequest
 from benchmark.data.prepared import NotMadeError, Prepared, check_writable, load_prepared, write_prepared
 from benchmark.errors import DataError, unknown
 from benchmark.phantom.chest.studies import BLOCK
-from benchmark.phantom.shapes import Array
 from benchmark.settings import setting
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class DrawnPart(Protocol):
-    """What is known of a part before it is drawn."""
-
-    @property
-    def count(self) -> int:
-        """Number of images where the data entry gives none."""
-
-    @property
-    def masks(self) -> bool:
-        """Whether masks are kept."""
-
-
-class DrawnData(Protocol):
-    """A drawn part: images [n, S, S] or [n, S, S, 3] uint8, n rows, and masks [n, S, S] bool or None."""
-
-    @property
-    def images(self) -> Array: ...  # noqa: D102
-    @property
-    def manifest(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def masks(self) -> Array | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -59,15 +35,15 @@ class DrawnDataset:
 
     Attributes:
         name: of the dataset.
-        parts: its parts by name.
+        parts: its parts by name; each has the number of its images (``count``), and ``masks`` where they are kept.
         describe: (part, images, seed) -> everything that decides what the part looks like, as JSON.
         draw: (part, images, seed, told the images of each block) -> images, manifest and masks.
     """
 
     name: str
-    parts: Mapping[str, DrawnPart]
+    parts: Mapping[str, Any]
     describe: Callable[[str, int, int], dict[str, Any]]
-    draw: Callable[[str, int, int, Callable[[int], None]], DrawnData]
+    draw: Callable[[str, int, int, Callable[[int], None]], Any]
     Options: ClassVar[type[DrawnOptions]] = DrawnOptions
 
     def load(self, options: DrawnOptions, request: LoadRequest) -> Prepared:

@@ -145,14 +145,8 @@ class RawFolder:
         Raises:
             DataError: not a CSV file, or a column is missing.
         """
-        try:
-            frame = pd.read_csv(
-                io.BytesIO(_content(path)), dtype=str, keep_default_na=False, encoding="utf-8-sig"
-            )
-        except DataError:
-            raise
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read as CSV ({_short(error)}); download it again") from error
+        options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+        frame: pd.DataFrame = _parsed(path, "CSV", lambda data: pd.read_csv(io.BytesIO(data), **options))
         frame.columns = pd.Index([str(name).strip() for name in frame.columns])
         missing = [name for name in columns if name not in frame]
         if missing:
@@ -183,26 +177,16 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        return json.loads(_content(path).decode("utf-8-sig"))
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({_short(error)}); download it again") from error
+    return _parsed(path, "JSON", lambda data: json.loads(data.decode("utf-8-sig")))
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file without blanks around them, empty ones left out.
+    """Return the lines of a text file without blanks around them; empty lines are left out.
 
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        lines = _content(path).decode("utf-8-sig").splitlines()
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({_short(error)}); download it again") from error
+    lines: list[str] = _parsed(path, "text", lambda data: data.decode("utf-8-sig").splitlines())
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -245,12 +229,18 @@ def label_values(path: Path, values: pd.Series[str]) -> pd.Series[str]:
     return numbers.map(LABEL_TEXTS).fillna("")
 
 
-def _content(path: Path) -> bytes:
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):  # by content: browsers unpack a .gz and keep its name
-        content = gzip.decompress(content)
-    refuse_foreign(path, content[:512])
-    return content
+def _parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):  # by content: browsers unpack a .gz and keep its name
+            content = gzip.decompress(content)
+        refuse_foreign(path, content[:512])
+        return parse(content)
+    except DataError:
+        raise
+    except Exception as error:  # damaged archives raise anything
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"{path}: cannot be read as {kind} ({reason}); download it again") from error
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -264,7 +254,3 @@ def _walk(folder: Path) -> Iterator[str]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         yield from (os.path.join(root, name) for name in files if not name.startswith("."))
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -6,6 +6,7 @@ are joined by study and image id, never by row. Uncertain labels stay -1; traini
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 from collections import Counter
@@ -212,17 +213,25 @@ def _from_tree(folder: Path, start: str) -> Reports:
 
 
 def _from_zip(archive: Path) -> Reports:
-    try:
+    with _reading(archive):
         members = zipfile.ZipFile(io.BytesIO(archive.read_bytes()))
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{archive}: not a whole zip file ({error}); download it again") from error
     at = {name.rpartition("/")[2]: name for name in members.namelist() if name.endswith(".txt")}
 
     def sections(_: str, study: str) -> Sections | None:
-        name = at.get(f"s{study}.txt")
-        return None if name is None else parse_report(members.read(name).decode("utf-8", errors="replace"))
+        if (name := at.get(f"s{study}.txt")) is None:
+            return None
+        with _reading(archive):
+            return parse_report(members.read(name).decode("utf-8", errors="replace"))
 
     return sections
+
+
+@contextlib.contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # damaged archives raise anything
+        raise DataError(f"{archive}: damaged zip file ({error}); download it again") from error
 
 
 def _from_table(source: RawFolder, path: Path) -> Reports:
