@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Backbone, TokenSequence, Tower, tokens_at
+from benchmark.backbones import TokenSequence, Tower, tokens_at
 from benchmark.backbones.towers.precision import at_least_fp32, full_precision
-from benchmark.errors import ConfigError, StoreError
+from benchmark.errors import ConfigError
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard, PeftAdapter, choice, positive
+from benchmark.settings import setting
+from methods.base import SIDES, MethodCard, PeftAdapter, Sides
 from methods.layers.hypergraph import (
     HypergraphNetwork,
     Incidence,
@@ -24,61 +25,49 @@ from methods.layers.hypergraph import (
     refine_all,
     refine_chosen,
 )
-from methods.layers.lora import (
-    ENCODERS,
-    LoRAOptions,
-    count_lora,
-    load_official_lora,
-    place_lora,
-    share_first_a,
-)
-from methods.layers.official import copy_into, flatten
-from methods.layers.peft_layout import lora_as_peft, lora_from_peft, official_lora_options
-
-KINDS: dict[str, tuple[str, ...]] = {"both": ("image", "text"), "vision": ("image",), "text": ("text",)}
+from methods.layers.lora import LoRAOptions, count_lora, share_first_a
+from methods.layers.lora_family import LoRAMethod, copy_official_lora, official_lora_options
+from methods.layers.official import OfficialTensors, flatten
 
 
 @dataclass(frozen=True)
 class AceLoRAOptions(LoRAOptions):
     """Options in the authors' spelling, on top of LoRA's.
 
-    Attributes:
-        topk: neighbours of every token; 1 with incidence=gnn. hidden_features: width of the bottlenecks.
-        apply_to: towers that the hypergraph refines; the other uses its plain global feature.
-        incidence: "attention" (the method) or one of the paper's ablation, for which no code is public:
-            "gat" and "gatv2" learn the weights of the kept entries, "gnn" joins every token with one other;
-            "gnn_one_stage" is another reading of that row: hyperedges are not taken back to the vertices.
-        use_lora: whether LoRA is there; without it the hypergraph alone trains.
-        same_A: start from one A for q, one for k and one for v, each the same in all blocks, as the authors' code
-            does (it re-seeds in every block).
-        text_graph: "official" lets padding take part (texts padded to the context length, as published); "masked"
-            leaves it out, which allows padding to the batch.
-        prompt_ensemble: "tokens" averages the templates of a class token by token before the hypergraph, as the
-            authors' evaluation does; "features" averages their final features.
+    Raises:
+        ConfigError: options that contradict each other.
     """
 
-    topk: int = 5
-    hidden_features: int = 128
-    apply_to: Literal["both", "vision", "text"] = "both"
-    text_graph: Literal["official", "masked"] = "official"
-    prompt_ensemble: Literal["tokens", "features"] = "tokens"
-    incidence: Incidence = "attention"
-    use_lora: bool = True
-    same_A: bool = False
+    topk: int = setting(5, "neighbours of every token; 1 with incidence=gnn", low=1)
+    hidden_features: int = setting(128, "width of the bottlenecks", low=1)
+    apply_to: Sides = setting(
+        "both", "towers that the hypergraph refines; the other keeps its plain global feature"
+    )
+    text_graph: Literal["official", "masked"] = setting(
+        "official",
+        "official: padding takes part (texts padded to the context length, as published); masked: it does not, which "
+        "allows padding to the batch",
+    )
+    prompt_ensemble: Literal["tokens", "features"] = setting(
+        "tokens",
+        "tokens: the templates of a class are averaged token by token before the hypergraph, as in the authors' "
+        "evaluation; features: their final features are averaged",
+    )
+    incidence: Incidence = setting(
+        "attention",
+        "attention (the method) or one of the paper's ablation, for which no code is public: gat and gatv2 learn the "
+        "weights of the kept entries, gnn joins every token with one other; gnn_one_stage is another reading of that "
+        "row: hyperedges are not taken back to the vertices",
+    )
+    use_lora: bool = setting(True, "whether LoRA is there; without it the hypergraph alone trains")
+    same_A: bool = setting(
+        False,
+        "start from one A for q, one for k and one for v, each the same in all blocks, as the authors' code does (it "
+        "re-seeds in every block)",
+    )
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: naming the option, or options that contradict each other.
-        """
         super().__post_init__()
-        positive("topk", self.topk)
-        positive("hidden_features", self.hidden_features)
-        choice("apply_to", self.apply_to, ENCODERS)
-        choice("text_graph", self.text_graph, ("official", "masked"))
-        choice("prompt_ensemble", self.prompt_ensemble, ("tokens", "features"))
-        choice("incidence", self.incidence, get_args(Incidence))
         if self.incidence == "gnn" and self.topk not in (1, AceLoRAOptions.topk):
             raise ConfigError(f"topk: incidence=gnn has one neighbour, got topk={self.topk}; leave topk out")
         lora = ["same_A", *(field.name for field in fields(LoRAOptions))]
@@ -109,7 +98,7 @@ class Graph:
 
 
 @register_method("ace_lora")
-class AceLoRA(Method):
+class AceLoRA(LoRAMethod):
     """LoRA (q, k, v, both towers) and one hypergraph network per refined tower; the output replaces the feature."""
 
     card = MethodCard(
@@ -130,19 +119,20 @@ class AceLoRA(Method):
         ),
     )
     Options = AceLoRAOptions
-    adapts = frozenset({"image", "text"})
     cost_hint = 1.3
 
     def setup(self) -> None:
         """Attach LoRA and create the networks."""
         options, width = self.options, self.backbone.embed_dim
-        self.adapters = place_lora(self.backbone, options) if options.use_lora else nn.ModuleDict()
+        self.adapters = nn.ModuleDict()
+        if options.use_lora:
+            super().setup()
         if options.same_A:
             share_first_a(self.adapters)
         self.graphs = nn.ModuleDict(
             {
                 kind: HypergraphNetwork(width, options.hidden_features, options.incidence)
-                for kind in KINDS[options.apply_to]
+                for kind in SIDES[options.apply_to]
             }
         )
 
@@ -253,16 +243,7 @@ class AceLoRA(Method):
 
     def as_peft(self) -> PeftAdapter | None:
         """Return the LoRA part with its scale, if there is one; the hypergraph has no form in peft."""
-        if not self.options.use_lora:
-            return None
-        return lora_as_peft(self.backbone, self.adapters, self.options, "adapters")
-
-    @classmethod
-    def options_from_peft(
-        cls, config: Mapping[str, Any], tensors: Iterable[str], backbone: Backbone
-    ) -> dict[str, Any]:
-        """Return the LoRA options of a plain LoRA adapter."""
-        return lora_from_peft(config, tensors, backbone)
+        return super().as_peft() if self.options.use_lora else None
 
 
 def _unit(tower: Tower, tokens: Tensor) -> Tensor:
@@ -304,23 +285,13 @@ def load_official(method: AceLoRA, state: Mapping[str, Any]) -> None:
         raise ConfigError(
             "official checkpoint of ACE-LoRA: it holds no scores of neighbours; build with incidence=attention"
         )
-    flat = flatten(state)
-    try:
-        used = load_official_lora(method.adapters, flat)
-    except KeyError as error:
-        raise StoreError(f"official checkpoint of ACE-LoRA: tensor {error} is missing") from error
+    tensors = OfficialTensors(method, state)
+    copy_official_lora(tensors, method.adapters)
+    unused = []  # all four networks are in the file, whichever towers are refined
     for kind, prefix in (("image", "img"), ("text", "text")):
         for role in ("edge", "node"):
-            for name in ("down.weight", "down.bias", "up.weight", "up.bias"):
-                official = f"{prefix}_{role}_adapter.{name}"
-                used.add(official)  # all four networks are in the file, whichever towers are refined
-                if kind in method.graphs:
-                    target = method.graphs[kind].get_parameter(f"{role}.{name}")
-                    copy_into(target, flat, official, who="ACE-LoRA")
-    left = sorted(set(flat) - used - {"logit_scale"})
-    if left:
-        raise StoreError(
-            f"official checkpoint of ACE-LoRA: {len(left)} tensors have no place, first '{left[0]}'"
-        )
-    if "logit_scale" in flat:
-        method.logit_scale.set(float(flat["logit_scale"]))
+            if kind in method.graphs:
+                tensors.copy_all(f"{prefix}_{role}_adapter", method.graphs[kind].get_submodule(role))
+            else:
+                unused.append(f"{prefix}_{role}_adapter.")
+    tensors.finish(*unused)

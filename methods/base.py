@@ -9,11 +9,10 @@ Shape letters: B batch, C classes, T templates, L text length, E shared embeddin
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +20,22 @@ from torch.nn import functional
 
 from benchmark.backbones import Backbone, Intervention
 from benchmark.backbones.towers.precision import at_least_fp32, full_precision, similarity
-from benchmark.errors import ConfigError, StoreError, suggest
+from benchmark.errors import ConfigError, StoreError
+from benchmark.settings import Given, check
 from benchmark.world import World
 from methods.losses import Objective
 
 MAX_LOG_SCALE = math.log(100.0)
 Embeddings = dict[str, Tensor]
+ScaleMode = Literal["log", "linear", "frozen"]
+Sides = Literal["both", "vision", "text"]
+SIDES: dict[str, tuple[str, ...]] = {"both": ("image", "text"), "vision": ("image",), "text": ("text",)}
+"""What an option in the authors' words ("vision") means: towers."""
 
 
 @dataclass(frozen=True)
 class MethodCard:
-    """Where a method comes from and what it does, for the table, ``list methods`` and the docs.
+    """Where a method comes from and what it does, for tables, ``list methods`` and the docs.
 
     Attributes:
         title: name in tables. paper: authors, venue. arxiv: id. repository: owner/name of the reference code.
@@ -73,7 +77,7 @@ class NoOptions:
 
 
 class LogitScale(nn.Module):
-    """The scale that multiplies cosines: one policy for all methods of a table.
+    """The scale that multiplies cosines; a table trains it in the same way for all its methods.
 
     Args:
         value: scale of the pretrained checkpoint (already exponentiated).
@@ -81,9 +85,9 @@ class LogitScale(nn.Module):
             does; "frozen" keeps it.
     """
 
-    def __init__(self, value: float, mode: Literal["log", "linear", "frozen"] = "log") -> None:
+    def __init__(self, value: float, mode: ScaleMode = "log") -> None:
         super().__init__()
-        if mode not in ("log", "linear", "frozen"):
+        if mode not in get_args(ScaleMode):
             raise ConfigError(f"logit_scale: expected log, linear or frozen, got '{mode}'")
         self.mode = mode
         start = value if mode == "linear" else math.log(value)
@@ -110,13 +114,12 @@ class Method(nn.Module):
 
     Class attributes:
         card: provenance. Options: frozen dataclass of the method's own keys.
-        adapts: towers whose insides change; the features of the others are constant during training and computed
-            once.
+        adapts: towers that change inside; the features of the others are constant during training and computed once.
         identity_at_init: whether features equal the frozen backbone's before the first step.
-        mergeable: whether what is learnt can be added into the frozen weights, so that it costs nothing when used.
-        deterministic: nothing is trained and nothing drawn: one run stands for all seeds.
-        splits: whether a batch may pass the towers in parts, one after another or in several processes: :meth:`embed`
-            treats every pair on its own, and :meth:`loss_of` what it gives is the loss.
+        mergeable: whether what is learnt can be added to the frozen weights, so that it costs nothing in use.
+        deterministic: nothing is trained and nothing drawn, so that one run stands for all seeds.
+        splits: whether a batch may pass the towers in parts, one after another or in several processes. It may if
+            :meth:`embed` treats every pair on its own and :meth:`loss_of` its result is the loss.
         frozen_targets: towers whose frozen features the loss compares with; batches bring them as ``frozen_image``
             and ``frozen_text``.
         cost_hint: rough cost of a step, CLIP-LoRA = 1; only orders the queue.
@@ -138,7 +141,7 @@ class Method(nn.Module):
         options: Any = None,
         *,
         objective: Objective | None = None,
-        logit_scale: Literal["log", "linear", "frozen"] = "log",
+        logit_scale: ScaleMode = "log",
     ) -> None:
         super().__init__()
         backbone.requires_grad_(False)
@@ -228,16 +231,14 @@ class Method(nn.Module):
         Kept apart from the loss so that a batch which does not fit can pass the towers in parts, while the
         contrastive loss still sees all its negatives.
         """
-        image_features = getattr(batch, "image_features", None)
-        text_features = getattr(batch, "text_features", None)
-        return {
-            "image": self.encode_image(batch.images)
-            if image_features is None
-            else self.from_image_features(image_features),
-            "text": self.encode_text(batch.token_ids)
-            if text_features is None
-            else self.from_text_features(text_features),
-        }
+        image, features = self.embed_images(batch), getattr(batch, "text_features", None)
+        text = self.encode_text(batch.token_ids) if features is None else self.from_text_features(features)
+        return {"image": image, "text": text}
+
+    def embed_images(self, batch: Any) -> Tensor:
+        """Return unit-norm features ``[B, E]`` of a batch's images, or of the frozen features that it brings."""
+        features = getattr(batch, "image_features", None)
+        return self.encode_image(batch.images) if features is None else self.from_image_features(features)
 
     def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
         """Return the scalar loss of embedded pairs."""
@@ -288,9 +289,7 @@ class Method(nn.Module):
 
     def classify(self, batch: Any, classes: Tensor) -> Tensor:
         """Return cosines ``[B, C]`` of images with classes as :meth:`prepare_classes` returned them."""
-        features = getattr(batch, "image_features", None)
-        image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
-        return similarity(image, classes)
+        return similarity(self.embed_images(batch), classes)
 
     def classify_patches(self, images: Tensor, classes: Tensor) -> Tensor:
         """Return cosines ``[B, N, C]`` of all patches with classes as :meth:`prepare_classes` returned them."""
@@ -375,21 +374,11 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: with every unknown key (and the nearest name) and every impossible value.
     """
-    fields = {field.name for field in dataclasses.fields(method.Options)}
-    problems = [
-        f"{method.card.title}: unknown option '{key}'.{suggest(key, fields)} "
-        f"Known: {', '.join(sorted(fields)) or 'none'}"
-        for key in values
-        if key not in fields
-    ]
+    given = [Given(key, value, f"{method.card.title}: {key}") for key, value in values.items()]
+    own, problems = check(method.Options, given, "option")
     if problems:
         raise ConfigError(problems)
-    try:
-        return method.Options(**values)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{method.card.title}: {error}") from error
+    return method.Options(**own)
 
 
 def from_options(method: type[Method], backbone: Backbone, options: Mapping[str, Any]) -> Method:
@@ -401,30 +390,3 @@ def from_options(method: type[Method], backbone: Backbone, options: Mapping[str,
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return method(backbone, make_options(method, own), objective=objective, logit_scale=scale)
-
-
-def choice(name: str, value: Any, known: Iterable[Any]) -> None:
-    """Check one option against its known values.
-
-    Raises:
-        ConfigError: naming the option, what was expected, what came.
-    """
-    known = list(known)
-    if value not in known:
-        expected = ", ".join(str(item) for item in known)
-        raise ConfigError(
-            f"{name}: expected one of {expected}, got '{value}'.{suggest(str(value), map(str, known))}"
-        )
-
-
-def positive(name: str, value: Any, *, allow_zero: bool = False) -> None:
-    """Check that an option is a positive number (zero allowed on request).
-
-    Raises:
-        ConfigError: naming the option, what was expected, what came.
-    """
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < 0 or (value == 0 and not allow_zero):
-        raise ConfigError(
-            f"{name}: expected a {'non-negative' if allow_zero else 'positive'} number, got {value!r}"
-        )

@@ -4,41 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard, choice, positive
-from methods.layers.official import copy_into, flatten
-
-SIDES: dict[str, tuple[str, ...]] = {"vision": ("image",), "text": ("text",), "both": ("image", "text")}
+from benchmark.settings import setting
+from methods.base import SIDES, Method, MethodCard, Sides
+from methods.layers.official import OfficialTensors
 
 
 @dataclass(frozen=True)
 class ClipAdapterOptions:
-    """Options in the authors' spelling.
+    """Options in the authors' spelling."""
 
-    Attributes:
-        reduction: embedding width over hidden width. ratio: weight of the adapted feature, in [0, 1].
-        apply_to: "vision" (the authors' code), "text" or "both".
-    """
-
-    reduction: int = 4
-    ratio: float = 0.2
-    apply_to: Literal["vision", "text", "both"] = "vision"
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        positive("reduction", self.reduction)
-        if not 0 <= self.ratio <= 1:
-            raise ConfigError(f"ratio: expected a number between 0 and 1, got {self.ratio!r}")
-        choice("apply_to", self.apply_to, SIDES)
+    reduction: int = setting(4, "embedding width over hidden width", low=1)
+    ratio: float = setting(0.2, "weight of the adapted feature", low=0, high=1)
+    apply_to: Sides = setting("vision", "adapted side: vision (the authors' code), text or both")
 
 
 class Adapter(nn.Module):
@@ -105,13 +88,14 @@ def load_official(method: ClipAdapter, state: Mapping[str, Any]) -> None:
     """Load the authors' image adapter (``fc.0.weight``, ``fc.2.weight``, possibly under ``adapter.``).
 
     Raises:
-        StoreError: if a tensor is missing or of another shape, or the method has no image adapter.
+        ConfigError: the method has no image adapter.
+        StoreError: a tensor is missing or of another shape.
     """
     if "image" not in method.adapters:
         raise ConfigError(
             "official checkpoint of CLIP-Adapter: it adapts images; build with apply_to=vision or both"
         )
-    flat = {name.removeprefix("adapter."): value for name, value in flatten(state).items()}
+    tensors = OfficialTensors(method, state, "adapter.")
     adapter: Any = method.adapters["image"]
-    copy_into(adapter.down.weight, flat, "fc.0.weight", who="CLIP-Adapter")
-    copy_into(adapter.up.weight, flat, "fc.2.weight", who="CLIP-Adapter")
+    tensors.copy_all("fc.0", adapter.down)
+    tensors.copy_all("fc.2", adapter.up)

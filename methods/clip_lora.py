@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from benchmark.backbones import Backbone
-from benchmark.errors import StoreError
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard, PeftAdapter
-from methods.layers.lora import LoRAOptions, count_lora, load_official_lora, place_lora
-from methods.layers.official import flatten
-from methods.layers.peft_layout import lora_as_peft, lora_from_peft, official_lora_options
+from methods.base import MethodCard
+from methods.layers.lora import LoRAOptions, count_lora
+from methods.layers.lora_family import LoRAMethod, copy_official_lora, official_lora_options
+from methods.layers.official import OfficialTensors
 
 official_options = official_lora_options
 
 
 @register_method("clip_lora")
-class ClipLoRA(Method):
+class ClipLoRA(LoRAMethod):
     """LoRA on q, k, v; pooled features as in the frozen model."""
 
     card = MethodCard(
@@ -35,45 +33,20 @@ class ClipLoRA(Method):
         ),
     )
     Options = LoRAOptions
-    adapts = frozenset({"image", "text"})
     identity_at_init = True
     mergeable = True
-
-    def setup(self) -> None:
-        """Attach LoRA to the towers."""
-        self.adapters = place_lora(self.backbone, self.options)
 
     def expected_parameters(self) -> int:
         """Return r (in + out) summed over the adapted maps."""
         return count_lora(self.backbone, self.options)
-
-    def as_peft(self) -> PeftAdapter:
-        """Return a LoRA adapter with the same scale (rank-stabilised where ``scaling`` is sqrt)."""
-        return lora_as_peft(self.backbone, self.adapters, self.options, "adapters")
-
-    @classmethod
-    def options_from_peft(
-        cls, config: Mapping[str, Any], tensors: Iterable[str], backbone: Backbone
-    ) -> dict[str, Any]:
-        """Return the options of a plain LoRA adapter."""
-        return lora_from_peft(config, tensors, backbone)
 
 
 def load_official(method: ClipLoRA, state: Mapping[str, Any]) -> None:
     """Load a checkpoint with the authors' names, flat or nested (``layer_0.q_proj.w_lora_A``, text blocks first).
 
     Raises:
-        StoreError: if a tensor is missing or left over.
+        StoreError: if a tensor is missing, misshapen or left over.
     """
-    flat = flatten(state)
-    try:
-        used = load_official_lora(method.adapters, flat)
-    except KeyError as error:
-        raise StoreError(f"official checkpoint of CLIP-LoRA: tensor {error} is missing") from error
-    left = sorted(set(flat) - used - {"logit_scale"})
-    if left:
-        raise StoreError(
-            f"official checkpoint of CLIP-LoRA: {len(left)} tensors have no place, first '{left[0]}'"
-        )
-    if "logit_scale" in flat:
-        method.logit_scale.set(float(flat["logit_scale"]))
+    tensors = OfficialTensors(method, state)
+    copy_official_lora(tensors, method.adapters)
+    tensors.finish()

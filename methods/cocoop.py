@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,42 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.backbones import Intervention
 from benchmark.backbones.towers.precision import similarity
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
+from benchmark.settings import setting
 from benchmark.world import ALONE, World
-from methods.base import Method, MethodCard, positive
-from methods.coop import ContextOptions
-from methods.layers.official import copy_into, flatten
-from methods.layers.prompts import InsertedPrompt, initial_context
+from methods.base import MethodCard
+from methods.layers.official import OfficialTensors
+from methods.layers.prompts import ContextMethod, ContextOptions, InsertedPrompt
 
 _SEQUENCES = 1024
 
 
 @dataclass(frozen=True)
 class CoCoOpOptions(ContextOptions):
-    """Options in the authors' spelling, on top of the context's.
+    """Options in the authors' spelling, on top of the context's."""
 
-    Attributes:
-        anchors: pairs per step whose exact row and column of the logits are computed; the exact B x B matrix would
-            need B^2 passes through the text tower.
-    """
-
-    anchors: int = 1
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        super().__post_init__()
-        positive("anchors", self.anchors)
+    anchors: int = setting(
+        1,
+        "pairs per step whose exact row and column of the logits are computed; the exact B x B matrix would need B^2 "
+        "passes through the text tower",
+        low=1,
+    )
 
 
 @register_method("cocoop")
-class CoCoOp(Method):
+class CoCoOp(ContextMethod):
     """Logits of an image with a text are conditioned on that image, in training and per image at zero-shot time."""
 
     card = MethodCard(
@@ -62,29 +52,19 @@ class CoCoOp(Method):
         ),
     )
     Options = CoCoOpOptions
-    adapts = frozenset({"text"})
     splits = False
     cost_hint = 2.5
 
     def setup(self) -> None:
         """Create context and meta network."""
+        super().setup()
         width, embed = self.backbone.text.width, self.backbone.embed_dim
         hidden = embed // 16
         if hidden < 1:
             raise ConfigError(
                 f"cocoop: the embedding width {embed} is below 16: no room for the meta network"
             )
-        context = initial_context(self.backbone, self.options.n_ctx, self.options.ctx_init)
-        self.text = nn.ParameterDict({"ctx": nn.Parameter(context)})
         self.meta_net = nn.Sequential(nn.Linear(embed, hidden), nn.ReLU(), nn.Linear(hidden, width))
-
-    def text_interventions(self) -> Iterable[Intervention]:
-        """Without an image: the plain context."""
-        return (InsertedPrompt(self.text["ctx"]),)
-
-    def text_ids(self, token_ids: Tensor) -> Tensor:
-        """Make room for the context."""
-        return self.backbone.text.make_room(token_ids, self.options.n_ctx)
 
     def conditioned(self, image: Tensor, token_ids: Tensor) -> Tensor:
         """Return unit-norm text features ``[P, E]`` of P texts ``[P, L]``, each conditioned on its row of ``image``.
@@ -118,8 +98,7 @@ class CoCoOp(Method):
 
     def loss_together(self, batch: Any, world: World) -> Tensor:
         """Return the same, each process taking its part of the pairs of an anchor through the text tower."""
-        features = getattr(batch, "image_features", None)
-        image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
+        image = self.embed_images(batch)
         size = len(image)
         count = min(self.options.anchors, size) if self.training else size
         # as Python's numbers, since indexing a GPU's tensor by a tensor or a mask waits for it
@@ -151,8 +130,7 @@ class CoCoOp(Method):
 
     def classify(self, batch: Any, classes: Tensor) -> Tensor:
         """Return cosines ``[B, C]``: for every image its own class features (normalise, mean, normalise)."""
-        features = getattr(batch, "image_features", None)
-        image = self.encode_image(batch.images) if features is None else self.from_image_features(features)
+        image = self.embed_images(batch)
         return similarity(image[:, None], self._classes_for(image, classes))[:, 0]
 
     def classify_patches(self, images: Tensor, classes: Tensor) -> Tensor:
@@ -178,7 +156,7 @@ class CoCoOp(Method):
         """Return n_ctx w + (E h + h) + (h w + w)."""
         width, embed = self.backbone.text.width, self.backbone.embed_dim
         hidden = embed // 16
-        return int(self.options.n_ctx) * width + embed * hidden + hidden + hidden * width + width
+        return super().expected_parameters() + embed * hidden + hidden + hidden * width + width
 
 
 def load_official(method: CoCoOp, state: Mapping[str, Any]) -> None:
@@ -187,9 +165,7 @@ def load_official(method: CoCoOp, state: Mapping[str, Any]) -> None:
     Raises:
         StoreError: if a tensor is missing or of another shape.
     """
-    flat = {name.removeprefix("prompt_learner."): value for name, value in flatten(state).items()}
-    copy_into(method.text["ctx"], flat, "ctx", who="CoCoOp")
-    for layer, official in ((0, "linear1"), (2, "linear2")):
-        for kind in ("weight", "bias"):
-            target = method.meta_net.get_parameter(f"{layer}.{kind}")
-            copy_into(target, flat, f"meta_net.{official}.{kind}", who="CoCoOp")
+    tensors = OfficialTensors(method, state, "prompt_learner.")
+    tensors.copy("ctx", method.text["ctx"])
+    tensors.copy_all("meta_net.linear1", method.meta_net[0])
+    tensors.copy_all("meta_net.linear2", method.meta_net[2])

@@ -13,34 +13,23 @@ from torch import Tensor, nn
 from benchmark.backbones import Intervention, TokenSequence, Tower
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard, positive
-from methods.layers.official import copy_into, flatten
-from methods.layers.prompts import BlockTokens, InsertedPrompt, initial_context
+from benchmark.settings import setting
+from methods.base import Method, MethodCard
+from methods.layers.official import OfficialTensors
+from methods.layers.prompts import BlockTokens, ContextOptions, InsertedPrompt, initial_context
 
 
 @dataclass(frozen=True)
-class MaPLeOptions:
-    """Options in the authors' spelling.
+class MaPLeOptions(ContextOptions):
+    """Options in the authors' spelling; ``ctx_init`` is what the first prompt starts from."""
 
-    Attributes:
-        n_ctx: prompt tokens. prompt_depth: prompted blocks J, the embedded input being the first; None takes three
-            quarters of the shallower tower (the authors' 9 of 12).
-        ctx_init: words that the first prompt starts from; "auto" and "" as for CoOp.
-    """
-
-    n_ctx: int = 2
-    prompt_depth: int | None = None
-    ctx_init: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        positive("n_ctx", self.n_ctx)
-        if self.prompt_depth is not None:
-            positive("prompt_depth", self.prompt_depth)
+    n_ctx: int = setting(2, "prompt tokens", low=1)
+    prompt_depth: int | None = setting(
+        None,
+        "prompted blocks J, the embedded input being the first; none takes three quarters of the shallower tower (the "
+        "authors' 9 of 12)",
+        low=1,
+    )
 
 
 class AppendedPrompt(Intervention):
@@ -123,11 +112,8 @@ def load_official(method: MaPLe, state: Mapping[str, Any]) -> None:
     Raises:
         StoreError: if a tensor is missing or of another shape.
     """
-    flat = {name.removeprefix("prompt_learner."): value for name, value in flatten(state).items()}
+    tensors = OfficialTensors(method, state, "prompt_learner.")
     couplings: Any = method.couplings["image"]
     for index, (prompt, coupling) in enumerate(zip(method.prompts, couplings, strict=True)):
-        name = "ctx" if index == 0 else f"compound_prompts_text.{index - 1}"
-        copy_into(prompt, flat, name, who="MaPLe")
-        name = "proj" if index == 0 else f"compound_prompt_projections.{index - 1}"
-        copy_into(coupling.weight, flat, f"{name}.weight", who="MaPLe")
-        copy_into(coupling.bias, flat, f"{name}.bias", who="MaPLe")
+        tensors.copy("ctx" if index == 0 else f"compound_prompts_text.{index - 1}", prompt)
+        tensors.copy_all("proj" if index == 0 else f"compound_prompt_projections.{index - 1}", coupling)

@@ -12,38 +12,24 @@ from torch import Tensor, nn
 from benchmark.backbones import Intervention, TokenSequence, Tower
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard, positive
-from methods.layers.official import copy_into, flatten
+from benchmark.settings import setting
+from methods.base import Method, MethodCard
+from methods.layers.official import OfficialTensors
 
 
 @dataclass(frozen=True)
 class MMAOptions:
-    """Options in the authors' spelling.
+    """Options in the authors' spelling; layers count from 1 on the shallower tower, a deeper one is aligned on top."""
 
-    Attributes:
-        adapter_start, adapter_end: first and last adapted layer, counted from 1 on the shallower tower (a deeper
-            tower is aligned at the top); None takes the upper two thirds (the authors' 5..12).
-        adapter_dim: width of the branch. adapter_scale: its factor s.
-        scale_gradients: the authors' trick for SGD: gradients of the adapters times 1/s, everything else as it is.
-    """
-
-    adapter_start: int | None = None
-    adapter_end: int | None = None
-    adapter_dim: int = 32
-    adapter_scale: float = 0.1
-    scale_gradients: bool = False
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        positive("adapter_dim", self.adapter_dim)
-        positive("adapter_scale", self.adapter_scale)
-        for name in ("adapter_start", "adapter_end"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
+    adapter_start: int | None = setting(
+        None, "first adapted layer; none takes the upper two thirds (the authors' 5..12)", low=1
+    )
+    adapter_end: int | None = setting(None, "last adapted layer", low=1)
+    adapter_dim: int = setting(32, "width of the branch", low=1)
+    adapter_scale: float = setting(0.1, "factor s on the branch", above=0)
+    scale_gradients: bool = setting(
+        False, "the authors' trick for SGD: gradients of the adapters times 1/s, everything else as it is"
+    )
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -171,16 +157,10 @@ def load_official(method: MMA, state: Mapping[str, Any]) -> None:
     Raises:
         StoreError: if a tensor is missing or of another shape.
     """
-    flat = {name.removeprefix("adapter_learner."): value for name, value in flatten(state).items()}
+    tensors = OfficialTensors(method, state, "adapter_learner.")
     for layer in map(str, method.layers):
-        sources = {
-            f"visual_adapter.{layer}.down.0": method.image[layer].down,
-            f"visual_adapter.{layer}.up": method.image[layer].up,
-            f"text_adapter.{layer}.down.0": method.text[layer].down,
-            f"text_adapter.{layer}.up": method.text[layer].up,
-            f"shared_adapter.{layer}.0": method.shared[layer],
-        }
-        for official, linear in sources.items():
-            target: Any = linear
-            copy_into(target.weight, flat, f"{official}.weight", who="MMA")
-            copy_into(target.bias, flat, f"{official}.bias", who="MMA")
+        for kind, branches in (("visual", method.image), ("text", method.text)):
+            branch: Any = branches[layer]
+            tensors.copy_all(f"{kind}_adapter.{layer}.down.0", branch.down)
+            tensors.copy_all(f"{kind}_adapter.{layer}.up", branch.up)
+        tensors.copy_all(f"shared_adapter.{layer}.0", method.shared[layer])

@@ -15,8 +15,9 @@ from benchmark.backbones import Intervention, Tower
 from benchmark.backbones.towers.precision import at_least_fp32, full_precision
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
-from methods.base import Embeddings, Method, MethodCard, positive
-from methods.layers.official import copy_into, flatten
+from benchmark.settings import setting
+from methods.base import Embeddings, Method, MethodCard
+from methods.layers.official import OfficialTensors
 from methods.layers.prompts import BlockTokens
 
 
@@ -24,34 +25,23 @@ from methods.layers.prompts import BlockTokens
 class MMRLOptions:
     """Options in the authors' spelling.
 
-    Attributes:
-        n_rep_tokens: tokens K. rep_layers: layers that get them, counted from 1 on the shallower tower (a deeper tower
-            is aligned at the top); None takes the upper half and the layer below it (the authors' 6..12).
-        rep_dim: width of the representation space. alpha: weight of the class feature in the loss.
-        reg_weight: weight of the distance to the frozen features.
+    Raises:
+        ConfigError: no layer gets tokens.
     """
 
-    n_rep_tokens: int = 5
-    rep_layers: tuple[int, ...] | None = None
-    rep_dim: int = 512
-    alpha: float = 0.7
-    reg_weight: float = 0.2
+    n_rep_tokens: int = setting(5, "tokens K", low=1)
+    rep_layers: tuple[int, ...] | None = setting(
+        None,
+        "layers that get them, counted from 1 on the shallower tower (a deeper one is aligned at the top); none takes "
+        "the upper half and the layer below it (the authors' 6..12)",
+    )
+    rep_dim: int = setting(512, "width of the representation space", low=1)
+    alpha: float = setting(0.7, "weight of the class feature in the loss", low=0, high=1)
+    reg_weight: float = setting(0.2, "weight of the distance to the frozen features", low=0)
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        positive("n_rep_tokens", self.n_rep_tokens)
-        positive("rep_dim", self.rep_dim)
-        positive("reg_weight", self.reg_weight, allow_zero=True)
-        if not 0 <= self.alpha <= 1:
-            raise ConfigError(f"alpha: expected a number between 0 and 1, got {self.alpha!r}")
-        if self.rep_layers is not None:
-            object.__setattr__(self, "rep_layers", tuple(self.rep_layers))
-            if not self.rep_layers:
-                raise ConfigError("rep_layers: expected at least one layer")
+        if self.rep_layers is not None and not self.rep_layers:
+            raise ConfigError("rep_layers: expected at least one layer")
 
 
 @register_method("mmrl")
@@ -117,23 +107,13 @@ class MMRL(Method):
     def embed(self, batch: Any) -> Embeddings:
         """Return class, representation, text and frozen features of a batch."""
         plain, representation = self.encode_both(batch.images)
+        towers = {"image": (self.backbone.image, batch.images), "text": (self.backbone.text, batch.token_ids)}
         return {
             "image": plain,
             "representation": representation,
             "text": self.encode_text(batch.token_ids),
-            "frozen_image": self._frozen(
-                self.backbone.image, batch.images, getattr(batch, "frozen_image", None)
-            ),
-            "frozen_text": self._frozen(
-                self.backbone.text, batch.token_ids, getattr(batch, "frozen_text", None)
-            ),
+            **{f"frozen_{kind}": _frozen(batch, kind, *one) for kind, one in towers.items()},
         }
-
-    @torch.no_grad()
-    def _frozen(self, tower: Tower, inputs: Tensor, features: Tensor | None) -> Tensor:
-        return functional.normalize(
-            at_least_fp32(tower.features(inputs) if features is None else features), dim=-1
-        )
 
     def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
         """Return the card's loss."""
@@ -153,18 +133,24 @@ class MMRL(Method):
         return int(self.options.n_rep_tokens) * dim + aligners + image * self.backbone.embed_dim
 
 
+@torch.no_grad()
+def _frozen(batch: Any, kind: str, tower: Tower, inputs: Tensor) -> Tensor:
+    """Return the frozen tower's unit-norm features ``[B, E]``, which the batch may bring."""
+    features = getattr(batch, f"frozen_{kind}", None)
+    features = tower.features(inputs) if features is None else features
+    return functional.normalize(at_least_fp32(features), dim=-1)
+
+
 def load_official(method: MMRL, state: Mapping[str, Any]) -> None:
     """Load ``representation_learner.compound_rep_tokens*`` and ``image_encoder.proj_rep``.
 
     Raises:
         StoreError: if a tensor is missing or of another shape.
     """
-    flat = flatten(state)
-    prefix = "representation_learner.compound_rep_tokens"
-    copy_into(method.tokens, flat, prefix, who="MMRL")
-    copy_into(method.projections["image"], flat, "image_encoder.proj_rep", who="MMRL")
+    tensors, prefix = OfficialTensors(method, state), "representation_learner.compound_rep_tokens"
+    tensors.copy(prefix, method.tokens)
+    tensors.copy("image_encoder.proj_rep", method.projections["image"])
     for kind, official in (("image", "r2vproj"), ("text", "r2tproj")):
         aligners: Any = method.aligners[kind]
         for index, aligner in enumerate(aligners):
-            copy_into(aligner.weight, flat, f"{prefix}_{official}.{index}.weight", who="MMRL")
-            copy_into(aligner.bias, flat, f"{prefix}_{official}.{index}.bias", who="MMRL")
+            tensors.copy_all(f"{prefix}_{official}.{index}", aligner)

@@ -13,43 +13,35 @@ from torch.nn import functional
 from benchmark.backbones.towers.precision import at_least_fp32
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
-from methods.base import Method, MethodCard, choice, positive
-from methods.layers.official import copy_into, flatten
-
-SIDES: dict[str, tuple[str, ...]] = {"text": ("text",), "vision": ("image",), "both": ("image", "text")}
+from benchmark.settings import setting
+from methods.base import SIDES, Method, MethodCard, Sides
+from methods.layers.official import OfficialTensors
 
 
 @dataclass(frozen=True)
 class TaskResOptions:
     """Options in the authors' spelling.
 
-    Attributes:
-        residual_scale: factor on the residual. apply_to: "text" (the method), "vision" (the authors' commented-out
-            image form) or "both".
-        rows: "shared" by all texts, or the authors' "per_class": bound to one list of n_classes classes, so that it
-            has class features alone and cannot embed reports.
-        n_classes: number of these classes.
+    Raises:
+        ConfigError: ``n_classes`` without rows=per_class or the other way round, or rows per class for images.
     """
 
-    residual_scale: float = 0.5
-    apply_to: Literal["text", "vision", "both"] = "text"
-    rows: Literal["shared", "per_class"] = "shared"
-    n_classes: int | None = None
+    residual_scale: float = setting(0.5, "factor on the residual", low=0)
+    apply_to: Sides = setting(
+        "text", "text (the method), vision (the authors' commented-out image form) or both"
+    )
+    rows: Literal["shared", "per_class"] = setting(
+        "shared",
+        "shared by all texts, or the authors' per_class: bound to one list of n_classes classes, so that it has class "
+        "features alone and cannot embed reports",
+    )
+    n_classes: int | None = setting(None, "number of these classes", low=1)
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        positive("residual_scale", self.residual_scale, allow_zero=True)
-        choice("apply_to", self.apply_to, SIDES)
-        choice("rows", self.rows, ("shared", "per_class"))
         if (self.rows == "per_class") != (self.n_classes is not None):
             raise ConfigError("n_classes: expected together with rows=per_class, and only then")
-        if self.n_classes is not None:
-            positive("n_classes", self.n_classes)
-            choice("apply_to", self.apply_to, ("text",))
+        if self.n_classes is not None and self.apply_to != "text":
+            raise ConfigError(f"apply_to: expected text with rows=per_class, got '{self.apply_to}'")
 
 
 @register_method("taskres")
@@ -136,6 +128,7 @@ def load_official(method: TaskRes, state: Mapping[str, Any]) -> None:
         raise ConfigError(
             "official checkpoint of TaskRes: it holds a text residual; build with apply_to=text or both"
         )
-    flat = {name.removeprefix("prompt_learner."): value for name, value in flatten(state).items()}
-    name = "shared_row" if "shared_row" in flat else "text_feature_residuals"
-    copy_into(method.residuals["text"], flat, name, who="TaskRes")
+    tensors = OfficialTensors(method, state, "prompt_learner.")
+    tensors.copy(
+        "shared_row" if "shared_row" in tensors else "text_feature_residuals", method.residuals["text"]
+    )

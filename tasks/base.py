@@ -21,6 +21,7 @@ from benchmark.errors import unknown
 from benchmark.metrics.bootstrap import metrics_report
 from benchmark.metrics.classification import Metric, WeightedMetric
 from benchmark.preprocess import Fitting, Preprocess
+from benchmark.settings import setting
 from methods.base import Method
 
 
@@ -30,14 +31,22 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
+class IntervalOptions:
+    """Options of a task whose metrics have bootstrap intervals."""
+
+    bootstrap: int = setting(1000, "resamples behind every interval", low=1)
+    bootstrap_seed: int = setting(0, "seed of the resamples, the same for all methods", low=0)
+
+
+@dataclass(frozen=True)
 class TaskContext:
-    """What surrounds an evaluation.
+    """What an evaluation is given beside the method and the dataset.
 
     Attributes:
         templates: prompt templates of the suite, each with one ``{}``.
         data_root: folder of prepared data. limit: rows per dataset, or None.
         device: of the method. batch_size: images per forward pass. precision: as in the recipe.
-        frozen: features of towers that the method leaves alone. reporter: told about progress.
+        frozen: features of towers that the method leaves alone. reporter: shows progress.
         seed: of the cell, for tasks that train something of their own.
         preprocess: how images become the backbone's input; None: whatever the data have.
     """
@@ -55,19 +64,19 @@ class TaskContext:
 
     @property
     def fitting(self) -> Fitting | None:
-        """What datasets do to their images for the backbone."""
+        """How datasets fit their images to the backbone."""
         return None if self.preprocess is None else self.preprocess.fitting
 
 
 @dataclass(frozen=True)
 class DatasetResult:
-    """Numbers of one dataset.
+    """Results on one dataset.
 
     Attributes:
         n: samples. kind: multiclass, binary, multilabel, ...
         metrics: name -> {"value", "ci_low", "ci_high", "n"}, fractions.
-        predictions: per-sample arrays that are stored beside the result, ids included.
-        info: whatever else identifies the protocol (classes, templates, scale).
+        predictions: arrays of the samples that are stored beside the result, ids included.
+        info: what else identifies the protocol (classes, templates, scale).
     """
 
     n: int
@@ -93,7 +102,7 @@ class DatasetResult:
         Args:
             kind: as above.
             formulas: name -> metric of the samples.
-            data: whatever has N ``ids`` and N patients, ``clusters``; None: every sample stands for itself.
+            data: has N ``ids`` and N patient ids, ``clusters`` (None: every sample is its own patient).
             predictions: what else is stored of each sample.
             info: as above.
             resamples: behind every interval.
@@ -114,14 +123,14 @@ class Task(ABC):
 
     Class attributes:
         title: name in tables. Options: frozen dataclass of the task's own keys.
-        metrics: what tables and tests must know of its metrics, in the order of their columns.
-        image_only: the result depends on nothing but the adapted image tower and the seed, so that all methods which
-            leave that tower alone share one result; with an option ``untrained`` that is on, the same is measured on
-            an untrained tower: the first metric there is stored as ``<metric>_untrained``.
-        draws: whether the task itself draws with the run's seed, for example the start of a head. A method that trains
-            nothing then runs with every seed, else with the first one alone.
+        metrics: its metrics as tables and tests show them, in the order of their columns.
+        image_only: the result depends on nothing but the adapted image tower and the seed: all methods that leave
+            that tower alone share one result. With its option ``untrained`` on, the task is also run on an untrained
+            tower, whose first metric is stored as ``<metric>_untrained``.
+        draws: whether the task draws with the run's seed, for example the start of a head. A method that trains
+            nothing then runs with every seed, otherwise with the first one alone.
         needs: keys that every data entry of the task must have.
-        validates: metrics of its validator; empty for a task that has none, None when it is not said.
+        validates: metrics of its validator; empty where it has none, None where it does not say.
     """
 
     title: ClassVar[str]
@@ -136,10 +145,10 @@ class Task(ABC):
         self.options = options if options is not None else self.Options()
 
     def check(self, method: Method) -> None:  # noqa: B027  (most tasks take every method)
-        """Refuse a method that this task cannot evaluate, before it is adapted; every method is taken by default.
+        """Refuse a method that this task cannot evaluate, before it is adapted. By default none is refused.
 
         Raises:
-            ConfigError: in one line, what does not go together.
+            ConfigError: says in one line what does not go together.
         """
 
     @classmethod
@@ -148,7 +157,7 @@ class Task(ABC):
 
         Args:
             entry: of the suite.
-            validation: it is the suite's validation entry.
+            validation: whether it is the suite's validation entry.
         """
         for key in cls.needs:
             if entry.get(key) is None:
@@ -161,10 +170,6 @@ class Task(ABC):
     @classmethod
     def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
         """Refuse a dataset that contradicts its entry, before any work begins; its pixels may not be there yet.
-
-        Args:
-            entry: of the suite.
-            data: the dataset that it names.
 
         Raises:
             DataError: labels are missing or contradict the entry.
@@ -181,7 +186,7 @@ class Task(ABC):
             method: in eval mode.
             entry: the suite's data entry.
             name: the dataset's name in results.
-            context: surroundings.
+            context: data root, device, templates and so on.
         """
 
     def validator(

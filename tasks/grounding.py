@@ -23,19 +23,17 @@ from benchmark.preprocess import preprocess_of
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method
-from tasks.base import DatasetResult, Task, TaskContext
+from tasks.base import DatasetResult, IntervalOptions, Task, TaskContext
 from tasks.dense import CONSTANT_ANSWER
 from tasks.heads.images import DenseImages, panel_rows, read_part
 from tasks.zeroshot import class_tokens
 
 
 @dataclass(frozen=True)
-class GroundingOptions:
+class GroundingOptions(IntervalOptions):
     """Options of the task."""
 
     panels: int = setting(6, "images that are stored with boxes and map", low=0)
-    bootstrap: int = setting(1000, "resamples behind every interval", low=1)
-    bootstrap_seed: int = setting(0, "seed of the resamples, the same for all methods", low=0)
 
 
 @register_task("grounding")
@@ -60,14 +58,7 @@ class GroundingTask(Task):
     def evaluate(
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
     ) -> DatasetResult:
-        """Map the finding on every image that shows it, and compare with its boxes.
-
-        Args:
-            method: in eval mode.
-            entry: as for zero-shot classification; ``positive`` is the finding, the dataset must have boxes.
-            name: the dataset's name in results.
-            context: surroundings.
-        """
+        """Map the finding (``positive`` of the entry) on every image that shows it, and compare with its boxes."""
         texts, column = _finding(entry, name)
         whole = entry if "test" in entry else {**entry, "test": {}}
         data = read_part(whole, "test", "boxes", context, preprocess_of(method.backbone).fitting)
@@ -119,7 +110,7 @@ def similarity_maps(
         data: images.
         texts: all classes, as they enter the templates.
         column: the class that is mapped.
-        context: surroundings.
+        context: of the evaluation.
     """
     grid, parts = method.backbone.image.grid, []
     context.reporter.start(f"grounding {data.title}", len(data))

@@ -27,14 +27,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmark.backbones.towers.precision import autocast
-from benchmark.data.prepared import Prepared
-from benchmark.data.samples import LabelledImages, labelled_images
+from benchmark.data.samples import LabelledImages
 from benchmark.errors import ConfigError
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method
-from tasks.base import DatasetResult, Task, TaskContext
-from tasks.zeroshot import CLASSIFICATION, image_batches, read_images, scored, similarities
+from tasks.base import DatasetResult, IntervalOptions, TaskContext
+from tasks.zeroshot import ClassificationTask, image_batches, read_images, scored, similarities
 
 NEIGHBOURS = 3
 PROTOTYPES = 8
@@ -50,25 +49,21 @@ _LEAST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True)
-class TransClipOptions:
+class TransClipOptions(IntervalOptions):
     """Options of the task."""
 
     scale: Literal["model", "100"] = setting(
         "100", "what multiplies the cosines in y: 100 as in TransCLIP's paper, or the model's own logit scale"
     )
     text_weight: float = setting(1.0, "lambda, the weight of y", low=0)
-    bootstrap: int = setting(1000, "resamples behind every interval", low=1)
-    bootstrap_seed: int = setting(0, "seed of the resamples, the same for all methods", low=0)
 
 
 @register_task("transclip", in_all=False)
-class TransClipTask(Task):
+class TransClipTask(ClassificationTask):
     """The metrics of zero-shot classification on assignments made for all test images together."""
 
     title = "Zero-shot classification with TransCLIP (transductive)"
     Options = TransClipOptions
-    metrics = CLASSIFICATION
-    needs = ("kind", "classes")
     validates = ()
     options: TransClipOptions
 
@@ -81,11 +76,6 @@ class TransClipTask(Task):
                 "kind",
                 "several labels per image, and TransCLIP assigns one class to each. Leave the set out here",
             )
-
-    @classmethod
-    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
-        """Read the labels of a dataset; see :meth:`Task.check_data`."""
-        labelled_images("", data, dict(entry), limit=entry.get("limit"))
 
     def evaluate(
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
@@ -120,12 +110,7 @@ def image_features(method: Method, data: LabelledImages, context: TaskContext, s
     batches = image_batches(method, data, context, stage)
     with autocast(context.precision, context.device):
         for batch in batches:
-            if batch.image_features is not None:
-                found = method.from_image_features(batch.image_features)
-            else:
-                assert batch.images is not None  # a batch brings one or the other
-                found = method.encode_image(batch.images)
-            parts.append(found.float())
+            parts.append(method.embed_images(batch).float())
     return functional.normalize(torch.cat(parts).double(), dim=1)
 
 

@@ -32,34 +32,23 @@ from benchmark.metrics.classification import (
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method
-from tasks.base import DatasetResult, Task, TaskContext, fill
+from tasks.base import DatasetResult, IntervalOptions, Task, TaskContext, fill
 from tasks.score_rules import GLOBAL, Prompts, ScoreRule, check_rule, parse_rule
 
 
 @dataclass(frozen=True)
-class ZeroShotOptions:
-    """Options of the task.
+class ZeroShotOptions(IntervalOptions):
+    """Options of the task; the rules are in tasks/score_rules.py.
 
-    Attributes:
-        bootstrap: resamples behind every interval. bootstrap_seed: their seed, the same for all methods, so that
-            intervals of two methods rest on the same resampled patients.
-        rule: how classes are scored (tasks/score_rules.py): "global", or a model's published rule.
+    Raises:
+        ConfigError: there is no such rule.
     """
 
-    bootstrap: int = 1000
-    bootstrap_seed: int = 0
     rule: str = setting(GLOBAL, "score rule: global, or a model's published one", hashed="unless default")
 
     def __post_init__(self) -> None:
-        """Check the number of resamples and the rule, of which the shortest spelling is kept.
-
-        Raises:
-            ConfigError: if it is not positive, or there is no such rule.
-        """
-        if self.bootstrap < 1:
-            raise ConfigError(f"bootstrap: expected a positive integer, got {self.bootstrap!r}")
         rule = parse_rule(self.rule)
-        object.__setattr__(self, "rule", GLOBAL if rule is None else rule.text)
+        object.__setattr__(self, "rule", GLOBAL if rule is None else rule.text)  # one spelling for one rule
 
 
 CLASSIFICATION = (
@@ -76,14 +65,24 @@ CLASSIFICATION = (
 """Metrics of :func:`scored` that have a column."""
 
 
+class ClassificationTask(Task):
+    """Base of tasks that score images against classes."""
+
+    metrics = CLASSIFICATION
+    needs = ("kind", "classes")
+
+    @classmethod
+    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
+        """Read the labels of a dataset; see :meth:`Task.check_data`."""
+        labelled_images("", data, dict(entry), limit=entry.get("limit"))
+
+
 @register_task("zeroshot")
-class ZeroShotTask(Task):
+class ZeroShotTask(ClassificationTask):
     """Accuracy, balanced and majority accuracy, AUROC, each with a bootstrap interval clustered by patient."""
 
     title = "Zero-shot classification"
     Options = ZeroShotOptions
-    metrics = CLASSIFICATION
-    needs = ("kind", "classes")
     validates = ("auroc",)
 
     @classmethod
@@ -92,11 +91,6 @@ class ZeroShotTask(Task):
         yield from super().check_entry(entry, validation=validation)
         if validation and entry.get("kind") == "binary":
             yield "kind", "expected multiclass or multilabel, got 'binary'"
-
-    @classmethod
-    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
-        """Read the labels of a dataset; see :meth:`Task.check_data`."""
-        labelled_images("", data, dict(entry), limit=entry.get("limit"))
 
     def evaluate(
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
@@ -166,7 +160,7 @@ def scored(
     similarity: np.ndarray,
     scale: float,
     context: TaskContext,
-    options: Any,  # Any: whatever has bootstrap and bootstrap_seed
+    options: IntervalOptions,
     *,
     final: bool = False,
     **facts: Any,
@@ -177,8 +171,8 @@ def scored(
         data: what was scored.
         similarity: ``[N, C]``, or scores of another kind.
         scale: what multiplies it before softmax.
-        context: surroundings.
-        options: of the task, with ``bootstrap`` and ``bootstrap_seed``.
+        context: of the evaluation.
+        options: of the task.
         final: whether AUROC ranks the scores of a class as they are, without softmax over classes.
         **facts: what else identifies the protocol.
     """

@@ -1,4 +1,4 @@
-"""Low-rank updates of frozen linear maps, placed on a backbone's towers.
+"""Low-rank updates of frozen linear maps, and where they sit on a backbone's towers.
 
 LoRA: Hu et al., ICLR 2022, arXiv 2106.09685: y = W x + b + s B A drop(x). Both repositories that use it on CLIP
 (`CLIP-LoRA: loralib/layers.py`, `ACE-LoRA: loralib/layers.py`) scale by alpha / sqrt(r), not by alpha / r.
@@ -7,9 +7,8 @@ LoRA: Hu et al., ICLR 2022, arXiv 2106.09685: y = W x + b + s B A drop(x). Both 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,56 +16,39 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from benchmark.backbones import Backbone, Tower
-from benchmark.backbones.towers.base import SITES
 from benchmark.errors import ConfigError
-from methods.base import choice, positive
+from benchmark.settings import setting
+from methods.base import SIDES, Sides
 
-POSITIONS = ("all", "bottom", "mid", "up", "half-bottom", "half-up", "top3")
-ENCODERS = ("both", "vision", "text")
-_OFFICIAL_PARTS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}
+Position = Literal["all", "bottom", "mid", "up", "half-bottom", "half-up", "top3"]
+Site = Literal["q", "k", "v", "o", "up", "down"]
 
 
 @dataclass(frozen=True)
 class LoRAOptions:
     """Where LoRA sits and how strong it is; spelling of the authors' repositories.
 
-    Attributes:
-        r: rank. lora_alpha: numerator of the scale. lora_dropout: on the adapter's input, a mask of its own for each
-            of q, k and v.
-        scaling: "sqrt" for alpha/sqrt(r) (both repositories), "linear" for alpha/r (the LoRA paper).
-        params: adapted maps of a block, out of q, k, v, o, up, down.
-        position: which blocks; thirds and halves are of the tower's depth (`ACE-LoRA: loralib/utils.py`).
-        encoder: which towers.
+    Thirds and halves are of the tower's depth (`ACE-LoRA: loralib/utils.py`).
+
+    Raises:
+        ConfigError: no map is adapted.
     """
 
-    r: int = 4
-    lora_alpha: float = 1.0
-    lora_dropout: float = 0.1
-    scaling: Literal["sqrt", "linear"] = "sqrt"
-    params: tuple[str, ...] = ("q", "k", "v")
-    position: str = "all"
-    encoder: str = "both"
+    r: int = setting(4, "rank", low=1)
+    lora_alpha: float = setting(1.0, "numerator of the scale", above=0)
+    lora_dropout: float = setting(
+        0.1, "dropout on the adapter's input, each of q, k and v with its own mask", low=0, below=1
+    )
+    scaling: Literal["sqrt", "linear"] = setting(
+        "sqrt", "sqrt: alpha/sqrt(r) (both repositories); linear: alpha/r (the LoRA paper)"
+    )
+    params: tuple[Site, ...] = setting(("q", "k", "v"), "adapted maps of a block")
+    position: Position = setting("all", "adapted blocks of a tower")
+    encoder: Sides = setting("both", "adapted towers")
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        object.__setattr__(self, "params", tuple(self.params))
-        if not isinstance(self.r, int) or self.r < 1:
-            raise ConfigError(f"r: expected a positive integer, got {self.r!r}")
-        positive("lora_alpha", self.lora_alpha)
-        positive("lora_dropout", self.lora_dropout, allow_zero=True)
-        if self.lora_dropout >= 1:
-            raise ConfigError(f"lora_dropout: expected a number below 1, got {self.lora_dropout}")
-        choice("scaling", self.scaling, ("sqrt", "linear"))
-        choice("position", self.position, POSITIONS)
-        choice("encoder", self.encoder, ENCODERS)
         if not self.params:
-            raise ConfigError("params: expected at least one of " + ", ".join(SITES))
-        for part in self.params:
-            choice("params", part, SITES)
+            raise ConfigError(f"params: expected at least one of {', '.join(get_args(Site))}")
 
     @property
     def scale(self) -> float:
@@ -186,8 +168,7 @@ def blocks_at(position: str, depth: int) -> range:
 def towers_of(backbone: Backbone, encoder: str) -> dict[str, Tower]:
     """Return the towers that ``both``, ``vision`` or ``text`` names, text first as in the official checkpoints."""
     towers: dict[str, Tower] = {"text": backbone.text, "image": backbone.image}
-    kept = {"both": ("text", "image"), "vision": ("image",), "text": ("text",)}[encoder]
-    return {kind: towers[kind] for kind in kept}
+    return {kind: tower for kind, tower in towers.items() if kind in SIDES[encoder]}
 
 
 def place_lora(backbone: Backbone, options: LoRAOptions) -> nn.ModuleDict:
@@ -234,27 +215,3 @@ def count_lora(backbone: Backbone, options: LoRAOptions) -> int:
         for index in blocks_at(options.position, tower.depth)
         for part in options.params
     )
-
-
-@torch.no_grad()
-def load_official_lora(adapters: nn.ModuleDict, state: Mapping[str, Tensor]) -> set[str]:
-    """Fill placed LoRA from the authors' names (``layer_0.q_proj.w_lora_A``: text blocks first, then image blocks).
-
-    Returns:
-        the names that were used.
-
-    Raises:
-        KeyError: naming the first tensor that is missing.
-    """
-    used: set[str] = set()
-    number = 0
-    towers: Any = adapters.values()
-    for tower in towers:
-        for block in tower.values():
-            for part, lora in block.items():
-                for letter in ("A", "B"):
-                    name = f"layer_{number}.{_OFFICIAL_PARTS.get(part, part)}.w_lora_{letter}"
-                    getattr(lora, letter).copy_(state[name])
-                    used.add(name)
-            number += 1
-    return used

@@ -1,4 +1,4 @@
-"""Reading checkpoints as the methods' authors save them."""
+"""Checkpoints as the methods' authors save them: tensors by name, copied into a method's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import StoreError
+from methods.base import Method
 
 
 def flatten(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -28,21 +29,61 @@ def flatten(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return flat
 
 
-@torch.no_grad()
-def copy_into(target: nn.Parameter, state: Mapping[str, Tensor], name: str, *, who: str) -> None:
-    """Copy one official tensor into a parameter of the same number of values.
+class OfficialTensors:
+    """The tensors of an authors' checkpoint, and which of them have been copied.
 
-    Raises:
-        StoreError: if it is missing or of another shape.
+    Args:
+        method: that they are loaded into.
+        state: the checkpoint, flat or nested.
+        prefix: left out of the names that begin with it.
     """
-    if name not in state:
-        raise StoreError(
-            f"official checkpoint of {who}: tensor '{name}' is missing; it holds {', '.join(state) or 'none'}"
-        )
-    value = state[name]
-    if value.squeeze().shape != target.squeeze().shape:
-        raise StoreError(
-            f"official checkpoint of {who}: '{name}' has shape {tuple(value.shape)}, expected {tuple(target.shape)}; "
-            "build the method with the options that the checkpoint was trained with"
-        )
-    target.copy_(value.reshape(target.shape))
+
+    def __init__(self, method: Method, state: Mapping[str, Any], prefix: str = "") -> None:
+        self._method, self._what = method, f"official checkpoint of {method.card.title}"
+        self._tensors = {name.removeprefix(prefix): value for name, value in flatten(state).items()}
+        self._used: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether the checkpoint holds a tensor."""
+        return name in self._tensors
+
+    @torch.no_grad()
+    def copy(self, name: str, target: nn.Parameter) -> None:
+        """Copy one tensor into a parameter of the same number of values.
+
+        Raises:
+            StoreError: if it is missing or of another shape.
+        """
+        if name not in self._tensors:
+            names = list(self._tensors)
+            held = ", ".join(names[:8]) + f" and {len(names) - 8} more" * (len(names) > 8)
+            raise StoreError(f"{self._what}: tensor '{name}' is missing; it holds {held or 'none'}")
+        value = self._tensors[name]
+        if value.squeeze().shape != target.squeeze().shape:
+            raise StoreError(
+                f"{self._what}: '{name}' has shape {tuple(value.shape)}, expected {tuple(target.shape)}; "
+                "build the method with the options that the checkpoint was trained with"
+            )
+        target.copy_(value.reshape(target.shape))
+        self._used.add(name)
+
+    def copy_all(self, name: str, module: nn.Module) -> None:
+        """Copy ``<name>.weight``, ``<name>.bias`` and so on into the parameters of a module."""
+        for own, target in module.named_parameters():
+            self.copy(f"{name}.{own}", target)
+
+    def finish(self, *ignored: str) -> None:
+        """Set the method's logit scale to ``logit_scale`` where it is stored, and refuse tensors without a place.
+
+        Args:
+            *ignored: tensors under these names may be left over.
+
+        Raises:
+            StoreError: naming the first tensor that is left over.
+        """
+        unused = sorted(set(self._tensors) - self._used - {"logit_scale"})
+        left = [name for name in unused if not name.startswith(ignored)]
+        if left:
+            raise StoreError(f"{self._what}: {len(left)} tensors have no place, first '{left[0]}'")
+        if "logit_scale" in self._tensors:
+            self._method.logit_scale.set(float(self._tensors["logit_scale"]))

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from benchmark.backbones.towers.base import SITES
 from benchmark.errors import ConfigError
-from methods.base import choice
-from methods.layers.lora import ENCODERS, POSITIONS
+from benchmark.settings import setting
+from methods.base import Sides
+from methods.layers.lora import Position, Site
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "dora": ("lora", {"use_dora": True}),
@@ -47,15 +48,9 @@ _OWNED = {item.name for item in dataclasses.fields(peft.PeftConfig)} | {
     "total_step", "progressbar",
 }  # fmt: skip
 # what a tuner with a budget inherits from LoRA and does not read
-_UNREAD_WITH_BUDGET = {
-    "r",
-    "rank_pattern",
-    "alpha_pattern",
-    "use_rslora",
-    "use_dora",
-    "lora_bias",
-    "use_qalora",
-}
+_UNREAD_WITH_BUDGET = set(
+    ["r", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "use_qalora"]
+)
 _NEEDS_DATA = ("eva", "corda", "loftq", "lora_ga")
 _WIDTH = 256  # of the trial Linears: a multiple of all default block sizes
 
@@ -234,45 +229,35 @@ def default_sites(tuner: Tuner) -> tuple[str, ...]:
 
 @functools.cache
 def options_class(name: str) -> type:
-    """Return the frozen dataclass of a tuner's options: the plain fields of its configuration, and where it sits."""
+    """Return the frozen dataclass of a tuner's options: where it sits, and the plain fields of its configuration."""
     tuner = candidates()[name]
     hints = typing.get_type_hints(tuner.config_class)
     left_out = _OWNED | set(tuner.preset) | (_UNREAD_WITH_BUDGET if tuner.has_budget else set())
     fields: list[Any] = [
-        ("sites", tuple[str, ...], default_sites(tuner)),
-        ("encoder", str, "both"),
-        ("position", str, "all"),
+        ("sites", tuple[Site, ...], setting(default_sites(tuner), "adapted maps of a block")),
+        ("encoder", Sides, setting("both", "adapted towers")),
+        ("position", Position, setting("all", "adapted blocks of a tower")),
     ]
     for key, item in tuner.fields.items():
         if key not in left_out and item.init and _is_plain(hints[key]):
             fields.append((key, hints[key], dataclasses.field(**_default(item))))
-    check = functools.partial(_check, tuner)
     return dataclasses.make_dataclass(
         f"{name.capitalize()}Options",
         fields,
         frozen=True,
-        namespace={"__post_init__": lambda self: check(self)},
+        namespace={"__post_init__": functools.partialmethod(_check, tuner)},
     )
 
 
 def tuner_values(options: Any) -> dict[str, Any]:
     """Return the options that are the tuner's own."""
-    placed = ("sites", "encoder", "position")
-    return {
-        item.name: getattr(options, item.name)
-        for item in dataclasses.fields(options)
-        if item.name not in placed
-    }
+    names = [item.name for item in dataclasses.fields(options)]
+    return {name: getattr(options, name) for name in names if name not in ("sites", "encoder", "position")}
 
 
-def _check(tuner: Tuner, options: Any) -> None:
-    object.__setattr__(options, "sites", tuple(options.sites))
+def _check(options: Any, tuner: Tuner) -> None:
     if not options.sites:
         raise ConfigError(f"sites: expected at least one of {', '.join(SITES)}")
-    for site in options.sites:
-        choice("sites", site, SITES)
-    choice("encoder", options.encoder, ENCODERS)
-    choice("position", options.position, POSITIONS)
     values = tuner_values(options)
     if values.get("init_lora_weights") in _NEEDS_DATA:
         raise ConfigError(

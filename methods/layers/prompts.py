@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.backbones import Backbone, Intervention, TokenSequence, Tower
 from benchmark.errors import ConfigError
+from benchmark.settings import setting
+from methods.base import Method
 
 AUTO_WORDS = "a photo of a"
 
@@ -105,3 +107,39 @@ def initial_context(backbone: Backbone, count: int, phrase: str, *, cut: bool = 
                 f"set n_ctx={len(pieces)}"
             )
     return torch.randn(count, backbone.text.width) * 0.02
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """Options of a learned context in the authors' spelling."""
+
+    n_ctx: int = setting(4, "context vectors", low=1)
+    ctx_init: str = setting(
+        "auto",
+        'words that they start from; "auto" takes "a photo of a" where the tokenizer makes exactly n_ctx pieces of it '
+        'and draws N(0, 0.02^2) otherwise; "" always draws',
+    )
+
+
+class ContextMethod(Method):
+    """Base of methods that learn one context in front of the words of a text."""
+
+    adapts = frozenset({"text"})
+    Options = ContextOptions
+
+    def setup(self) -> None:
+        """Create the context."""
+        context = initial_context(self.backbone, self.options.n_ctx, self.options.ctx_init)
+        self.text = nn.ParameterDict({"ctx": nn.Parameter(context)})
+
+    def text_interventions(self) -> Iterable[Intervention]:
+        """Insert the context between the start token and the words."""
+        return (InsertedPrompt(self.text["ctx"]),)
+
+    def text_ids(self, token_ids: Tensor) -> Tensor:
+        """Make room for the context."""
+        return self.backbone.text.make_room(token_ids, self.options.n_ctx)
+
+    def expected_parameters(self) -> int:
+        """Return n_ctx * text width."""
+        return int(self.options.n_ctx) * self.backbone.text.width

@@ -15,11 +15,15 @@ from benchmark.data.prepared import MANIFEST, PIXELS, Prepared
 from benchmark.errors import ConfigError, DataError
 from benchmark.preprocess import Fitting
 from benchmark.settings import setting
-from tasks.base import TaskContext
+from tasks.base import IntervalOptions, TaskContext
+
+Normed = Literal["last", "all", "none"]
+PUBLISHED_DEPTH = 12
+"""Depth of the towers whose blocks published tap positions count."""
 
 
 @dataclass(frozen=True)
-class DenseOptions:
+class DenseOptions(IntervalOptions):
     """Options of both dense tasks.
 
     Raises:
@@ -42,8 +46,6 @@ class DenseOptions:
     positives_only: bool = setting(True, "use only images that show the finding, as the paper does")
     untrained: bool = setting(True, "also train a head on an untrained image tower, for reference")
     panels: int = setting(6, "test images that are stored with truth and prediction", low=0)
-    bootstrap: int = setting(1000, "resamples behind every interval", low=1)
-    bootstrap_seed: int = setting(0, "seed of the resamples, the same for all methods", low=0)
 
     def __post_init__(self) -> None:
         inside = all(isinstance(tap, int) and 0 <= tap < PUBLISHED_DEPTH for tap in self.taps)
@@ -186,10 +188,3 @@ def _boxes(data: Prepared) -> list[np.ndarray]:
         boxes = np.array(fitted, dtype=np.float64).reshape(-1, 4)
         found.append(boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])])
     return found
-
-
-Normed = Literal["last", "all", "none"]
-
-
-PUBLISHED_DEPTH = 12
-"""Depth of the towers that published tap positions count blocks of."""

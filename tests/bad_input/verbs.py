@@ -45,7 +45,7 @@ _ALONE: dict[str, Says] = {
     "check-method gone.py": "file 'gone.py' does not exist",
     "check-method clip_lora rr=2": "unknown option 'rr'. Did you mean 'r'?",
     "check-method clip_lora r=many": "r: expected a whole number, got 'many'",
-    "check-method clip_lora r=0": "r: expected a positive integer, got 0",
+    "check-method clip_lora r=0": "r: expected a value of at least 1, got 0",
     "check-method coop --only speed": "--only: unknown check 'speed'",
     "check-method coop =3": "expected key=value, got '=3'",
     "new-method": "say how the method is called",

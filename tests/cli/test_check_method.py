@@ -92,7 +92,7 @@ def test_a_member_of_a_family_can_be_checked(capsys: pytest.CaptureFixture[str])
         (["/no/such.py"], "does not exist"),
         (["clip_lora", "rr=2"], "method 'clip_lora': rr: unknown option 'rr'. Did you mean 'r'?"),
         (["clip_lora", "r=many"], "method 'clip_lora': r: expected a whole number, got 'many'"),
-        (["clip_lora", "r=0"], "r: expected a positive integer, got 0"),
+        (["clip_lora", "r=0"], "r: expected a value of at least 1, got 0"),
         (["taskres", "--only", "speed"], "--only: unknown check 'speed'"),
     ],
 )

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 import methods
-from benchmark.conformance.small_models import FAMILIES, move, small_backbone, small_batch
+from benchmark.conformance.small_models import move, small_backbone, small_batch
 from benchmark.data.samples import Batch
 from benchmark.run.training.gradients import backward
 from methods.layers.hypergraph import Incidence
-
-both_families = pytest.mark.parametrize("family", FAMILIES)
+from tests.methods.watch import both_families
 
 
 def built(family: str, **options: Any) -> tuple[Any, Batch]:

@@ -21,13 +21,10 @@ from torch.nn import functional
 
 import methods
 from benchmark.backbones import Backbone, load_backbone
-from benchmark.conformance.small_models import FAMILIES, small_backbone
+from benchmark.conformance.small_models import small_backbone
 from benchmark.errors import ConfigError
-from methods.layers.prompts import InsertedPrompt, PromptAround
 from methods.losses import Objective
-from tests.methods.watch import END, Watcher, build, frozen, inputs, move
-
-both_families = pytest.mark.parametrize("family", FAMILIES)
+from tests.methods.watch import END, Watcher, both_families, build, frozen, inputs, move
 
 
 def text(*words: int, length: int = 24) -> Tensor:
@@ -38,16 +35,6 @@ def text(*words: int, length: int = 24) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------- CoOp
-@both_families
-@torch.no_grad()
-def test_no_prompt_changes_no_bit(family: str) -> None:
-    backbone, ids = small_backbone(family), inputs(family).token_ids
-    empty = torch.empty(0, backbone.text.width)
-    for act in (InsertedPrompt(empty), PromptAround(empty, before=0)):
-        features = backbone.text.features(ids, interventions=(act,))
-        assert torch.equal(features, backbone.text.features(ids))
-
-
 @both_families
 @torch.no_grad()
 def test_word_rows_as_context_are_the_literal_prefix(family: str) -> None:
@@ -158,20 +145,10 @@ def test_where_the_words_stand(
 
 
 def test_only_coop_has_class_positions() -> None:
-    with pytest.raises(ConfigError, match="class_token_position: .*'middel'.*middle"):
+    with pytest.raises(ConfigError, match="class_token_position: .*'middle'.*got 'middel'"):
         build("coop", "open_clip", class_token_position="middel")
     with pytest.raises(ConfigError, match="unknown option 'class_token_position'"):
         build("cocoop", "open_clip", class_token_position="front")
-
-
-@pytest.mark.parametrize(
-    ("name", "saved"),
-    [("coop", {"text.ctx"}), ("taskres", {"residuals.text"}),
-     ("clip_adapter", {"adapters.image.down.weight", "adapters.image.up.weight"}),
-     ("cocoop", {"text.ctx", *(f"meta_net.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias"))})],
-)  # fmt: skip
-def test_saved_is_what_trains_and_nothing_of_the_classes(name: str, saved: set[str]) -> None:
-    assert set(build(name, "open_clip").trainable_state()) == saved | {"logit_scale.value"}
 
 
 # -------------------------------------------------------------------------------------------------- CoCoOp
@@ -256,31 +233,7 @@ def test_several_templates_are_averaged_per_image() -> None:
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
-def test_the_meta_network_starts_as_pytorchs_linear_maps_do() -> None:
-    method = build("cocoop", "timm+bert")
-    first, second = method.meta_net[0], method.meta_net[2]
-    assert (first.in_features, first.out_features, second.out_features) == (96, 6, method.backbone.text.width)
-    for layer in (first, second):
-        bound = layer.in_features**-0.5
-        for value in (layer.weight, layer.bias):
-            assert 0.5 * bound < value.abs().max() <= bound
-
-
 # -------------------------------------------------------------------------------------------- CLIP-Adapter
-@both_families
-@torch.no_grad()
-def test_adapter_without_weight_or_without_output_is_the_frozen_model(family: str) -> None:
-    batch, plain = inputs(family), frozen(family)
-    logits = plain.similarity(batch.images, batch.token_ids)
-    silent = build("clip_adapter", family, ratio=0.0)
-    assert torch.equal(silent.similarity(batch.images, batch.token_ids), logits)
-    for ratio in (0.2, 0.9):
-        dead = build("clip_adapter", family, ratio=ratio)
-        dead.adapters["image"].up.weight.zero_()
-        torch.testing.assert_close(dead.encode_image(batch.images), plain.encode_image(batch.images))
-    assert torch.equal(silent.encode_text(batch.token_ids), plain.encode_text(batch.token_ids))
-
-
 @torch.no_grad()
 def test_blend_by_hand() -> None:
     method = build("clip_adapter", "timm+bert", ratio=0.2)
@@ -317,18 +270,6 @@ def test_each_adapted_side_has_its_own_two_matrices(apply_to: str, sides: set[st
 
 
 # ------------------------------------------------------------------------------------------------- TaskRes
-@both_families
-@torch.no_grad()
-def test_a_residual_without_scale_or_at_its_start_is_the_frozen_model(family: str) -> None:
-    batch, plain = inputs(family), frozen(family)
-    prompts = batch.token_ids.view(3, 2, -1)
-    for method in (build("taskres", family), move(build("taskres", family, residual_scale=0.0), size=1.0)):
-        assert torch.equal(
-            method.similarity(batch.images, batch.token_ids), plain.similarity(batch.images, batch.token_ids)
-        )
-        assert torch.equal(method.class_features(prompts), plain.class_features(prompts))
-
-
 @torch.no_grad()
 def test_the_residual_joins_every_prompt_before_normalising() -> None:
     method, ids = move(build("taskres", "timm+bert"), size=1.0), inputs("timm+bert").token_ids
@@ -338,24 +279,6 @@ def test_the_residual_joins_every_prompt_before_normalising() -> None:
     mean = moved.view(3, 2, -1).mean(dim=1)
     expected = mean / mean.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(method.class_features(ids.view(3, 2, -1)), expected, atol=1e-6, rtol=0)
-
-
-@torch.no_grad()
-def test_without_normalising_again_a_shared_row_could_not_move_a_softmax_over_texts() -> None:
-    method, batch = move(build("taskres", "open_clip"), size=1.0), inputs("open_clip")
-    image = method.encode_image(batch.images)
-    raw = method.backbone.text.features(batch.token_ids)
-    missing = (image @ (raw + 0.5 * method.residuals["text"]).T).softmax(dim=1)
-    torch.testing.assert_close(missing, (image @ raw.T).softmax(dim=1), atol=1e-6, rtol=0)
-    ours = method.similarity(batch.images, batch.token_ids).softmax(dim=1)
-    plain = frozen("open_clip").similarity(batch.images, batch.token_ids).softmax(dim=1)
-    assert (ours - plain).abs().max() > 1e-3
-
-
-def test_the_residual_receives_a_gradient_at_once() -> None:
-    method, batch = build("taskres", "open_clip"), inputs("open_clip")
-    method.loss(batch).backward()
-    assert (method.residuals["text"].grad != 0).all()
 
 
 def test_rows_per_class_are_bound_to_their_classes() -> None:
@@ -381,5 +304,5 @@ def test_rows_per_class_are_bound_to_their_classes() -> None:
      {"rows": "per_class", "n_classes": 3, "apply_to": "both"}],
 )  # fmt: skip
 def test_impossible_rows_are_named(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="^(n_classes|rows|apply_to)"):
+    with pytest.raises(ConfigError, match="(n_classes|rows|apply_to): expected"):
         build("taskres", "open_clip", **wrong)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 import methods
 from benchmark.backbones import Intervention, TokenSequence, Tower
-from benchmark.conformance.small_models import small_backbone, small_batch
+from benchmark.conformance.small_models import FAMILIES, small_backbone, small_batch
 from methods.base import Method
 
+both_families = pytest.mark.parametrize("family", FAMILIES)
+both_towers = pytest.mark.parametrize("kind", ["image", "text"])
 END = 79
 """Id of the end token of the small models' texts."""
 

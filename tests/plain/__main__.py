@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(bench: PlainBench, content: Any, *, rounds: int) -> dict[str, Any]:
-    """Return the differences of the forms, their counts and one verdict per target."""
+    """Return the differences of the forms, and one result per target."""
     told = print if sys.stdout.isatty() else lambda text: None
-    found: dict[str, Any] = {"differences": compare.differences(bench, content["equal"])}
+    differences = compare.differences(bench, content["equal"])
     rows: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
     times: dict[str, Times] = {}
@@ -65,17 +65,10 @@ def measure(bench: PlainBench, content: Any, *, rounds: int) -> dict[str, Any]:
     throughput.measure(
         bench, rounds=rounds, told=told, done=lambda now, _: stages.__setitem__(slice(None), now)
     )
-
-    def done(counts: dict[str, dict[str, Any]], taken: dict[str, Times]) -> None:
-        found["counts"] = counts
-        times.update(taken)
-
     wanted = compare.forms(content, bench.device)
-    compare.measure_forms(bench, wanted, content["targets"], rounds=rounds, told=told, done=done)
-    found["targets"] = compare.verdicts(
-        content, found["counts"], times, bench=bench, rows=rows, stages=stages
-    )
-    return found
+    times |= compare.measure_forms(bench, wanted, content["targets"], rounds=rounds, told=told)
+    targets = compare.target_results(content, times, bench=bench, rows=rows, stages=stages)
+    return {"differences": differences, "targets": targets}
 
 
 if __name__ == "__main__":

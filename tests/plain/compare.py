@@ -1,6 +1,7 @@
-"""The fast forms against the plain ones: that both compute the same, how much they differ in cost, and the targets.
+"""The fast forms against the plain ones: that both compute the same, how much faster they are, and the targets.
 
-What is compared and what must be reached stands in ``targets.yaml`` beside this file.
+What is compared and what must be reached stands in ``targets.yaml`` beside this file. FLOPs and bytes do not depend on
+the machine: ``test_targets.py`` holds them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from benchmark.efficiency.timing import Times, in_turns, ratio
 from benchmark.efficiency.workbench import RUN_PAIRS, Candidate, Workbench, shared_copy
 from benchmark.errors import CellError
 from benchmark.files import read_yaml
-from benchmark.run.cost import measure_method
 from methods.base import Method
 from tests.plain import pieces
 from tests.plain.bench import PlainBench, PlainForm
@@ -29,14 +29,14 @@ _FILE = Path(__file__).with_name("targets.yaml")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One line of the comparison.
+class TargetResult:
+    """One target, as it was measured.
 
     Attributes:
         number: of the target. what: in words. measured: the figure, if it was measured.
         spread: fastest and slowest round of a time ratio.
         target: what it must reach, in words. met: whether it does; None where that cannot be said.
-        note: why not, or where else it is held.
+        note: why not.
     """
 
     number: int
@@ -131,7 +131,7 @@ def _scores(bench: Workbench, method: Method) -> Tensor:
     return scores
 
 
-# ---------------------------------------------------------------------------- cost
+# ---------------------------------------------------------------------------- time
 def measure_forms(
     bench: Workbench,
     wanted: Mapping[str, PlainForm],
@@ -139,124 +139,96 @@ def measure_forms(
     *,
     rounds: int,
     told: Callable[[str], None],
-    done: Callable[[dict[str, dict[str, Any]], dict[str, Times]], None],
-) -> None:
-    """Measure forms side by side.
-
-    Args:
-        bench: with the backbone and the pairs.
-        wanted: forms by name.
-        targets: what they are measured for.
-        rounds: of timing.
-        told: called with a few words about each stage.
-        done: called after each round with the counts of each form (step_flops, saved_bytes), and the times that targets
-            name, by "<form>|<quantity>".
-    """
+) -> dict[str, Times]:
+    """Return the times that targets name, by "<form>|<quantity>"; forms are measured side by side, in turns."""
     timed = {
-        (entry.get(side), entry.get("quantity", "").replace("pairs_per_s", "step_time"))
+        f"{entry.get(side)}|{entry.get('quantity', '').replace('pairs_per_s', 'step_time')}"
         for entry in targets
         for side in ("of", "against")
     }
-    counts: dict[str, dict[str, Any]] = {}
     things: dict[str, Callable[[], object]] = {}
     for name, form in wanted.items():
-        told(f"count {name}")
         candidate = Candidate(bench, form, cached=False)
-        method = candidate.method.train()
-        counts[name] = {
-            "step_flops": measure_method(method, candidate.batch)["step_flops_per_pair"],
-            "saved_bytes": candidate.memory(),
-        }
-        calls: dict[str, Callable[[], object]] = {
-            "step_time": candidate.step,
-            "evaluation_time": candidate.evaluate,
-        }
-        calls |= {f"{piece}_time": call for piece, call in pieces(method, candidate.batch).items()}
-        things |= {f"{name}|{what}": call for what, call in calls.items() if (name, what) in timed}
-    in_turns(things, rounds=rounds, device=bench.device, told=told, done=lambda times: done(counts, times))
+        calls: dict[str, Callable[[], object]] = {"step": candidate.step, "evaluation": candidate.evaluate}
+        calls |= pieces(candidate.method.train(), candidate.batch)
+        things |= {f"{name}|{what}_time": call for what, call in calls.items()}
+    things = {key: call for key, call in things.items() if key in timed}
+    found: dict[str, Times] = {}
+    in_turns(things, rounds=rounds, device=bench.device, told=told, done=found.update)
+    return found
 
 
-def verdicts(
+def target_results(
     content: Mapping[str, Any],
-    counts: Mapping[str, Mapping[str, Any]],
     times: Mapping[str, Times],
     *,
     bench: Workbench,
     rows: Sequence[Mapping[str, Any]] = (),
     stages: Sequence[Mapping[str, Any]] = (),
-) -> list[Verdict]:
+) -> list[TargetResult]:
     """Return a line per target.
 
     Args:
         content: of the file.
-        counts: of :func:`measure_forms`.
-        times: of that, and of ``method_costs.measure``.
+        times: of :func:`measure_forms`, and of ``efficiency.costs.measure``.
         bench: where they were measured.
-        rows: of ``method_costs.measure``.
-        stages: of ``input_pipeline.measure``.
+        rows: of ``efficiency.costs.measure``.
+        stages: of ``efficiency.throughput.measure``.
     """
-    judge = _Judge(
-        counts, times, bench,
-        {row["method"]: row for row in rows}, {row["name"]: row for row in stages}, _elsewhere(content, bench),
-    )  # fmt: skip
-    return [judge.verdict(entry) for entry in content["targets"]]
-
-
-def _elsewhere(content: Mapping[str, Any], bench: Workbench) -> str:
-    """Return why targets are not judged on this bench; empty where they are."""
     backbone, length = content["backbone"], content["text_length"]
     same = (bench.backbone.name, bench.text_length) == (backbone, length)
-    return "" if same else f"judged at {backbone}, {length} tokens"
+    elsewhere = "" if same else f"judged at {backbone}, {length} tokens"
+    measured = _Measured(
+        times, bench, {row["method"]: row for row in rows}, {row["name"]: row for row in stages}
+    )
+    return [_result(entry, measured, elsewhere) for entry in content["targets"]]
+
+
+def _result(entry: Mapping[str, Any], measured: _Measured, elsewhere: str) -> TargetResult:
+    number, what = int(entry["number"]), str(entry["what"])
+    value, spread = measured.of(entry)
+    goal = entry.get("faster", entry.get("at_least"))
+    target = "" if goal is None else f"{goal:g}{'x' * ('faster' in entry)} or more"
+    if value is None:
+        return TargetResult(number, what, target=target, note="not measured here")
+    note, device = elsewhere if target else "", measured.bench.device.type
+    if entry.get("device", device) != device:
+        target, note = "", f"{target} on {entry['device']}"
+    met = None if note or goal is None else value >= goal
+    return TargetResult(number, what, value, spread, target, met, note)
+
+
+_Figure = tuple[float | None, tuple[float, float] | None]
 
 
 @dataclass(frozen=True)
-class _Judge:
-    counts: Mapping[str, Mapping[str, Any]]
+class _Measured:
     times: Mapping[str, Times]
     bench: Workbench
     rows: Mapping[str, Mapping[str, Any]]
     stages: Mapping[str, Mapping[str, Any]]
-    elsewhere: str
 
-    @property
-    def device(self) -> str:
-        """The kind of device."""
-        return self.bench.device.type
-
-    def verdict(self, entry: Mapping[str, Any]) -> Verdict:
-        number, what = int(entry["number"]), str(entry["what"])
-        if "test" in entry:
-            return Verdict(number, what, note=f"held by {entry['test']}")
-        value, spread = self.measured(entry)
-        target, met = _goal(entry, value)
-        if value is None:
-            return Verdict(number, what, target=target, note="not measured here")
-        note = self.elsewhere if target else ""
-        if entry.get("device", self.device) != self.device:
-            target, note = "", f"{target} on {entry['device']}"
-        return Verdict(number, what, value, spread, target, None if note else met, note)
-
-    def measured(self, entry: Mapping[str, Any]) -> tuple[float | None, tuple[float, float] | None]:
+    def of(self, entry: Mapping[str, Any]) -> _Figure:
+        """Return the figure that a target asks for, with its spread."""
         if "cached" in entry:
             return self.cached(entry["cached"])
         if "input" in entry:
             stage = self.stages.get(entry["input"])
             return (None, None) if stage is None else (stage["per_cpu_second"], None)
-        of, quantity = str(entry["of"]), str(entry["quantity"])
-        against = str(entry.get("against", of))
-        if of not in self.counts or against not in self.counts:
+        of, quantity = str(entry["of"]), str(entry["quantity"]).replace("pairs_per_s", "step_time")
+        fast, slow = (self.times.get(f"{form}|{quantity}") for form in (of, entry.get("against", of)))
+        if fast is None or slow is None:
             return None, None
-        if quantity == "pairs_per_s":
-            return self.bench.batch_size / self.times[f"{of}|step_time"].median, None
-        if quantity.endswith("_time"):
-            return self.faster(self.times[f"{against}|{quantity}"], self.times[f"{of}|{quantity}"])
-        return self.counts[of][quantity] / self.counts[against][quantity], None
-
-    def faster(self, slow: Times, fast: Times) -> tuple[float, tuple[float, float]]:
-        middle, low, high = ratio(slow, fast, cpu=self.device == "cpu")
+        if entry["quantity"] == "pairs_per_s":
+            return self.bench.batch_size / fast.median, None
+        middle, low, high = ratio(slow, fast, cpu=self.on_cpu)
         return middle, (low, high)
 
-    def cached(self, method: str) -> tuple[float | None, tuple[float, float] | None]:
+    @property
+    def on_cpu(self) -> bool:
+        return self.bench.device.type == "cpu"
+
+    def cached(self, method: str) -> _Figure:
         """Return how many pairs are trained on with cached features while the frozen towers work on one."""
         row, step = self.rows.get(method), self.times.get(f"{method}|step_of_a_run")
         if row is None or step is None:
@@ -266,12 +238,4 @@ class _Judge:
         return (passes / self.bench.batch_size + trained) / trained, None
 
     def spent(self, times: Times) -> float:
-        return times.cpu_median if self.device == "cpu" else times.median
-
-
-def _goal(entry: Mapping[str, Any], value: float | None) -> tuple[str, bool | None]:
-    for key, word in (("faster", "x or more"), ("at_least", "or more"), ("share", "or less")):
-        if key in entry:
-            good = value is not None and (value <= entry[key] if key == "share" else value >= entry[key])
-            return f"{entry[key]:g} {word}".replace(" x", "x"), good
-    return "", None
+        return times.cpu_median if self.on_cpu else times.median

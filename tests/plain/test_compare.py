@@ -26,11 +26,9 @@ CONTENT = {
     "equal": [{"method": "ace_lora", "options": {"lora_dropout": 0.0}}],
     "targets": [
         {"number": 1, "what": "never", "of": "fast", "against": "plain", "quantity": "step_time", "faster": 1000},
-        {"number": 2, "what": "always", "of": "fast", "against": "plain", "quantity": "step_flops", "share": 1},
         {"number": 3, "what": "gpu", "of": "fast", "quantity": "pairs_per_s", "at_least": 1, "device": "cuda"},
-        {"number": 4, "what": "no", "of": "impossible", "against": "plain", "quantity": "saved_bytes", "share": 1},
+        {"number": 4, "what": "no", "of": "impossible", "against": "plain", "quantity": "step_time", "faster": 1},
         {"number": 5, "what": "cached", "cached": "taskres", "faster": 1},
-        {"number": 6, "what": "elsewhere", "test": "tests/test_x.py"},
         {"number": 7, "what": "graph", "of": "fast", "against": "plain", "quantity": "graph_text_time", "faster": 0},
         {"number": 8, "what": "fed", "input": "grey_handed_over", "at_least": 1},
     ],
@@ -47,11 +45,10 @@ def test_targets_are_met_or_not_and_say_where_they_are_judged(monkeypatch) -> No
         monkeypatch.setattr(throughput, name, value)
     found = command.measure(small_bench(), CONTENT, rounds=1)
     lines = found["targets"]
-    assert [line.met for line in lines] == [False, True, None, None, True, None, True, True]
-    assert [line.number for line in lines if line.measured is None] == [4, 6]
-    assert (lines[2].target, lines[2].note) == ("", "1 or more on cuda")
+    assert [line.met for line in lines] == [False, None, None, True, True, True]
+    assert [line.number for line in lines if line.measured is None] == [4]
+    assert (lines[1].target, lines[1].note) == ("", "1 or more on cuda")
     assert found["differences"][0]["gradients"] < 1e-9
-    assert set(found["counts"]) == {"plain", "fast"}
 
 
 def test_plain_forms_get_texts_of_the_context_length() -> None:
@@ -109,7 +106,6 @@ def test_cached_features_are_judged_per_pair_by_the_time_that_counts(device: str
     }
     bench = SimpleNamespace(device=torch.device(device), batch_size=2)
     rows = {"taskres": {"cached_towers": "image text"}}
-    judge = compare._Judge({}, times, bench, rows, {}, "")
-    entry = {"number": 10, "what": "cached", "cached": "taskres", "at_least": pairs}
-    assert judge.verdict(entry).measured == pytest.approx(pairs)
-    assert judge.verdict({**entry, "cached": "coop"}).note == "not measured here"
+    measured = compare._Measured(times, bench, rows, {})
+    assert measured.cached("taskres") == (pytest.approx(pairs), None)
+    assert measured.cached("coop") == (None, None)

@@ -8,9 +8,7 @@ import torch
 import methods
 from benchmark.conformance.small_models import move, small_backbone, small_batch
 from benchmark.errors import ConfigError
-from methods.layers.hypergraph import HypergraphNetwork, incidence
 from tests.plain import build
-from tests.plain.hypergraph import incidence_matrix
 from tests.plain.towers import PlainBert, PlainVit
 
 FAMILY = "timm+bert"
@@ -82,16 +80,6 @@ def test_evaluation_takes_one_image_and_one_prompt_at_a_time(monkeypatch) -> Non
     with torch.no_grad():
         plain.eval().classify(batch, plain.prepare_classes(batch.token_ids.unflatten(0, (3, 2))))
     assert seen == [1] * (6 + 6)
-
-
-def test_the_whole_matrix_is_that_of_the_layer() -> None:
-    torch.manual_seed(0)
-    tokens, row = torch.randn(3, 9, 5, dtype=torch.float64), torch.rand(3, 8, dtype=torch.float64)
-    keep = torch.arange(9) < torch.tensor([[9], [7], [4]])  # the last has two neighbours, not three
-    for mask in (None, keep):
-        expected = incidence(tokens, row, topk=3, keep=mask)
-        torch.testing.assert_close(incidence_matrix(tokens, row, 3, mask), expected)
-    assert HypergraphNetwork(5, 4).score is None
 
 
 def test_what_has_no_plain_form_is_refused() -> None:

@@ -68,17 +68,6 @@ def test_an_image_in_two_parts_is_refused(root: Path) -> None:
         check_apart({"train": part(root), "test": part(root)})
 
 
-def test_boxes_of_two_readings_are_the_same_and_inside_the_image(root: Path) -> None:
-    first, again = part(root, truth="boxes"), part(root, truth="boxes")
-    flipped = [View(hflip=True).boxes(boxes, first.size) for boxes in first.boxes]
-    for boxes, later, turned in zip(first.boxes, again.boxes, flipped, strict=True):
-        np.testing.assert_array_equal(boxes, later)
-        assert (turned[:, 0] == 64 - boxes[:, 2]).all()
-        assert len(boxes) > 0
-        assert boxes.min() >= 0
-        assert boxes.max() <= 64
-
-
 def test_missing_truth_and_missing_parts_are_one_clear_line(root: Path) -> None:
     fitting, around = preprocess_of(frozen().backbone).fitting, context(frozen().backbone, root)
     for truth in BOTH:
@@ -179,28 +168,6 @@ def test_tokens_that_a_method_inserts_are_no_part_of_the_map(name: str, root: Pa
     wrapped = method(name)
     taps = Taps(wrapped, (2, 11), context(wrapped.backbone, root))
     assert taps.shapes == [(96, 8, 8)] * 2
-
-
-class FourStages(nn.Module):
-    """A stub of a tower with a pyramid of its own."""
-
-    depth = 4
-
-    def forward(self, images: Any, *, interventions: Any, taps: Any) -> Any:
-        side = images.shape[-1]
-        maps = {t: torch.zeros(len(images), 8 * 2**t, side >> (2 + t), side >> (2 + t)) for t in taps}
-        return type("Output", (), {"taps": maps, "sequence": maps[3]})
-
-    def tap(self, sequence: Any) -> Any:
-        return sequence
-
-
-def test_a_pyramid_of_its_own_gives_every_stage_once(root: Path) -> None:
-    wrapped = method("zero_shot")
-    wrapped.backbone.image = FourStages()  # type: ignore[assignment]
-    taps = Taps(wrapped, (2, 4, 7, 9, 11), context(frozen().backbone, root))
-    assert taps.pyramid
-    assert taps.shapes == [(8, 16, 16), (16, 8, 8), (32, 4, 4), (64, 2, 2)]
 
 
 def test_kept_features_are_those_computed_each_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,15 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmark.backbones.towers.base import TowerOutput
 from benchmark.config.load import load_config
-from benchmark.errors import ConfigError, DataError
+from benchmark.errors import ConfigError
 from benchmark.metrics.classification import plain_value
 from benchmark.metrics.detection import RECALLS, Boxes, detection_metrics
 from methods.base import Method
@@ -132,61 +132,10 @@ def test_boxes_follow_the_flips_of_their_images(tmp_path: Path) -> None:
     assert torch.equal(torch.stack(flipped), torch.stack(again))  # nothing was changed in place
 
 
-class Stages:
-    """Stands in for an image tower whose four stages have maps of different sizes."""
-
-    depth = 4
-
-    def forward(self, images: torch.Tensor, *, taps: set[int], **_: object) -> TowerOutput:
-        maps = {index: torch.nn.functional.avg_pool2d(images, 4 * 2**index) for index in range(4)}
-        return TowerOutput(maps[3], {index: maps[index] for index in taps}, None)  # type: ignore[arg-type]
-
-    def tap(self, last: torch.Tensor) -> torch.Tensor:
-        return last
-
-
-def test_a_tower_with_a_pyramid_of_its_own_is_taken_as_it_is(tmp_path: Path) -> None:
-    method = small.method("zero_shot")
-    method.backbone.image = Stages()  # type: ignore[assignment]
-    found = _result(tmp_path, method, epochs=1)
-    # strides 8, 16, 32 as MGCA takes them from a ResNet
-    assert found.info["taps"] == [(3, 8, 8), (3, 4, 4), (3, 2, 2)]
-    method.backbone.image.depth = 2
-    with pytest.raises(ConfigError, match="3 tapped maps"):
-        _result(tmp_path, method, epochs=1)
-
-
-def test_rsna_runs_from_its_downloads_on(tmp_path: Path) -> None:
-    pytest.importorskip("pydicom")
-    from benchmark.data.datasets.rsna import rsna
-    from benchmark.data.prepare.prepare import prepare
-    from benchmark.preprocess import Fitting
-    from tests.data.trees import make_rsna
-
-    prepare(
-        rsna,
-        make_rsna(tmp_path / "raw"),
-        tmp_path / "data",
-        fitting=Fitting((64, 64)),
-        workers=1,
-        accept_split=True,
-    )
-    parts = {part: {"part": part, "protocol": "detection"} for part in ("train", "val", "test")}
-    found = _result(tmp_path / "data", entry={"dataset": "rsna", "title": "RSNA", **parts}, epochs=1)
-    # 20 of 60 images have boxes; 30 % of them (rounded up) are held out, and half of those are the test part
-    assert found.info["images"] == {"train": 14, "val": 3, "test": 3}
-    assert found.metrics["map"]["n"] == 3
-    corners = found.predictions["truth"]
-    assert (
-        (corners == [10, 12, 30, 42]).all(axis=1).any()
-    )  # x, y, width, height 10, 12, 20, 30 in a 64-pixel image
-    assert corners.max() <= 64
-
-
-def test_images_without_boxes_take_part_when_asked_for(tmp_path: Path) -> None:
-    found = _result(tmp_path, positives_only=False, epochs=1)
-    assert found.n == 48
-    assert found.metrics["map"]["value"] is not None
+def test_a_tower_without_three_maps_is_refused() -> None:
+    taps: Any = SimpleNamespace(shapes=[(3, 8, 8)] * 2, pyramid=True)
+    with pytest.raises(ConfigError, match="needs 3 tapped maps; this tower gives 2"):
+        DetectionTask().reader(taps, None, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_the_best_fixed_box_is_the_one_that_finds_most() -> None:
@@ -201,16 +150,6 @@ def test_the_best_fixed_box_is_the_one_that_finds_most() -> None:
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DetectionOptions(**options)
-
-
-def test_parts_that_share_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="must not share images"):
-        _result(tmp_path, entry=ENTRY | {"test": {"n": 16, "seed": 1}}, epochs=1)
-
-
-def test_a_dataset_without_boxes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="boxes"):
-        _result(tmp_path, entry=ENTRY | {"part": "siim"})
 
 
 def test_the_embedded_suite_tests_on_films_of_a_draw_of_its_own() -> None:

@@ -69,6 +69,8 @@ def test_segmentation_decodes_four_stages_of_a_model_with_one_channel(tmp_path: 
         for count, stride in zip((32, 64, 128, 256), (4, 8, 16, 32), strict=True)
     ]
     assert result.info["data_transform"] == record.fitting.name
+    assert "not the published" in str(result.info["data_notes"])
+    assert result.n == result.info["images"]["test"] > 0
     assert result.info["preprocess"] == json.loads(json.dumps(record.as_json()))
     assert result.predictions["panel_prediction"].shape[1:] == record.size
     assert result.predictions["panel_pixels"].ndim == 3  # grey, whatever the file was

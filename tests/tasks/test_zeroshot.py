@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional
 
 from benchmark.errors import ConfigError
-from benchmark.registry import METHODS
+from benchmark.registry import TASKS
 from tasks.base import fill
 from tasks.zeroshot import ZeroShotOptions, ZeroShotTask, class_tokens, similarities
 from tests.small import context, images, method
@@ -27,16 +25,15 @@ RSNA = {
 }
 
 
+def test_every_task_that_is_listed_can_be_loaded() -> None:
+    assert all(TASKS.get(name).title for name in TASKS.names())
+
+
 def test_fill() -> None:
     assert fill(["a {}.", "{} b"], "x") == ["a x.", "x b"]
     for wrong in ("no place", "{} and {}"):
         with pytest.raises(ValueError, match="exactly one"):
             fill([wrong], "x")
-
-
-@given(st.text())
-def test_any_class_text_is_filled_as_it_is(name: str) -> None:
-    assert fill(["a {}."], name) == [f"a {name}."]
 
 
 def test_similarities_by_hand(tmp_path: Path) -> None:
@@ -53,7 +50,7 @@ def test_similarities_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(ours, (image @ torch.stack(rows).T).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS.names(extras=False))
+@pytest.mark.parametrize("name", ["cocoop", "ace_lora", "taskres"])
 def test_batch_size_does_not_matter(tmp_path: Path, name: str) -> None:
     wrapped, data = method(name).eval(), images(count=9)
     sizes = [
@@ -129,8 +126,3 @@ def test_multiclass_validation_is_scored_as_a_test_set_is(tmp_path: Path) -> Non
     task = ZeroShotTask(ZeroShotOptions(bootstrap=5))
     score = task.validator(entry, around)(wrapped)["auroc"]
     assert score == pytest.approx(task.evaluate(wrapped, entry, "nih", around).metrics["auroc"]["value"])
-
-
-def test_options_are_checked() -> None:
-    with pytest.raises(ConfigError, match="bootstrap"):
-        ZeroShotOptions(bootstrap=0)
