@@ -100,27 +100,18 @@ def test_a_shell_sees_the_same(name: str, tmp_path: Path):
     check(case, done.returncode, done.stderr, before, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("recipe: {lr: [1\n", "zero_shot.yaml: not valid YAML in line 2"),
-        ("- 1\n", "zero_shot.yaml: expected keys and values, got list"),
-        (
-            "optoins: {}\n",
-            "zero_shot.yaml:methods.zero_shot.optoins: unknown key 'optoins'. Did you mean 'options'?",
-        ),
-        ("recipe: 3\n", "zero_shot.yaml:methods.zero_shot.recipe: expected keys and values, got 3"),
-        (
-            "recipe: {common: {lr: fast}}\n",
-            "zero_shot.yaml:methods.zero_shot.recipe.common.lr: expected a number",
-        ),
-        (
-            "recipe: {authors: 3}\n",
-            "zero_shot.yaml:methods.zero_shot.recipe.authors: expected keys and values, got 3",
-        ),
-        ("options: {r: 3}\n", "methods.zero_shot.options.r: unknown option of method 'zero_shot' 'r'"),
-    ],
-)
+METHOD_FILES = {
+    "recipe: {lr: [1\n": "zero_shot.yaml: not valid YAML in line 2",
+    "- 1\n": "zero_shot.yaml: expected keys and values, got list",
+    "optoins: {}\n": "methods.zero_shot.optoins: unknown key 'optoins'. Did you mean 'options'?",
+    "recipe: 3\n": "zero_shot.yaml:methods.zero_shot.recipe: expected keys and values, got 3",
+    "recipe: {common: {lr: fast}}\n": "zero_shot.yaml:methods.zero_shot.recipe.common.lr: expected a number",
+    "recipe: {authors: 3}\n": "methods.zero_shot.recipe.authors: expected keys and values, got 3",
+    "options: {r: 3}\n": "methods.zero_shot.options.r: unknown option of method 'zero_shot' 'r'",
+}
+
+
+@pytest.mark.parametrize(("content", "says"), METHOD_FILES.items())
 def test_the_settings_of_a_method(content, says, tmp_path, monkeypatch, capsys):
     small(tmp_path)
     (tmp_path / "methods").mkdir()

@@ -237,20 +237,17 @@ def test_a_half_written_folder_of_a_cell_does_not_stand_in_its_way(tmp_path):
 
 
 # ---------------------------------------------------------------------- checkpoints
+DAMAGED, OTHER = "damaged checkpoint", "other settings, data or another version"
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:300]), "damaged checkpoint"),
-        (lambda path: path.write_bytes(b""), "damaged checkpoint"),
-        (
-            lambda path: torch.save({"key": "1|k", "trained": {}}, path),
-            "other settings, data or another version",
-        ),
-        (
-            lambda path: torch.save({"key": "2|of another method"}, path),
-            "other settings, data or another version",
-        ),
-        (lambda path: torch.save([1, 2], path), "other settings, data or another version"),
+        (lambda path: path.write_bytes(path.read_bytes()[:300]), DAMAGED),
+        (lambda path: path.write_bytes(b""), DAMAGED),
+        (lambda path: torch.save({"key": "1|k", "trained": {}}, path), OTHER),
+        (lambda path: torch.save({"key": "2|of another method"}, path), OTHER),
+        (lambda path: torch.save([1, 2], path), OTHER),
     ],
     ids=["cut", "empty", "version", "method", "list"],
 )
