@@ -258,7 +258,7 @@ class Row:
         return Score(fmean(self.scores[key].value for key in keys), spread, runs=complete, apart=apart)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """What stands in one table: the methods of one suite on one backbone, or the rows of an experiment.
 

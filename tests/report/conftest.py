@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from benchmark.config.experiments import Experiment, ResolvedRow, resolve
-from benchmark.report import experiment_tables, report
+from benchmark.report import collect, experiment_tables, report
 from benchmark.report.tables import datasets
+from benchmark.report.tables.table import Table
 from benchmark.store.cells import CellFolder, Store
 
-SUITE = {
+SUITE: dict[str, Any] = {
     "name": "toy",
     "title": "Toy suite",
     "validation": {"metric": "auroc"},
@@ -31,7 +32,14 @@ SUITE = {
         "why": "the images are generated",
     },
 }
+COMPARABLE = SUITE | {"paper": SUITE["paper"] | {"comparable": True}}
 WriteCell = Callable[..., CellFolder]
+
+
+def shown(table: Table, column: str) -> dict[str, str]:
+    """Text of a column of a table by the title of the row."""
+    at = [one.full for one in table.columns].index(column)
+    return {cells[0].text: cells[at].text for cells in (*table.rows, *table.references)}
 
 
 def metric(value: float | None, half: float = 0.03) -> dict[str, Any]:
@@ -150,3 +158,10 @@ def choose_experiments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             )
 
     return choose
+
+
+@pytest.fixture
+def plain_titles(monkeypatch, choose_experiments):
+    """Methods are called by their names, and there is the main table alone."""
+    choose_experiments()
+    monkeypatch.setattr(collect, "method_titles", lambda name: (name, name))

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmark.report import collect
 from benchmark.report.agreement import comparable
 from benchmark.report.collect import collect_blocks
 from benchmark.report.model import Block, Row
 from benchmark.report.paper import load_paper
 from benchmark.report.significance.comparisons import block_tests
-from tests.report.conftest import WriteCell, write_report
+from tests.report.conftest import write_report
 
 ACC = ("zeroshot", "rsna", "acc")
 OTHER = ("zeroshot", "chexpert_5x200", "acc")
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, choose_experiments: Callable[..., None]) -> None:
-    choose_experiments()
-    monkeypatch.setattr(collect, "method_titles", lambda name: (name, name))
+pytestmark = pytest.mark.usefixtures("plain_titles")
 
 
 def block_of(folder: Path, **wanted: Any) -> Block:
@@ -39,7 +34,7 @@ def row_of(folder: Path, cell: str, **wanted: Any) -> Row:
 # --- settings -----------------------------------------------------------------------------------------------
 
 
-def test_seeds_with_other_settings_are_rows_of_their_own(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_seeds_with_other_settings_are_rows_of_their_own(tmp_path, write_cell):
     write_cell("clip_lora", 0, (0.40, 0.7), options={"r": 4})
     write_cell("clip_lora", 1, (0.50, 0.7), options={"r": 16})
     write_cell("clip_lora", 2, (0.44, 0.7), options={"r": 4})
@@ -55,9 +50,7 @@ def test_seeds_with_other_settings_are_rows_of_their_own(tmp_path: Path, write_c
     assert "seed 1 with r=16; other seeds ran with other settings" in text
 
 
-def test_a_limited_run_and_a_seed_of_equal_settings_are_no_rows_of_their_own(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_a_limited_run_and_a_seed_of_equal_settings_are_no_rows_of_their_own(tmp_path, write_cell):
     write_cell("clip_lora", 0, recipe={"lr": 0.001, "log_every": 20})
     write_cell("clip_lora", 1, recipe={"lr": 0.001, "log_every": 5})
     write_cell("clip_lora", 2, limit=64, recipe={"lr": 0.001})
@@ -79,9 +72,7 @@ def test_a_limited_run_and_a_seed_of_equal_settings_are_no_rows_of_their_own(
         ({"numbers": 2}, "version 2 of the numbers, not 1; version 2 of the numbers in training, not 1"),
     ],
 )
-def test_a_row_made_of_other_things_is_marked_and_left_out(
-    tmp_path: Path, write_cell: WriteCell, made: dict[str, Any], words: str
-) -> None:
+def test_a_row_made_of_other_things_is_marked_and_left_out(tmp_path, write_cell, made, words):
     write_cell("zero_shot", 0, (0.35, 0.6), parameters=0, made={})
     write_cell("coop", 0, (0.50, 0.7), made={})
     write_cell("mma", 0, (0.45, 0.7), made={})
@@ -93,7 +84,6 @@ def test_a_row_made_of_other_things_is_marked_and_left_out(
     tests = block_tests(block_of(tmp_path))
     assert tests.against("taskres", ACC) is None
     best = tests.best(ACC)
-    assert best is not None
     assert best.cell == "coop"
     write_report(tmp_path, formats=["md", "tex", "csv"])
     text = (tmp_path / "report" / "table_1.md").read_text()
@@ -103,7 +93,7 @@ def test_a_row_made_of_other_things_is_marked_and_left_out(
     assert "100.0(d)" in (tmp_path / "report" / "table_1.tex").read_text()
 
 
-def test_seeds_made_of_other_things_are_left_out_of_the_mean(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_seeds_made_of_other_things_are_left_out_of_the_mean(tmp_path, write_cell):
     write_cell("zero_shot", 0, parameters=0, made={})
     for seed, acc in enumerate((0.50, 0.54, 0.90)):
         write_cell("coop", seed, (acc, 0.7), made={"corpus": "new-c"} if acc == 0.90 else {})
@@ -113,9 +103,7 @@ def test_seeds_made_of_other_things_are_left_out_of_the_mean(tmp_path: Path, wri
     assert [note.text for note in row.notes] == ["seed 2 made with other images in the corpus: left out"]
 
 
-def test_what_was_made_by_an_older_program_agrees_with_its_like_alone(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_what_was_made_by_an_older_program_agrees_with_its_like_alone(tmp_path, write_cell):
     write_cell("zero_shot", 0, parameters=0)
     write_cell("coop", 0)
     assert not any(score.apart for row in block_of(tmp_path).rows for score in row.scores.values())
@@ -125,8 +113,8 @@ def test_what_was_made_by_an_older_program_agrees_with_its_like_alone(
 
 
 def test_the_baseline_says_what_the_others_must_be_made_of_else_most_rows_else_the_newest(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+    tmp_path, write_cell
+):
     write_cell("coop", 0, made={"rsna": "r-old"}, created="2026-01-01")
     write_cell("mma", 0, made={"rsna": "r-new"}, created="2026-01-02")
     assert row_of(tmp_path, "coop").scores[ACC].apart
@@ -139,9 +127,7 @@ def test_the_baseline_says_what_the_others_must_be_made_of_else_most_rows_else_t
     assert not rows["mma"].scores[OTHER].apart
 
 
-def test_a_sweep_over_the_corpus_and_an_unranked_row_are_not_judged(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_a_sweep_over_the_corpus_and_an_unranked_row_are_not_judged(tmp_path, write_cell):
     write_cell("coop", 0, made={})
     write_cell("mma", 0, limit=64, made={"corpus": "first-64"})
     write_cell("coop", 0, variant="corpus.fraction=0.5", made={"corpus": "half-half"})
@@ -149,7 +135,7 @@ def test_a_sweep_over_the_corpus_and_an_unranked_row_are_not_judged(
     assert not any(score.apart for row in (*found.rows, *found.variants) for score in row.scores.values())
 
 
-def test_images_are_fitted_to_a_backbone_but_labels_are_not(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_images_are_fitted_to_a_backbone_but_labels_are_not(tmp_path, write_cell):
     write_cell("zero_shot", 0, parameters=0, made={})
     write_cell("zero_shot", 0, parameters=0, backbone="other", made={"rsna": "fitted-r", "weights": "own"})
     write_cell(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from benchmark.config.experiments import Experiment, ResolvedRow
 from benchmark.report import collect
 from benchmark.report.report import read_report
-from tests.report.conftest import SUITE, WriteCell, metric, write_report
+from tests.report.conftest import SUITE, metric, write_report
 
 SPLITS = ("n_classes", "total_size", "train_pct", "val_pct", "test_pct")
 SIZES = Experiment("A.1", "datasets", "Datasets", tasks={"zeroshot": SPLITS, "segmentation": SPLITS})
@@ -28,13 +26,13 @@ COMPARABLE["validation"] |= {"task": "zeroshot", "title": "NIH", "classes": list
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, choose_experiments: Callable[..., None]) -> None:
+def _alone(monkeypatch, choose_experiments):
     choose_experiments((SIZES, ROWS))
     monkeypatch.setattr(collect, "method_titles", lambda name: (name, name))
 
 
 @pytest.fixture
-def store(tmp_path: Path, write_cell: WriteCell) -> Path:
+def store(tmp_path, write_cell):
     cell = write_cell("zero_shot", suite=COMPARABLE)
     images = {"train": 60, "val": 20, "test": 20}
     dense = {"siim": {"n": 20, "metrics": {"dice": metric(0.4)}, "info": {"images": images}}}
@@ -42,7 +40,7 @@ def store(tmp_path: Path, write_cell: WriteCell) -> Path:
     return tmp_path
 
 
-def test_what_the_paper_states_stands_beside_what_results_say(store: Path) -> None:
+def test_what_the_paper_states_stands_beside_what_results_say(store):
     frame = read_report(store, tables=["A1"]).frames()["A.1"].set_index("dataset")
     rsna = frame.loc["RSNA (zeroshot)"]
     assert (rsna["n_classes_paper"], rsna["n_classes"], rsna["n_classes_difference"]) == (2, 2, 0)
@@ -58,13 +56,13 @@ def test_what_the_paper_states_stands_beside_what_results_say(store: Path) -> No
     )
 
 
-def test_datasets_of_the_paper_without_a_counterpart_keep_their_row(store: Path) -> None:
+def test_datasets_of_the_paper_without_a_counterpart_keep_their_row(store):
     frame = read_report(store, tables=["A1"]).frames()["A.1"].set_index("dataset")
     assert frame.loc["MHIST (zeroshot)", "total_size_paper"] == 3152
     assert frame["total_size_paper"].notna().sum() == 8
 
 
-def test_all_formats_and_not_by_default(store: Path) -> None:
+def test_all_formats_and_not_by_default(store):
     names = {path.name for path in write_report(store, tables=["all"], formats=["md", "tex", "csv"])}
     assert {"table_A1.md", "table_A1.tex", "table_A1.csv"} <= names
     text = (store / "report" / "table_A1.md").read_text()
@@ -74,7 +72,7 @@ def test_all_formats_and_not_by_default(store: Path) -> None:
     assert [item.table for item in read_report(store).rendered] == ["1"]
 
 
-def test_differences_need_the_papers_data(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_differences_need_the_papers_data(tmp_path, write_cell):
     write_cell("zero_shot")
     (found,) = [item for item in read_report(tmp_path, tables=["A1"]).rendered if item.table == "A.1"]
     heads = [(column.group, column.head) for column in found.columns]

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from benchmark.report import collect
 from benchmark.report.model import Doubt
 from benchmark.report.report import read_report
-from tests.report.conftest import WriteCell
 
 PAIRS = "corpus 'toy': the frozen model likes its pairs no more than permuted ones (p = 0.51)"
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, choose_experiments: Callable[..., None]) -> None:
-    choose_experiments()
-    monkeypatch.setattr(collect, "method_titles", lambda name: (name, name))
+pytestmark = pytest.mark.usefixtures("plain_titles")
 
 
 def doubts_of(folder: Path) -> tuple[Doubt, ...]:
@@ -33,9 +27,7 @@ def lines_of(folder: Path, kind: str) -> list[str]:
     return [str(doubt) for doubt in doubts_of(folder) if doubt.kind == kind]
 
 
-def test_the_doubts_of_a_run_are_on_the_last_screen_below_the_table_and_on_the_page(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_the_doubts_of_a_run_are_on_the_last_screen_below_the_table_and_on_the_page(tmp_path, write_cell):
     write_cell("zero_shot", 0, (0.35, 0.30), parameters=0)
     cell = write_cell("coop", 0, (0.50, 0.52), limit=64, data_notes=[PAIRS, "3 films could not be read"])
     result = cell.read_json("zeroshot.json")
@@ -64,7 +56,7 @@ def test_the_doubts_of_a_run_are_on_the_last_screen_below_the_table_and_on_the_p
     report.write(["md", "tex", "html"])
     folder = report.folder
     for text in (
-        screen.file.getvalue(),  # type: ignore[attr-defined]
+        screen.file.getvalue(),
         (folder / "table_1.md").read_text().replace("\\", ""),
         (folder / "table_1.tex").read_text().replace("\\", ""),
         (folder / "index.html").read_text().replace("&#39;", "'"),
@@ -84,8 +76,8 @@ def test_the_doubts_of_a_run_are_on_the_last_screen_below_the_table_and_on_the_p
     ],
 )  # fmt: skip
 def test_a_score_must_beat_what_guessing_or_a_constant_answer_gets(
-    tmp_path: Path, write_cell: WriteCell, acc: float, auroc: float, kind: str, words: str
-) -> None:
+    tmp_path, write_cell, acc, auroc, kind, words
+):
     suite: dict[str, Any] = {"name": "own", "tasks": {"zeroshot": {"datasets": {
         "chexpert_5x200": {"title": "CheXpert 5x200"}}}}}  # fmt: skip
     for name in ("coop", "mma"):
@@ -97,9 +89,7 @@ def test_a_score_must_beat_what_guessing_or_a_constant_answer_gets(
     assert found == ([(kind, f"coop, mma: {words}.")] if kind else [])
 
 
-def test_rows_in_another_arithmetic_are_named_and_still_compared(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_rows_in_another_arithmetic_are_named_and_still_compared(tmp_path, write_cell):
     for name in ("zero_shot", "coop", "mma"):
         write_cell(name, made={"arithmetic": "bf16"} if name == "mma" else {})
     assert lines_of(tmp_path, "arithmetic") == ["mma: computed in bf16, the others in fp32."]

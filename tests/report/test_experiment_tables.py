@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +15,8 @@ from benchmark.report import collect
 from benchmark.report.paper import load_paper
 from benchmark.report.report import read_report
 from benchmark.report.tables.table import Table
-from tests.report.conftest import SUITE, WriteCell, write_report
+from tests.report.conftest import COMPARABLE, shown, write_report
 
-COMPARABLE: dict[str, Any] = copy.deepcopy(SUITE)
-COMPARABLE["paper"]["comparable"] = True
 ACC = "CheXpert 5x200 ACC [%], n = 1000"
 
 
@@ -40,14 +36,8 @@ PART_ROWS = [
 
 
 @pytest.fixture(autouse=True)
-def _titles(monkeypatch: pytest.MonkeyPatch) -> None:
+def _titles(monkeypatch):
     monkeypatch.setattr(collect, "method_titles", lambda name: (name, name))
-
-
-def texts(item: Table, column: str) -> dict[str, str]:
-    """Text of a column by the title of the row."""
-    at = [one.full for one in item.columns].index(column)
-    return {cells[0].text: cells[at].text for cells in (*item.rows, *item.references)}
 
 
 def table(tmp_path: Path, name: str) -> Table:
@@ -56,8 +46,8 @@ def table(tmp_path: Path, name: str) -> Table:
 
 
 def test_variants_are_rows_of_experiments_and_never_of_the_main_table(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
-) -> None:
+    tmp_path, write_cell, choose_experiments
+):
     choose_experiments((PARTS, PART_ROWS))
     write_cell("zero_shot", 0, (0.35, 0.7), parameters=0)
     write_cell("ace_lora", 0, (0.5, 0.8))
@@ -67,10 +57,10 @@ def test_variants_are_rows_of_experiments_and_never_of_the_main_table(
     assert [cells[0].text for cells in main.rows] == ["ace_lora", "zero_shot"]
     assert [item.cell for item in report.blocks[0].variants] == ["ace_lora+recipe.loss=clip"]
     assert parts.heading == "Table 5: Components. Toy suite, backbone tiny"
-    assert texts(parts, ACC) == {
+    assert shown(parts, ACC) == {
         "none": "35.0", "LoRA": "45.0", "all": "50.0", "Always the most frequent class": "20.0"
     }  # fmt: skip
-    assert texts(parts, "ACE-HGNN") | {"Always the most frequent class": ""} == {
+    assert shown(parts, "ACE-HGNN") | {"Always the most frequent class": ""} == {
         "none": "no", "LoRA": "no", "all": "yes", "Always the most frequent class": ""
     }  # fmt: skip
     frame = report.frames()["5"].set_index("title")
@@ -79,9 +69,7 @@ def test_variants_are_rows_of_experiments_and_never_of_the_main_table(
     assert "chexpert_5x200_auroc" not in frame
 
 
-def test_rows_that_were_not_run_say_so_and_name_the_command(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
-) -> None:
+def test_rows_that_were_not_run_say_so_and_name_the_command(tmp_path, write_cell, choose_experiments):
     choose_experiments(
         (PARTS, [*PART_ROWS, row("other", "zero_shot", backbone="huge", reason="no such backbone")])
     )
@@ -89,8 +77,8 @@ def test_rows_that_were_not_run_say_so_and_name_the_command(
         write_cell("ace_lora", seed, (0.5, 0.8))
     assert [item.table for item in read_report(tmp_path).rendered] == ["1"]
     parts = table(tmp_path, "5")
-    shown = texts(parts, ACC)
-    assert (shown["LoRA*"], shown["all"], shown["other*"]) == ("not run", "50.0", "-")
+    found = shown(parts, ACC)
+    assert (found["LoRA*"], found["all"], found["other*"]) == ("not run", "50.0", "-")
     command = "python run_benchmark.py --config configs/experiments/table_5.yaml --suite toy"
     assert f"Not run: none, LoRA. To run them: {command} --backbone tiny --seeds 0,1" in parts.notes
     assert "other: no such backbone." in parts.notes
@@ -101,11 +89,8 @@ def test_rows_that_were_not_run_say_so_and_name_the_command(
 
 
 def test_the_main_table_keeps_the_papers_rows_in_its_order(
-    tmp_path: Path,
-    write_cell: WriteCell,
-    choose_experiments: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    tmp_path, write_cell, choose_experiments, monkeypatch
+):
     titles = {"coop": "CoOp", "ace_lora": "ACE-LoRA", "mine": "Mine"}
     for module in ("collect", "experiment_tables"):
         monkeypatch.setattr(f"benchmark.report.{module}.method_titles", lambda name: (titles[name],) * 2)
@@ -119,8 +104,8 @@ def test_the_main_table_keeps_the_papers_rows_in_its_order(
 
 
 def test_a_gain_is_the_difference_of_two_rows_and_stands_beside_the_papers(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
-) -> None:
+    tmp_path, write_cell, choose_experiments
+):
     gain = "BMC-CLIP + ACE-LoRA minus BMC-CLIP"
     rows = [
         row("before", "zero_shot", "BMC-CLIP", backbone="other"),
@@ -133,9 +118,9 @@ def test_a_gain_is_the_difference_of_two_rows_and_stands_beside_the_papers(
     write_cell("ace_lora", 0, (0.9, 0.9), suite=COMPARABLE)
     found = table(tmp_path, "8")
     assert found.heading.endswith("backbone other")
-    assert texts(found, ACC)["gain"] == "+25.0"
-    assert texts(found, "CheXpert 5x200 ACC paper [%], n = 1000")["gain"] == "+25.80"
-    assert texts(found, "CheXpert 5x200 ACC difference [points], n = 1000") == {
+    assert shown(found, ACC)["gain"] == "+25.0"
+    assert shown(found, "CheXpert 5x200 ACC paper [%], n = 1000")["gain"] == "+25.80"
+    assert shown(found, "CheXpert 5x200 ACC difference [points], n = 1000") == {
         "before": "+0.3", "after": "-0.5", "gain": "-0.8", "Always the most frequent class": ""
     }  # fmt: skip
     assert found.rows[2][2].rank == ""
@@ -145,9 +130,7 @@ def test_a_gain_is_the_difference_of_two_rows_and_stands_beside_the_papers(
     assert frame.loc["gain", "kind"] == "difference"
 
 
-def test_a_task_that_the_paper_has_as_a_row_takes_that_rows_number(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
-) -> None:
+def test_a_task_that_the_paper_has_as_a_row_takes_that_rows_number(tmp_path, write_cell, choose_experiments):
     tasks = {"zeroshot": ("acc",), "transclip": ("acc",)}
     choose_experiments(
         (Experiment("A.4", "table", "T", tasks=tasks), [row("frozen", "zero_shot", "BiomedCLIP")])
@@ -155,19 +138,19 @@ def test_a_task_that_the_paper_has_as_a_row_takes_that_rows_number(
     cell = write_cell("zero_shot", 0, (0.35, 0.7), suite=COMPARABLE, parameters=0)
     assert [item.table for item in read_report(tmp_path).rendered] == ["1"]
     unfinished = table(tmp_path, "A.4")
-    assert texts(unfinished, "RSNA transclip ACC [%], n = ?")["frozen"] == "not run"
+    assert shown(unfinished, "RSNA transclip ACC [%], n = ?")["frozen"] == "not run"
     assert any(note.startswith("Not run: frozen (transclip). To run them") for note in unfinished.notes)
     result = cell.read_json("zeroshot.json") | {"task": "transclip"}
     cell.write_json("transclip.json", result)
     main, found = read_report(tmp_path).rendered
-    assert texts(found, "RSNA ACC paper [%], n = 1000")["frozen"] == "74.34"
-    assert texts(found, "RSNA transclip ACC paper [%], n = 1000")["frozen"] == "73.54"
+    assert shown(found, "RSNA ACC paper [%], n = 1000")["frozen"] == "74.34"
+    assert shown(found, "RSNA transclip ACC paper [%], n = 1000")["frozen"] == "73.54"
     assert "RSNA transclip ACC paper [%], n = 1000" not in [column.full for column in main.columns]
 
 
 def test_tables_of_related_suites_have_their_columns_and_repeats_are_left_out(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
-) -> None:
+    tmp_path, write_cell, choose_experiments
+):
     tissue: dict[str, Any] = {
         "name": "tissue",
         "title": "Tissue",
@@ -179,16 +162,11 @@ def test_tables_of_related_suites_have_their_columns_and_repeats_are_left_out(
     write_cell("zero_shot", 0, (0.25, 0.6), suite=tissue)
     found = table(tmp_path, "3")
     assert found.heading.startswith("Table 3: Histology. Tissue")
-    assert texts(found, "Slides ACC [%], n = 1000")["frozen"] == "35.0"
+    assert shown(found, "Slides ACC [%], n = 1000")["frozen"] == "35.0"
     assert [item.table for item in read_report(tmp_path, suite="toy").rendered] == ["1", "3"]
 
 
-def test_ties_are_marked_in_every_format_and_explained(
-    tmp_path: Path,
-    write_cell: WriteCell,
-    choose_experiments: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_ties_are_marked_in_every_format_and_explained(tmp_path, write_cell, choose_experiments, monkeypatch):
     choose_experiments()
     key = ("zeroshot", "rsna", "acc")
     tests = SimpleNamespace(
@@ -219,7 +197,7 @@ def test_ties_are_marked_in_every_format_and_explained(
     assert not frame.loc["zero_shot", "rsna_acc_tied_with_best"]
 
 
-def test_all_tables_of_the_paper_are_written_measured_or_not(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_all_tables_of_the_paper_are_written_measured_or_not(tmp_path, write_cell):
     write_cell("zero_shot", 0, (0.35, 0.7), parameters=0)
     written = {path.name for path in write_report(tmp_path, tables=["all"], formats=["csv", "md", "tex"])}
     names = [*map(str, range(1, 9)), "A1", "A2", "A3", "A4"]
@@ -237,9 +215,7 @@ def test_all_tables_of_the_paper_are_written_measured_or_not(tmp_path: Path, wri
     assert "| neither tower\\* | no | no |" in text
 
 
-def test_curves_are_blocks_for_figures(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Any
-) -> None:
+def test_curves_are_blocks_for_figures(tmp_path, write_cell, choose_experiments):
     points = [row("topk = 3", "ace_lora", variant="topk=3", value=3), row("topk = 5", "ace_lora", value=5)]
     choose_experiments((Experiment("A.2", "curve", tasks={"zeroshot": ("acc",)}, option="topk"), points))
     write_cell("ace_lora", 0, (0.5, 0.8))
@@ -253,7 +229,7 @@ def test_curves_are_blocks_for_figures(
     ]
 
 
-def test_the_projects_experiments_hold_every_row_of_the_papers_tables() -> None:
+def test_the_projects_experiments_hold_every_row_of_the_papers_tables():
     paper = load_paper()
     for one in experiments():
         if one.kind == "table":

@@ -35,20 +35,20 @@ from benchmark.report.figures.style import Drawing
 from benchmark.report.model import Block
 from benchmark.report.paper import load_paper
 from benchmark.report.report import read_report
-from tests.report.conftest import SUITE, WriteCell
+from tests.report.conftest import SUITE
 
 Choose = Callable[..., None]
 SHIPPED = dict(style.STYLE)  # before tests/conftest.py makes it quicker
 
 
-def test_the_pareto_front_keeps_what_nothing_cheaper_reaches() -> None:
+def test_the_pareto_front_keeps_what_nothing_cheaper_reaches():
     points = [(0.0, 50.0), (10.0, 60.0), (10.0, 58.0), (20.0, 59.0), (30.0, 60.0), (40.0, 70.0)]
     assert pareto_front(points) == [(0.0, 50.0), (10.0, 60.0), (40.0, 70.0)]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=14))
-def test_labels_at_line_ends_keep_order_and_distance(positions: list[float]) -> None:
+def test_labels_at_line_ends_keep_order_and_distance(positions):
     placed = spread_apart(np.array(positions), 5.0, 0.0, 100.0)
     assert placed.min() >= -1e-9
     assert placed.max() <= 100 + 1e-9
@@ -56,15 +56,15 @@ def test_labels_at_line_ends_keep_order_and_distance(positions: list[float]) -> 
     assert (np.diff(ordered) >= 5.0 - 1e-9).all()
 
 
-def test_line_ends_that_are_apart_stay_where_they_are() -> None:
+def test_line_ends_that_are_apart_stay_where_they_are():
     assert spread_apart(np.array([30.0, 10.0, 80.0]), 5.0, 0.0, 100.0).tolist() == [30.0, 10.0, 80.0]
 
 
-def test_too_many_labels_share_the_room() -> None:
+def test_too_many_labels_share_the_room():
     assert spread_apart(np.zeros(5), 50.0, 0.0, 100.0).tolist() == [0.0, 25.0, 50.0, 75.0, 100.0]
 
 
-def test_labels_of_crowded_points_do_not_cover_each_other_or_leave_the_axes() -> None:
+def test_labels_of_crowded_points_do_not_cover_each_other_or_leave_the_axes():
     figure = Figure(figsize=(5, 4))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -91,7 +91,7 @@ def _one(drawings: Iterator[Drawing]) -> Drawing:
     return drawing
 
 
-def test_every_method_has_another_look_also_in_grey() -> None:
+def test_every_method_has_another_look_also_in_grey():
     looks = [style.look(number) for number in range(11)]
     assert len({(one.colour, one.marker) for one in looks}) == 11
     assert len({one.marker for one in looks}) == 11
@@ -100,7 +100,7 @@ def test_every_method_has_another_look_also_in_grey() -> None:
     )
 
 
-def test_scores_stand_against_all_costs_that_were_measured(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_scores_stand_against_all_costs_that_were_measured(tmp_path, write_cell):
     write_cell("zero_shot", parameters=0, flops=None, step=None, curve=())
     write_cell("coop", scores=(0.5, 0.8))
     (block,) = _blocks(tmp_path)
@@ -115,7 +115,7 @@ def test_scores_stand_against_all_costs_that_were_measured(tmp_path: Path, write
     assert {"Zero-shot", "CoOp"} <= drawn
 
 
-def test_a_forest_has_a_panel_per_column_and_a_line_per_method(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_a_forest_has_a_panel_per_column_and_a_line_per_method(tmp_path, write_cell):
     write_cell("zero_shot", parameters=0, curve=())
     for seed in (0, 1):
         write_cell("coop", seed, (0.5 + 0.02 * seed, 0.8))
@@ -133,7 +133,7 @@ def test_a_forest_has_a_panel_per_column_and_a_line_per_method(tmp_path: Path, w
     assert "Band: Zero-shot" in drawing.caption
 
 
-def test_average_ranks_need_three_methods(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_average_ranks_need_three_methods(tmp_path, write_cell):
     for number, method in enumerate(("zero_shot", "coop")):
         write_cell(method, scores=(0.4 + 0.1 * number, 0.7))
     assert list(ranks.draw(_blocks(tmp_path)[0])) == []
@@ -145,7 +145,7 @@ def test_average_ranks_need_three_methods(tmp_path: Path, write_cell: WriteCell)
     assert "4 columns" in drawing.caption
 
 
-def test_training_curves_are_means_of_the_steps_of_all_seeds(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_training_curves_are_means_of_the_steps_of_all_seeds(tmp_path, write_cell):
     write_cell("coop", 0, curve=(0.5, 0.6, 0.7))
     write_cell("coop", 1, curve=(0.5, 0.6))
     drawing = _one(training.draw(_blocks(tmp_path)[0]))
@@ -178,8 +178,8 @@ def _sweep(choose: Choose, *values: float) -> None:
 
 
 def test_a_sweep_is_drawn_by_rising_value_with_what_is_missing_named(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose
-) -> None:
+    tmp_path, write_cell, choose_experiments
+):
     _sweep(choose_experiments, 8, 2, 4)
     write_cell("zero_shot", parameters=0, curve=())
     write_cell("coop", scores=(0.6, 0.7), variant="r=8")
@@ -197,7 +197,7 @@ def test_a_sweep_is_drawn_by_rising_value_with_what_is_missing_named(
     assert "No values of the paper" in drawing.caption
 
 
-def test_one_point_is_no_curve(tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose) -> None:
+def test_one_point_is_no_curve(tmp_path, write_cell, choose_experiments):
     _sweep(choose_experiments, 2, 8)
     write_cell("coop", variant="r=8")
     (block,) = read_report(tmp_path).curves
@@ -207,14 +207,14 @@ def test_one_point_is_no_curve(tmp_path: Path, write_cell: WriteCell, choose_exp
 # --- answers --------------------------------------------------------------------------------------------------
 
 
-def test_confusion_worked_by_hand() -> None:
+def test_confusion_worked_by_hand():
     similarity = np.array([[3.0, 1, 0], [0, 1, 0], [0, 5, 1], [2, 1, 0]])
     shares = confusion.confusion(similarity, np.array([0, 0, 1, 1]))
     assert shares[:2].tolist() == [[0.5, 0.5, 0], [0.5, 0.5, 0]]
     assert np.isnan(shares[2]).all()
 
 
-def test_calibration_error_worked_by_hand() -> None:
+def test_calibration_error_worked_by_hand():
     """Logits ln 3 and ln 9 against 0: confidences 3/4 and 9/10; of the first two answers one is right, of two both."""
     similarity = np.log([[3.0, 1], [1, 3], [9, 1], [1, 9]]) / 2
     found = reliability.sureness(similarity, np.array([0, 0, 0, 1]), scale=2.0)
@@ -234,7 +234,7 @@ def _with_answers(cell: Any, similarity: np.ndarray, **info: Any) -> None:
     cell.write_npz("predictions/zeroshot-rsna.npz", arrays)
 
 
-def test_answers_of_all_seeds_are_drawn_once_per_method(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_answers_of_all_seeds_are_drawn_once_per_method(tmp_path, write_cell):
     right = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     wrong = np.array([[0.0, 1], [1, 0], [0, 1], [0, 1]])
     _with_answers(write_cell("coop", 0), right, logit_scale=1.0)
@@ -252,7 +252,7 @@ def test_answers_of_all_seeds_are_drawn_once_per_method(tmp_path: Path, write_ce
     assert coop.texts[0].get_text() == f"ECE {((100 - sure) + abs(75 - sure)) / 2:.1f}"
 
 
-def test_transductive_answers_are_left_out(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_transductive_answers_are_left_out(tmp_path, write_cell):
     _with_answers(write_cell("coop"), np.eye(2)[[0, 0, 1, 1]], transductive=True)
     stored = Stored(_blocks(tmp_path)[0], "zeroshot", "rsna")
     assert list(confusion.draw(stored)) == []
@@ -261,9 +261,7 @@ def test_transductive_answers_are_left_out(tmp_path: Path, write_cell: WriteCell
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def test_pictures_carry_title_caption_and_no_date(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose
-) -> None:
+def test_pictures_carry_title_caption_and_no_date(tmp_path, write_cell, choose_experiments):
     choose_experiments()
     write_cell("coop")
     write_cell("coop", backbone="other")
@@ -279,9 +277,7 @@ def test_pictures_carry_title_caption_and_no_date(
         assert b"CreationDate" not in picture.files[1].read_bytes()
 
 
-def test_fonts_are_embedded_as_publishers_ask(
-    tmp_path: Path, write_cell: WriteCell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fonts_are_embedded_as_publishers_ask(tmp_path, write_cell, monkeypatch):
     monkeypatch.setattr(style, "STYLE", SHIPPED)
     write_cell("coop")
     block = _blocks(tmp_path)[0]
@@ -292,8 +288,8 @@ def test_fonts_are_embedded_as_publishers_ask(
 
 
 def test_a_figure_is_drawn_again_only_when_its_results_have_changed(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, write_cell, choose_experiments, monkeypatch
+):
     choose_experiments()
     write_cell("coop")
     first = write_figures(_blocks(tmp_path), (), tmp_path)
@@ -307,7 +303,7 @@ def test_a_figure_is_drawn_again_only_when_its_results_have_changed(
     assert write_figures(_blocks(tmp_path), (), tmp_path) == []
 
 
-def test_a_plugin_adds_a_figure(tmp_path: Path, write_cell: WriteCell, choose_experiments: Choose) -> None:
+def test_a_plugin_adds_a_figure(tmp_path, write_cell, choose_experiments):
     choose_experiments()
     write_cell("coop")
     plugin = tmp_path / "plugin.py"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ from benchmark.report.figures import Picture
 from benchmark.report.html import page
 from benchmark.report.html.curve import charts
 from benchmark.report.report import read_report
-from tests.report.conftest import SUITE, WriteCell
+from tests.report.conftest import SUITE
 
 TITLES = {"zero_shot": "BiomedCLIP", "clip_lora": "CLIP-LoRA", "ace_lora": "ACE-LoRA", "full_ft": "Full FT"}
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -76,14 +76,14 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(autouse=True)
-def _titles(monkeypatch: pytest.MonkeyPatch, choose_experiments: Callable[..., None]) -> None:
+def _titles(monkeypatch, choose_experiments):
     """Titles of the paper without importing the methods; no experiments."""
     choose_experiments()
     monkeypatch.setattr(collect, "method_titles", lambda name: (TITLES.get(name, name),) * 2)
 
 
 @pytest.fixture
-def store(tmp_path: Path, write_cell: WriteCell) -> Path:
+def store(tmp_path, write_cell):
     write_cell("ace_lora", 0, (0.50, 0.80), parameters=969_217, step=0.002)
     write_cell("ace_lora", 1, (0.54, 0.82), parameters=969_217, step=0.002)
     write_cell("clip_lora", 0, (0.44, 0.76), parameters=442_369, step=1.5, dirty=True)
@@ -118,7 +118,7 @@ def rows_of(table: Element) -> dict[str, list[Element]]:
     return {row.one("th").attributes["data-key"]: list(row.all("td")) for row in rows}
 
 
-def test_every_run_has_a_part_that_the_table_and_the_list_of_runs_lead_to(store: Path) -> None:
+def test_every_run_has_a_part_that_the_table_and_the_list_of_runs_lead_to(store):
     root = parse(store)
     parts = {part.attributes["id"]: part for part in root.all("article")}
     folders = [path.parent for path in (store / "runs").rglob("config.yaml")]
@@ -130,7 +130,7 @@ def test_every_run_has_a_part_that_the_table_and_the_list_of_runs_lead_to(store:
     assert all(part.attributes["class"] == "cell" for part in parts.values())
 
 
-def test_every_link_leads_to_something_in_the_page(store: Path) -> None:
+def test_every_link_leads_to_something_in_the_page(store):
     root = parse(store, (picture(store),))
     names = [element.attributes["id"] for element in root.all() if "id" in element.attributes]
     assert len(set(names)) == len(names)
@@ -139,7 +139,7 @@ def test_every_link_leads_to_something_in_the_page(store: Path) -> None:
     assert {"#summary", "#runs", "#table-0", "#figure_toy"} <= targets
 
 
-def test_a_part_tells_settings_origin_curve_scores_and_costs(store: Path) -> None:
+def test_a_part_tells_settings_origin_curve_scores_and_costs(store):
     part = parse(store).one("article", id="toy/tiny/ace_lora/seed-0")
     for expected in ("ACE-LoRA, seed 0", "0123456789", "method: ace_lora", "commit: 0123456789abcdef"):
         assert expected in part.text
@@ -158,7 +158,7 @@ def test_a_part_tells_settings_origin_curve_scores_and_costs(store: Path) -> Non
     assert "0.5 at step 0, 0.65 at step 20" in chart.attributes["aria-label"]
 
 
-def test_a_failure_tells_its_reason_and_folds_its_traceback(store: Path) -> None:
+def test_a_failure_tells_its_reason_and_folds_its_traceback(store):
     part = parse(store).one("article", id="toy/tiny/clip_lora/seed-2")
     assert "loss is not finite" in part.text
     folded = next(part.all("details"))
@@ -167,7 +167,7 @@ def test_a_failure_tells_its_reason_and_folds_its_traceback(store: Path) -> None
     assert "somebody" not in part.text
 
 
-def test_marks_stand_beside_the_method_in_the_table(store: Path) -> None:
+def test_marks_stand_beside_the_method_in_the_table(store):
     scores, costs = parse(store).one(id="table-0").all("table")
     for table in (scores, costs):
         heads = {
@@ -179,7 +179,7 @@ def test_marks_stand_beside_the_method_in_the_table(store: Path) -> None:
         assert "uncommitted changes" in marked
 
 
-def test_the_summary_counts_what_must_be_known(store: Path) -> None:
+def test_the_summary_counts_what_must_be_known(store):
     text = parse(store).one(id="summary").text
     assert "7 runs: 5 success, 2 failed." in text
     assert "limited to 64 samples: not comparable, not ranked." in text
@@ -187,7 +187,7 @@ def test_the_summary_counts_what_must_be_known(store: Path) -> None:
     assert "one seed only, so nothing is known of the spread" in text
 
 
-def test_numbers_carry_their_value_for_sorting(store: Path) -> None:
+def test_numbers_carry_their_value_for_sorting(store):
     scores, costs = parse(store).one(id="table-0").all("table")
     heads = [head.text for head in list(scores.one("thead").all("tr"))[-1].children]
     acc = heads.index("ACC [%]") - 1
@@ -202,7 +202,7 @@ def test_numbers_carry_their_value_for_sorting(store: Path) -> None:
     assert (values["BiomedCLIP"], values["ACE-LoRA"], values["CLIP-LoRA"]) == ("0.0", "969217.0", "442369.0")
 
 
-def test_nothing_is_requested_from_outside(store: Path) -> None:
+def test_nothing_is_requested_from_outside(store):
     text = text_of(store, (picture(store),))
     root = Page(text).root
     sources = [
@@ -221,9 +221,9 @@ def test_nothing_is_requested_from_outside(store: Path) -> None:
     assert "unsafe" not in policy
 
 
-def test_everything_from_the_store_is_escaped(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_everything_from_the_store_is_escaped(tmp_path, write_cell):
     suite = copy.deepcopy(SUITE) | {"title": f"Suite {EVIL} $x^2$ {{{{ 7 * 7 }}}}"}
-    suite["tasks"]["zeroshot"]["datasets"]["rsna"] |= {"title": EVIL, "classes": [EVIL]}  # type: ignore[index]
+    suite["tasks"]["zeroshot"]["datasets"]["rsna"] |= {"title": EVIL, "classes": [EVIL]}
     write_cell("ace_lora", 0, suite=suite)
     write_cell("plug<b>in", 1, suite=suite, status="partial", error=EVIL)
     cell = write_cell("clip_lora", 0, suite=suite, status="failed", error=EVIL)
@@ -245,9 +245,7 @@ def test_everything_from_the_store_is_escaped(tmp_path: Path, write_cell: WriteC
     assert EVIL in root.one("article", id="toy/tiny/clip_lora/seed-0").text
 
 
-def test_pictures_have_size_caption_and_words_for_those_who_cannot_see_them(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_pictures_have_size_caption_and_words_for_those_who_cannot_see_them(tmp_path, write_cell):
     write_cell("ace_lora")
     root = parse(tmp_path, (picture(tmp_path),))
     image = root.one("img").attributes
@@ -257,7 +255,7 @@ def test_pictures_have_size_caption_and_words_for_those_who_cannot_see_them(
     assert root.one("a", href="#figure_toy").text == "Toy"
 
 
-def test_damaged_files_cost_their_part_and_not_the_page(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_damaged_files_cost_their_part_and_not_the_page(tmp_path, write_cell):
     cell = write_cell("ace_lora", 0)
     cell.write_json("provenance.json", {"git": "none", "packages": [], "hardware": None})
     (cell.path / "adapt.json").write_text("{half")
@@ -269,7 +267,7 @@ def test_damaged_files_cost_their_part_and_not_the_page(tmp_path: Path, write_ce
     assert str(tmp_path) not in lost
 
 
-def test_a_page_of_many_cells_stays_small(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_a_page_of_many_cells_stays_small(tmp_path, write_cell):
     for name, seed in product([f"method_{number}" for number in range(11)], range(3)):
         write_cell(name, seed)
     text = text_of(tmp_path)
@@ -278,7 +276,7 @@ def test_a_page_of_many_cells_stays_small(tmp_path: Path, write_cell: WriteCell)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark", "print"])
-def test_colours_of_text_have_the_contrast_of_wcag_aa(scheme: str) -> None:
+def test_colours_of_text_have_the_contrast_of_wcag_aa(scheme):
     style = (Path(figures.__file__).parents[1] / "html" / "style.css").read_text()
     blocks = re.findall(r":root \{(.*?)\}", style, flags=re.S)
     colours: dict[str, str] = {}
@@ -302,7 +300,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_a_chart_marks_the_kept_step_and_skips_what_has_no_curve() -> None:
+def test_a_chart_marks_the_kept_step_and_skips_what_has_no_curve():
     history = [
         {"step": 0, "train_loss": None, "val_auroc": 0.5, "lr": 1.0},
         {"step": 10, "train_loss": 2.0, "val_auroc": 0.75, "lr": 0.5},

@@ -9,13 +9,11 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.report.conftest import WriteCell
 from tests.report.test_html import picture, text_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
@@ -53,7 +51,7 @@ pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium on PATH")
 
 
 @pytest.fixture
-def index(tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]) -> Path:
+def index(tmp_path, write_cell, choose_experiments):
     """A page with three methods of known order (by value, not as text: 9e-08), one of them with a failed run."""
     choose_experiments()
     write_cell("b_method", 0, (0.2, 9e-8))
@@ -90,7 +88,7 @@ def measured(order: list[str]) -> list[str]:
     return [name for name in order if "_method" in name]
 
 
-def test_the_page_sorts_by_value_opens_runs_by_their_link_and_runs_no_foreign_script(index: Path) -> None:
+def test_the_page_sorts_by_value_opens_runs_by_their_link_and_runs_no_foreign_script(index):
     found = probe(index)
     clicks = [(state, [name[0] for name in measured(order)]) for state, order in found["clicks"]]
     assert clicks == [
@@ -110,7 +108,7 @@ def test_the_page_sorts_by_value_opens_runs_by_their_link_and_runs_no_foreign_sc
     assert found["width"] <= 500  # wide tables scroll in their own box
 
 
-def test_the_page_can_be_seen_and_printed(index: Path) -> None:
+def test_the_page_can_be_seen_and_printed(index):
     seen, printed = index.with_name("seen.png"), index.with_name("printed.pdf")
     browse(index.parent, f"--screenshot={seen}", index.as_uri())
     browse(index.parent, f"--print-to-pdf={printed}", index.as_uri())

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmark.metrics.classification import Metric
-from benchmark.report import collect
 from benchmark.report.report import read_report
 from benchmark.report.tables.table import parameters_text, three_digits
-from tests.report.conftest import WriteCell
 
 RECIPE = {"epochs": 40, "batch_size": 64, "lr": 0.001, "loss": "label_guided", "log_every": 20}
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, choose_experiments: Callable[..., None]) -> None:
-    choose_experiments()
-    monkeypatch.setattr(collect, "method_titles", lambda name: (name, name))
+pytestmark = pytest.mark.usefixtures("plain_titles")
 
 
 def notes(tmp_path: Path) -> list[str]:
@@ -27,9 +21,7 @@ def notes(tmp_path: Path) -> list[str]:
     return list(found.notes)
 
 
-def test_recipes_that_differ_are_named_but_learning_rates_stand_in_the_caption(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_recipes_that_differ_are_named_but_learning_rates_stand_in_the_caption(tmp_path, write_cell):
     write_cell("coop", recipe=RECIPE)
     write_cell("mma", recipe={**RECIPE, "lr": 0.01, "log_every": 5})
     write_cell("full_ft", recipe={**RECIPE, "epochs": 10, "loss": "clip"})
@@ -39,15 +31,13 @@ def test_recipes_that_differ_are_named_but_learning_rates_stand_in_the_caption(
     assert "Learning rates: 0.001 coop, full_ft; 0.01 mma." in found.caption
 
 
-def test_recipes_that_differ_in_the_learning_rate_alone_are_not_mixed(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_recipes_that_differ_in_the_learning_rate_alone_are_not_mixed(tmp_path, write_cell):
     write_cell("coop", recipe=RECIPE)
     write_cell("mma", recipe={**RECIPE, "lr": 0.01})
     assert not [note for note in notes(tmp_path) if note.startswith("Mixed")]
 
 
-def test_one_seed_is_named_where_something_is_trained(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_one_seed_is_named_where_something_is_trained(tmp_path, write_cell):
     write_cell("zero_shot", parameters=0)
     write_cell("coop")
     write_cell("mma", 0)
@@ -56,7 +46,7 @@ def test_one_seed_is_named_where_something_is_trained(tmp_path: Path, write_cell
     assert [one.subject for one in found.doubts if one.kind == "one seed"] == ["coop"]
 
 
-def test_marks_of_rows_are_in_the_csv(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_marks_of_rows_are_in_the_csv(tmp_path, write_cell):
     write_cell("coop", limit=64, dirty=True)
     write_cell("mma", 0)
     write_cell("mma", 1, None, status="failed", error="no")
@@ -68,7 +58,7 @@ def test_marks_of_rows_are_in_the_csv(tmp_path: Path, write_cell: WriteCell) -> 
     assert marks["taskres"] == ""
 
 
-def test_the_count_of_samples_is_that_of_whole_runs(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_the_count_of_samples_is_that_of_whole_runs(tmp_path, write_cell):
     write_cell("mma")
     cell = write_cell("coop", limit=64)
     result = cell.read_json("zeroshot.json")
@@ -82,7 +72,7 @@ def test_the_count_of_samples_is_that_of_whole_runs(tmp_path: Path, write_cell: 
     assert "RSNA ACC [%], n = 64" in [column.full for column in found.columns]
 
 
-def test_numbers_are_short_and_keep_three_digits() -> None:
+def test_numbers_are_short_and_keep_three_digits():
     values = (None, 0, 77, 2049, 35_000, 969_217, 3_550_000, 195_900_000)
     assert [parameters_text(value) for value in values] == [
         "-", "0", "77", "2.05 K", "35.0 K", "969 K", "3.55 M", "196 M"
@@ -103,9 +93,7 @@ def test_numbers_are_short_and_keep_three_digits() -> None:
     assert Metric.of_stored("log_loss", {**loss.stored(), "key of a newer version": 1}) == loss
 
 
-def test_older_recipes_without_later_settings_are_not_another_recipe(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_older_recipes_without_later_settings_are_not_another_recipe(tmp_path, write_cell):
     later = {"negatives": "global", "length_bucket": 0, "compile": False, "gradient_checkpointing": False}
     write_cell("coop", recipe=RECIPE)
     write_cell("mma", recipe=RECIPE | later)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 from benchmark.report.report import read_report
 from benchmark.report.tables.table import Table
 from benchmark.store.cells import CellFolder
-from tests.report.conftest import SUITE, WriteCell, metric
+from tests.report.conftest import SUITE, WriteCell, metric, shown
 
 RADIOLOGY: dict[str, Any] = copy.deepcopy(SUITE) | {"name": "radiology", "backbone": "biomedclip"}
 RADIOLOGY["related"] = {"second_backbone": "bmc-clip"}
@@ -32,8 +31,8 @@ def came_from(cell: CellFolder, pretrained_on: str, note: str = "", **info: Any)
 
 
 def rows(item: Table, column: str) -> dict[str, str]:
-    at = [one.full for one in item.columns].index(column)
-    return {cells[0].text.rstrip("*"): cells[at].text for cells in item.rows}
+    names = {title.rstrip("*"): text for title, text in shown(item, column).items()}
+    return {name: text for name, text in names.items() if not name.startswith("Always")}
 
 
 def model_cells(write_cell: WriteCell) -> None:
@@ -50,9 +49,7 @@ def model_cells(write_cell: WriteCell) -> None:
         came_from(cell, on, note, rule=rule, data_transform=bordered if name == "gloria" else plain)
 
 
-def test_table_2_has_a_row_for_each_model_that_ran_and_a_reason_for_the_others(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_table_2_has_a_row_for_each_model_that_ran_and_a_reason_for_the_others(tmp_path, write_cell):
     model_cells(write_cell)
     assert [item.table for item in read_report(tmp_path).rendered if item.table == "2"] == ["2"]
     (found,) = (item for item in read_report(tmp_path, tables=["2"]).rendered if item.table == "2")
@@ -82,18 +79,18 @@ def test_table_2_has_a_row_for_each_model_that_ran_and_a_reason_for_the_others(
         assert line in notes
 
 
-def test_a_suite_made_for_other_backbones_keeps_the_rows_blank(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_a_suite_made_for_other_backbones_keeps_the_rows_blank(tmp_path, write_cell):
     embedded = copy.deepcopy(SUITE) | {"name": "phantom", "backbone": "tiny", "backbones": ["tiny"]}
     for method in ("zero_shot", "ace_lora"):
         write_cell(method, 0, (0.4, 0.7), suite=embedded, parameters=0)
     (found,) = (item for item in read_report(tmp_path, tables=["2"]).rendered if item.table == "2")
-    shown = rows(found, ACC)
-    assert shown["tiny (frozen)"] == "40.0"
-    assert {shown[name] for name in ("GLoRIA", "KAD", "BioViL-T", "BMC-CLIP")} == {"-"}
+    texts = rows(found, ACC)
+    assert texts["tiny (frozen)"] == "40.0"
+    assert {texts[name] for name in ("GLoRIA", "KAD", "BioViL-T", "BMC-CLIP")} == {"-"}
     assert any("GLoRIA" in note and "suite 'phantom' is made for tiny" in note for note in found.notes)
 
 
-def test_table_4_has_the_image_towers_that_ran(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_table_4_has_the_image_towers_that_ran(tmp_path, write_cell):
     for name, dice in (("biomedclip", 0.44), ("gloria", 0.4), ("prior", 0.46)):
         cell = write_cell("zero_shot", 0, (0.4, 0.7), suite=RADIOLOGY, backbone=name, parameters=0)
         for task, dataset, scores in (
@@ -105,15 +102,15 @@ def test_table_4_has_the_image_towers_that_ran(tmp_path: Path, write_cell: Write
                 f"{task}.json", {"task": task, "status": "success", "datasets": {dataset: result}}
             )
     (found,) = (item for item in read_report(tmp_path, tables=["4"]).rendered if item.table == "4")
-    shown = rows(found, "SIIM segmentation Dice [%], n = 1000")
-    assert (shown["GLoRIA"], shown["PRIOR"], shown["biomedclip (frozen)"]) == ("40.0", "46.0", "44.0")
-    assert {shown[name] for name in ("MGCA (ResNet-50)", "MGCA (ViT-B/16)", "KAD", "BioViL", "BioViL-T")} == {
+    texts = rows(found, "SIIM segmentation Dice [%], n = 1000")
+    assert (texts["GLoRIA"], texts["PRIOR"], texts["biomedclip (frozen)"]) == ("40.0", "46.0", "44.0")
+    assert {texts[name] for name in ("MGCA (ResNet-50)", "MGCA (ViT-B/16)", "KAD", "BioViL", "BioViL-T")} == {
         "not run"
     }
     assert rows(found, "RSNA detection mAP paper [%], n = 1000")["GLoRIA"] == "20.42"
 
 
-def test_tables_3_and_8_fill_from_the_models_that_ran(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_tables_3_and_8_fill_from_the_models_that_ran(tmp_path, write_cell):
     tissue = copy.deepcopy(SUITE) | {"name": "histopathology", "backbone": "biomedclip"}
     tissue["related"] = {"histopathology": "histopathology", "second_backbone": "bmc-clip"}
     for name, acc in (("biomedclip", 0.7), ("plip", 0.78), ("quiltnet", 0.8)):
@@ -121,8 +118,8 @@ def test_tables_3_and_8_fill_from_the_models_that_ran(tmp_path: Path, write_cell
     for method, acc in (("zero_shot", 0.25), ("ace_lora", 0.5)):
         write_cell(method, 0, (acc, 0.7), suite=RADIOLOGY, backbone="bmc-clip", parameters=0)
     found = {item.table: item for item in read_report(tmp_path, tables=["3", "8"]).rendered}
-    shown = rows(found["3"], ACC)
-    assert (shown["PLIP"], shown["QuiltNet"], shown["BMC-CLIP"]) == ("78.0", "80.0", "not run")
+    texts = rows(found["3"], ACC)
+    assert (texts["PLIP"], texts["QuiltNet"], texts["BMC-CLIP"]) == ("78.0", "80.0", "not run")
     assert rows(found["8"], ACC) == {
         "bmc-clip (frozen)": "25.0", "bmc-clip + ACE-LoRA": "50.0", "gain": "+25.0"
     }  # fmt: skip

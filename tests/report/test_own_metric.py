@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from rich.console import Console
 from benchmark.metrics.bootstrap import metrics_report
 from benchmark.metrics.classification import Metric, SampleMean, stored_form
 from benchmark.report.report import read_report
-from benchmark.report.tables.table import Table
 from benchmark.store.cells import Store
 
 N = 80
@@ -24,7 +22,7 @@ LOSS = Metric(
 
 
 @pytest.fixture
-def rendered(tmp_path: Path) -> Table:
+def rendered(tmp_path):
     ids = np.array([f"i{number}" for number in range(N)])
     for seed, (method, loss) in enumerate({"zero_shot": 0.9, "coop": 0.4, "maple": 0.89}.items()):
         values = loss + np.random.default_rng(seed).normal(0, 0.1, N)
@@ -45,7 +43,7 @@ def rendered(tmp_path: Path) -> Table:
     return found
 
 
-def test_the_table_has_its_head_its_unit_and_its_best_row(rendered: Table) -> None:
+def test_the_table_has_its_head_its_unit_and_its_best_row(rendered):
     (column,) = rendered.columns[1:]
     assert column.full == "Toy set log loss [nats], n = 80"
     cells = {row[0].text: row[1] for row in (*rendered.rows, *rendered.references)}
@@ -58,7 +56,7 @@ def test_the_table_has_its_head_its_unit_and_its_best_row(rendered: Table) -> No
     assert best == {"CoOp"}
 
 
-def test_it_is_tested_in_its_unit_and_less_is_better(rendered: Table, tmp_path: Path) -> None:
+def test_it_is_tested_in_its_unit_and_less_is_better(rendered, tmp_path):
     assert rendered.words[0].startswith("Toy set log loss: CoOp (-0.5")
     assert " nats, p < 0.001) is better than Zero-shot" in rendered.words[0]
     report = read_report(tmp_path)

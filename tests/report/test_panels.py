@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from benchmark.report.figures.style import Drawing
 from benchmark.report.model import Block
 from benchmark.report.paper import load_paper
 from benchmark.store.cells import CellFolder
-from tests.report.conftest import WriteCell, metric, write_report
+from tests.report.conftest import metric, write_report
 
 IDS = np.array(["a", "b"])
 RECALL = np.linspace(0, 1, 5)
@@ -87,7 +86,7 @@ def _images(drawing: Drawing) -> list[list[np.ndarray]]:
     return [[np.asarray(image.get_array()) for image in axes.images] for axes in drawing.figure.axes]
 
 
-def test_a_column_per_method_that_found_something_else(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_a_column_per_method_that_found_something_else(tmp_path, write_cell):
     for method, found in (
         ("zero_shot", (1, 3)),
         ("coop", (1, 3)),
@@ -105,7 +104,7 @@ def test_a_column_per_method_that_found_something_else(tmp_path: Path, write_cel
     assert "The same results, shown once: " in drawing.caption
 
 
-def test_each_model_answers_on_the_image_as_it_saw_it(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_each_model_answers_on_the_image_as_it_saw_it(tmp_path, write_cell):
     _with_masks(write_cell("zero_shot"), 4, 4)
     other = {
         "panel_truth": np.ones((2, 4, 4), bool),
@@ -120,7 +119,7 @@ def test_each_model_answers_on_the_image_as_it_saw_it(tmp_path: Path, write_cell
     assert any(np.array_equal(shade, np.eye(4, dtype=bool)) for shade in shades)
 
 
-def test_masks_are_filled_where_they_are(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_masks_are_filled_where_they_are(tmp_path, write_cell):
     _with_masks(write_cell("zero_shot"), 4, -1)
     images = _images(_drawn(tmp_path, "outline")["A5"])
     # of each image: input, truth, prediction; the second prediction is empty
@@ -128,7 +127,7 @@ def test_masks_are_filled_where_they_are(tmp_path: Path, write_cell: WriteCell) 
     np.testing.assert_array_equal(images[2][1][..., 3] > 0, _masks(4)[0])
 
 
-def test_boxes_lie_on_the_edges_of_their_pixels(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_boxes_lie_on_the_edges_of_their_pixels(tmp_path, write_cell):
     _with_boxes(write_cell("zero_shot"), [1, 1, 4, 4], [0, 2, 3, 8])
     tiles = _drawn(tmp_path, "find")["A5"].figure.axes
     boxes = [[patch.get_bbox().extents.tolist() for patch in axes.patches] for axes in tiles]
@@ -138,15 +137,13 @@ def test_boxes_lie_on_the_edges_of_their_pixels(tmp_path: Path, write_cell: Writ
     assert [text.get_text() for text in tiles[2].texts[-2:]] == ["0.75", "0.75"]
 
 
-def test_a_method_that_was_shown_other_images_is_left_out(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_a_method_that_was_shown_other_images_is_left_out(tmp_path, write_cell):
     _with_masks(write_cell("zero_shot"), 1, 1)
     _with_masks(write_cell("coop"), 2, 2, ids=np.array(["a", "z"]))
     assert len(_titles(_drawn(tmp_path, "outline")["A5"])) == 3
 
 
-def test_curves_end_where_recall_ends_and_average_over_overlaps_and_seeds(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_curves_end_where_recall_ends_and_average_over_overlaps_and_seeds(tmp_path, write_cell):
     _with_boxes(write_cell("zero_shot", seed=0), precision=0.4)
     _with_boxes(write_cell("zero_shot", seed=1), precision=0.8)
     _with_boxes(write_cell("coop"), precision=1.0)
@@ -160,7 +157,7 @@ def test_curves_end_where_recall_ends_and_average_over_overlaps_and_seeds(
     assert labels[0] == labels[1] == [row.title for row in _block(tmp_path).rows]
 
 
-def test_maps_stand_beside_the_image_with_its_boxes(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_maps_stand_beside_the_image_with_its_boxes(tmp_path, write_cell):
     for method, shift in (("zero_shot", 0.0), ("coop", 0.5), ("taskres", 0.0)):
         _store(
             write_cell(method),
@@ -182,22 +179,20 @@ def test_maps_stand_beside_the_image_with_its_boxes(tmp_path: Path, write_cell: 
     assert sorted(ranges) == ["0.00 to 0.30", "0.40 to 0.70", "0.50 to 0.80", "0.90 to 1.20"]
 
 
-def test_nothing_is_drawn_without_pictures_or_from_failed_runs(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_nothing_is_drawn_without_pictures_or_from_failed_runs(tmp_path, write_cell):
     _with_masks(write_cell("coop", status="failed"), 1, 1)
     write_cell("zero_shot")
     assert _drawn(tmp_path, "outline") == {}
 
 
-def test_a_damaged_file_costs_only_its_column(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_a_damaged_file_costs_only_its_column(tmp_path, write_cell):
     _with_masks(write_cell("zero_shot"), 1, 1)
     damaged = _with_masks(write_cell("coop"), 2, 2).path / "predictions" / "outline-siim.npz"
     damaged.write_bytes(damaged.read_bytes()[:50])
     assert len(_titles(_drawn(tmp_path, "outline")["A5"])) == 3
 
 
-def test_the_report_writes_and_embeds_the_pictures(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
-) -> None:
+def test_the_report_writes_and_embeds_the_pictures(tmp_path, write_cell, choose_experiments):
     choose_experiments()
     cell = write_cell("zero_shot", curve=(), parameters=0, flops=None)
     _with_masks(cell, 1, 3)
@@ -209,9 +204,7 @@ def test_the_report_writes_and_embeds_the_pictures(
     assert page.count("data:image/png;base64,") == sum(name.endswith(".png") for name in written)
 
 
-def test_the_same_store_gives_the_same_files(
-    tmp_path: Path, write_cell: WriteCell, choose_experiments: Callable[..., None]
-) -> None:
+def test_the_same_store_gives_the_same_files(tmp_path, write_cell, choose_experiments):
     choose_experiments()
     _with_masks(write_cell("zero_shot", scores=None), 1, 3)
     once, twice = (

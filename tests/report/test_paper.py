@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from benchmark.errors import DataError
@@ -18,14 +16,14 @@ NUM_IMAGES = {
 }
 
 
-def test_all_250_rows_are_there_once_with_numbers() -> None:
+def test_all_250_rows_are_there_once_with_numbers():
     frame = load_paper().frame
     assert len(frame) == 250
     assert not frame.duplicated(KEY).any()
     assert frame["value"].dtype == float
 
 
-def test_every_accuracy_is_a_share_of_whole_images() -> None:
+def test_every_accuracy_is_a_share_of_whole_images():
     frame = load_paper().frame
     accuracies = frame[frame["metric"] == "ACC"]
     assert set(accuracies["dataset"]) == set(NUM_IMAGES)
@@ -36,7 +34,7 @@ def test_every_accuracy_is_a_share_of_whole_images() -> None:
         assert row.value in shares, row
 
 
-def test_rows_that_repeat_across_tables_agree() -> None:
+def test_rows_that_repeat_across_tables_agree():
     paper = load_paper()
     for dataset in ("CheXpert5x200", "RSNA", "SIIM"):
         lora = paper.value("1", "CLIP-LoRA", dataset, "ACC")
@@ -45,7 +43,7 @@ def test_rows_that_repeat_across_tables_agree() -> None:
         assert paper.value("1", "ACE-LoRA", dataset, "AUC") == paper.value("2", "ACE-LoRA", dataset, "AUC")
 
 
-def test_access_by_the_papers_heads() -> None:
+def test_access_by_the_papers_heads():
     paper = load_paper()
     assert paper.value("1", "ACE-LoRA", "RSNA", "AUC") == 87.19
     assert paper.value("4", "ACE-LoRA", "SIIM", "Dice") == 46.34
@@ -53,7 +51,7 @@ def test_access_by_the_papers_heads() -> None:
     assert paper.value("1", "no such method", "RSNA", "ACC") is None
 
 
-def test_methods_come_in_the_papers_order() -> None:
+def test_methods_come_in_the_papers_order():
     methods = load_paper().methods("1")
     assert methods[0] == "BiomedCLIP"
     assert methods[-1] == "ACE-LoRA"
@@ -71,13 +69,13 @@ def test_methods_come_in_the_papers_order() -> None:
         ("table,row_method,group,dataset,metric,value\n" + "1,x,g,RSNA,ACC,1\n" * 2, ":3: .*there already"),
     ],
 )
-def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_file_is_named_with_its_line(tmp_path, text, message):
     path = tmp_path / "tables.csv"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         load_paper(path)
 
 
-def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_clear_error(tmp_path):
     with pytest.raises(DataError, match="cannot read the paper's numbers"):
         load_paper(tmp_path / "none.csv")

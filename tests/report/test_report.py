@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import copy
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,20 +14,20 @@ from benchmark.errors import ConfigError, StoreError
 from benchmark.report import collect
 from benchmark.report.paper import load_paper
 from benchmark.report.report import read_report
-from tests.report.conftest import SUITE, WriteCell, write_report
+from tests.report.conftest import COMPARABLE, SUITE, write_report
 
 TITLES = {"zero_shot": "BiomedCLIP", "clip_lora": "CLIP-LoRA", "ace_lora": "ACE-LoRA", "full_ft": "Full FT"}
 
 
 @pytest.fixture(autouse=True)
-def _titles(monkeypatch: pytest.MonkeyPatch, choose_experiments: Callable[..., None]) -> None:
+def _titles(monkeypatch, choose_experiments):
     """Titles of the paper without importing the methods, and the main table alone."""
     choose_experiments()
     monkeypatch.setattr(collect, "method_titles", lambda name: (TITLES.get(name, name),) * 2)
 
 
 @pytest.fixture
-def store(tmp_path: Path, write_cell: WriteCell) -> Path:
+def store(tmp_path, write_cell):
     """Two methods with two seeds, one ahead; a failed seed, a partial one, and the zero-shot model."""
     write_cell("ace_lora", 0, (0.50, 0.80), parameters=969_217, flops=4e9, curve=(0.5, 0.7, 0.8))
     write_cell("ace_lora", 1, (0.54, 0.82), parameters=969_217, flops=4e9, curve=(0.5, 0.7, 0.8))
@@ -51,7 +49,7 @@ def _markdown_rows(path: Path, part: int = 0) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-def test_csv_holds_means_over_seeds_as_fractions(store: Path) -> None:
+def test_csv_holds_means_over_seeds_as_fractions_and_what_failed(store):
     write_report(store, formats=["csv"])
     frame = pd.read_csv(store / "report" / "table_1.csv").set_index("title")
     methods = ["BiomedCLIP", "CLIP-LoRA", "ACE-LoRA", "user_method"]
@@ -69,18 +67,14 @@ def test_csv_holds_means_over_seeds_as_fractions(store: Path) -> None:
     assert frame["rsna_auroc_paper"].isna().all()
     assert frame["rsna_auroc_difference"].isna().all()
     assert (frame.loc[methods, "difference_reason"] == "the images are generated").all()
-
-
-def test_failed_runs_stay_out_of_means_and_all_troubles_are_noted(store: Path) -> None:
-    write_report(store, formats=["csv"])
-    lora = pd.read_csv(store / "report" / "table_1.csv").set_index("title").loc["CLIP-LoRA"]
+    lora = frame.loc["CLIP-LoRA"]  # failed runs stay out of means
     assert lora["chexpert_5x200_acc"] == pytest.approx(0.45)
     assert lora["seeds"] == 2
     assert "seed 1 is partial (segmentation failed)" in lora["notes"]
     assert "seed 2 failed (loss is not finite at step 7)" in lora["notes"]
 
 
-def test_markdown_marks_best_and_second_with_units_and_n(store: Path) -> None:
+def test_markdown_marks_best_and_second_with_units_and_n_and_has_the_costs_below(store):
     write_report(store, formats=["md"])
     text = (store / "report" / "table_1.md").read_text()
     rows = _markdown_rows(store / "report" / "table_1.md")
@@ -97,12 +91,7 @@ def test_markdown_marks_best_and_second_with_units_and_n(store: Path) -> None:
     assert rows["Always the most frequent class"][heads.index("RSNA ACC [%], n = 1000")] == "77.0"
     assert "and for differences are blank: the images are generated." in text
     assert "loss is not finite at step 7" in text
-
-
-def test_costs_stand_below_the_scores_with_the_convention(store: Path) -> None:
-    write_report(store, formats=["md"])
-    text = (store / "report" / "table_1.md").read_text()
-    rows = _markdown_rows(store / "report" / "table_1.md", part=1)
+    rows = _markdown_rows(store / "report" / "table_1.md", part=1)  # costs
     heads = rows["Method"]
     assert list(rows)[2:] == ["BiomedCLIP", "CLIP-LoRA", "ACE-LoRA", "user\\_method"]
     shown = {head: rows["ACE-LoRA"][heads.index(head)] for head in heads}
@@ -114,12 +103,8 @@ def test_costs_stand_below_the_scores_with_the_convention(store: Path) -> None:
     assert "FLOPs: multiply-add = 2." in text
 
 
-def test_differences_appear_where_the_suite_says_they_mean_something(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
-    suite = copy.deepcopy(SUITE)
-    suite["paper"]["comparable"] = True  # type: ignore[index]
-    write_cell("ace_lora", 0, (0.50, 0.80), suite=suite)
+def test_differences_appear_where_the_suite_says_they_mean_something(tmp_path, write_cell):
+    write_cell("ace_lora", 0, (0.50, 0.80), suite=COMPARABLE)
     write_report(tmp_path, formats=["md", "csv"])
     frame = pd.read_csv(tmp_path / "report" / "table_1.csv")
     assert frame.loc[0, "chexpert_5x200_acc_paper"] == pytest.approx(0.498)
@@ -129,12 +114,8 @@ def test_differences_appear_where_the_suite_says_they_mean_something(
     assert rows["ACE-LoRA"][at : at + 3] == ["49.80", "50.0 [47.0, 53.0]", "+0.2"]
 
 
-def test_data_that_are_not_as_published_are_named_and_not_compared(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
-    suite = copy.deepcopy(SUITE)
-    suite["paper"]["comparable"] = True  # type: ignore[index]
-    cell = write_cell("ace_lora", 0, (0.50, 0.80), suite=suite)
+def test_data_that_are_not_as_published_are_named_and_not_compared(tmp_path, write_cell):
+    cell = write_cell("ace_lora", 0, (0.50, 0.80), suite=COMPARABLE)
     stored = cell.read_json("zeroshot.json")
     stored["datasets"]["chexpert_5x200"]["info"] = {"data_notes": ["not the published split (test: 10 ids)"]}
     cell.write_json("zeroshot.json", stored)
@@ -148,11 +129,8 @@ def test_data_that_are_not_as_published_are_named_and_not_compared(
     assert "CheXpert 5x200: not the published split (test: 10 ids)." in text
 
 
-def test_the_papers_numbers_are_left_blank_for_another_backbone_and_for_limited_runs(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
-    suite = copy.deepcopy(SUITE) | {"backbone": "tiny"}
-    suite["paper"]["comparable"] = True  # type: ignore[index]
+def test_the_papers_numbers_are_left_blank_for_another_backbone_and_for_limited_runs(tmp_path, write_cell):
+    suite = COMPARABLE | {"backbone": "tiny"}
     write_cell("ace_lora", suite=suite, backbone="huge")
     write_cell("ace_lora", suite=suite)
     write_cell("clip_lora", suite=suite, limit=10)
@@ -165,9 +143,7 @@ def test_the_papers_numbers_are_left_blank_for_another_backbone_and_for_limited_
     assert "Table 1" in own.caption
 
 
-def test_a_suite_without_counterpart_in_the_paper_has_no_paper_columns(
-    tmp_path: Path, write_cell: WriteCell
-) -> None:
+def test_a_suite_without_counterpart_in_the_paper_has_no_paper_columns(tmp_path, write_cell):
     write_cell("ace_lora", suite={"name": "own"})
     write_report(tmp_path, formats=["md"])
     rows = _markdown_rows(tmp_path / "report" / "table_1.md")
@@ -175,7 +151,7 @@ def test_a_suite_without_counterpart_in_the_paper_has_no_paper_columns(
     assert "chexpert\\_5x200 ACC [%], n = 1000" in rows["Method"]
 
 
-def test_limited_runs_are_marked_and_never_ranked(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_limited_runs_are_marked_and_never_ranked(tmp_path, write_cell):
     write_cell("ace_lora", 0, (0.90, 0.95), limit=64)
     write_cell("clip_lora", 0, (0.40, 0.70))
     write_cell("full_ft", 0, (0.45, 0.72))
@@ -191,7 +167,7 @@ def test_limited_runs_are_marked_and_never_ranked(tmp_path: Path, write_cell: Wr
     assert "limited to 64 samples are left out" in frame.loc["Full FT", "notes"]
 
 
-def test_a_method_whose_runs_all_failed_keeps_its_row(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_a_method_whose_runs_all_failed_keeps_its_row(tmp_path, write_cell):
     write_cell("ace_lora", 0, None, status="failed", error="out of memory")
     write_cell("clip_lora", 0, None, status="running")
     write_cell("full_ft", 0)
@@ -204,14 +180,14 @@ def test_a_method_whose_runs_all_failed_keeps_its_row(tmp_path: Path, write_cell
     assert "seed 0 is unfinished" in (tmp_path / "report" / "table_1.md").read_text()
 
 
-def test_a_store_without_any_result_still_gives_a_report(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_a_store_without_any_result_still_gives_a_report(tmp_path, write_cell):
     write_cell("ace_lora", 0, None, status="failed", error="no", curve=())
     written = write_report(tmp_path)
     assert not [path for path in written if path.suffix == ".png"]
     assert (tmp_path / "report" / "index.html").is_file()
 
 
-def test_a_damaged_result_is_noted_and_the_rest_reported(store: Path) -> None:
+def test_a_damaged_result_is_noted_and_the_rest_reported(store):
     (store / "runs/toy/tiny/user_method/seed-0/zeroshot.json").write_text("{half")
     write_report(store, formats=["md"])
     text = (store / "report" / "table_1.md").read_text()
@@ -219,9 +195,7 @@ def test_a_damaged_result_is_noted_and_the_rest_reported(store: Path) -> None:
     assert "**52.0**" in text
 
 
-def test_several_backbones_and_suites_become_blocks_that_are_ranked_apart(
-    store: Path, write_cell: WriteCell
-) -> None:
+def test_several_backbones_and_suites_become_blocks_that_are_ranked_apart(store, write_cell):
     write_cell("ace_lora", 0, (0.2, 0.5), backbone="other")
     write_cell("clip_lora", 0, (0.1, 0.4), backbone="other")
     write_cell("ace_lora", 0, (0.7, 0.9), suite={**SUITE, "name": "second", "title": "Second"})
@@ -237,7 +211,7 @@ def test_several_backbones_and_suites_become_blocks_that_are_ranked_apart(
     assert set(pd.read_csv(store / "report" / "table_1.csv")["suite"]) == {"toy"}
 
 
-def test_the_ceiling_is_a_separate_last_row(store: Path) -> None:
+def test_the_ceiling_is_a_separate_last_row(store):
     entry = {
         "title": "Linear probe (supervised ceiling)",
         "datasets": {"rsna": {"acc": 0.99, "auroc": 0.995}},
@@ -254,7 +228,7 @@ def test_the_ceiling_is_a_separate_last_row(store: Path) -> None:
         write_report(store, formats=["md"])
 
 
-def test_latex_is_balanced_and_escaped(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_latex_is_balanced_and_escaped(tmp_path, write_cell):
     suite = {**SUITE, "title": r"50% of A&B_{x} \ ~ ^ # $"}
     write_cell("ace_lora", 0, suite=suite)
     write_cell("clip_lora", 0, (0.3, 0.6), suite=suite)
@@ -275,7 +249,7 @@ def test_latex_is_balanced_and_escaped(tmp_path: Path, write_cell: WriteCell) ->
         assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in body[1:]} == {len(columns)}
 
 
-def test_means_over_datasets_need_every_dataset(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_means_over_datasets_need_every_dataset(tmp_path, write_cell):
     write_cell("ace_lora", 0, (0.50, 0.80))
     write_cell("ace_lora", 1, (0.54, 0.80))
     cell = write_cell("clip_lora", 0, (0.40, 0.70))
@@ -285,13 +259,12 @@ def test_means_over_datasets_need_every_dataset(tmp_path: Path, write_cell: Writ
     (block,) = collect.collect_blocks(tmp_path, load_paper())
     lora, ace = block.rows
     mean = ace.mean_over(block.keys("acc", "zeroshot"))
-    assert mean is not None
     assert mean.value == pytest.approx((0.52 + 0.62) / 2)
     assert mean.sd == pytest.approx(0.04 / 2**0.5)
     assert lora.mean_over(block.keys("acc", "zeroshot")) is None
 
 
-def test_efficiency_csv_averages_every_number_of_the_cells(store: Path) -> None:
+def test_efficiency_csv_averages_every_number_of_the_cells(store):
     write_report(store, formats=["csv"])
     frame = pd.read_csv(store / "report" / "efficiency.csv").set_index("method")
     assert frame.loc["ace_lora", "wall_time_s"] == 61.5
@@ -302,7 +275,7 @@ def test_efficiency_csv_averages_every_number_of_the_cells(store: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_final_screen_shows_value_interval_parameters_and_time(store: Path, width: int) -> None:
+def test_the_final_screen_shows_value_interval_parameters_and_time(store, width):
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(read_report(store).console())
     text = console.export_text()
@@ -311,7 +284,7 @@ def test_the_final_screen_shows_value_interval_parameters_and_time(store: Path, 
     assert "0.52" not in text
 
 
-def test_unknown_tables_formats_and_baselines_are_named(store: Path) -> None:
+def test_unknown_tables_formats_and_baselines_are_named(store):
     with pytest.raises(ConfigError, match=r"unknown table '9'.* Known: 1, all"):
         write_report(store, tables=["9"])
     with pytest.raises(ConfigError, match="unknown format 'docx'"):
@@ -320,9 +293,7 @@ def test_unknown_tables_formats_and_baselines_are_named(store: Path) -> None:
         write_report(store, baseline="ace")
 
 
-def test_the_command_writes_the_tables_that_are_asked_for(
-    store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_the_tables_that_are_asked_for(store, capsys):
     words = ["--output-dir", str(store), "--tables", "1", "--formats", "md", "--baseline", "clip_lora"]
     assert main(["report", *words]) == 0
     assert (store / "report" / "table_1.md").is_file()
@@ -335,7 +306,7 @@ def test_the_command_writes_the_tables_that_are_asked_for(
     assert "error: --baseline: unknown method 'nothing'" in capsys.readouterr().err
 
 
-def test_a_file_for_config_adds_a_table(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_for_config_adds_a_table(store, capsys):
     mine = store / "mine.yaml"
     mine.write_text("""
 experiment:
@@ -361,12 +332,12 @@ experiment:
     assert "mine.yaml:experiment.kind" in capsys.readouterr().err
 
 
-def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
+def test_an_empty_store_says_what_to_do(tmp_path):
     with pytest.raises(StoreError, match="no runs of suite 'x' to report. Run the benchmark"):
         write_report(tmp_path, suite="x")
 
 
-def test_the_same_store_gives_the_same_files(tmp_path: Path, write_cell: WriteCell) -> None:
+def test_the_same_store_gives_the_same_files(tmp_path, write_cell):
     write_cell("ace_lora")
     first = {path.name: path.read_bytes() for path in write_report(tmp_path)}
     second = {path.name: path.read_bytes() for path in write_report(tmp_path)}

@@ -31,7 +31,7 @@ from benchmark.metrics.paired_tests import (
     resampled_test,
 )
 from benchmark.report.agreement import baseline_cell, other_test_data
-from benchmark.report.model import SMALLEST_DIFFERENCE, Block, Key, Row, Run
+from benchmark.report.model import SMALLEST_DIFFERENCE, Block, Key, Row
 from benchmark.report.significance.evidence import Evidence, mean_evidence, patient_counts, run_evidence
 
 ALPHA = 0.05
@@ -111,30 +111,13 @@ class Ranks:
 # --- a table ------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=32)
 def block_tests(block: Block) -> BlockTests:
     """Return the tests of a table, made when asked for; the same object for the same block.
 
     A table without its baseline's row has no tests against a baseline, only ties with the best.
     """
-    return _block_tests(_Same(block))
-
-
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """A block as a key of the cache: the same object, not an equal one (its mappings have no hash)."""
-
-    block: Block
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.block is other.block
-
-    def __hash__(self) -> int:
-        return id(self.block)
-
-
-@functools.lru_cache(maxsize=32)
-def _block_tests(same: _Same) -> BlockTests:
-    return BlockTests(same.block)
+    return BlockTests(block)
 
 
 class BlockTests:
@@ -184,15 +167,13 @@ class BlockTests:
         best = self.best(key)
         return frozenset({best.cell, *tied}) if best is not None and tested else frozenset()
 
-    def ranks(self, keys: Sequence[Key] | None = None) -> Ranks | None:
+    def ranks(self) -> Ranks | None:
         """Average ranks over columns; None with fewer than three rows or two columns that all of them have.
 
         Transductive results are left out: they use the whole test set at once.
         """
-        wanted = [
-            key for key in (self.keys if keys is None else keys) if not is_transductive(self.block, key)
-        ]
-        columns = [key for key in wanted if any(key in row.scores for row in self.rows)]
+        present = {key for row in self.rows for key in row.scores}
+        columns = [key for key in self.keys if key in present and not is_transductive(self.block, key)]
         rows = [row for row in self.rows if all(row.compared(key) for key in columns)]
         if len(rows) < 3 or len(columns) < 2:
             return None
@@ -202,26 +183,23 @@ class BlockTests:
         order = np.argsort(average, kind="stable")
         ranked, average = [rows[index] for index in order], average[order]
         critical = nemenyi_critical_difference(len(rows), len(columns), ALPHA)
+        names = tuple(row.cell for row in ranked)
         return Ranks(
-            names=tuple(row.cell for row in ranked),
+            names=names,
             titles=tuple(row.title for row in ranked),
             average=tuple(float(rank) for rank in average),
             critical_difference=critical,
             p_value=friedman(values),
             columns=tuple(columns),
-            groups=tuple(
-                tuple(row.cell for row in ranked[first : last + 1])
-                for first, last in indistinct(average.tolist(), critical)
-            ),
+            groups=tuple(names[first : last + 1] for first, last in indistinct(average.tolist(), critical)),
         )
 
-    def ran_once(self, keys: Iterable[Key]) -> list[Row]:
+    def ran_once(self, keys: Sequence[Key]) -> list[Row]:
         """Rows whose training noise is unknown in some of these columns: they vary, and one seed was run."""
-        columns = list(keys)
         return [
             row
             for row in self.rows
-            if any(row.compared(key) and seed_variance(row, key) is None for key in columns)
+            if any(row.compared(key) and seed_variance(row, key) is None for key in keys)
         ]
 
     def _column(self, key: Key) -> tuple[dict[str, Comparison], dict[str, Comparison]]:
@@ -247,14 +225,11 @@ def main_keys(block: Block) -> tuple[Key, ...]:
     if block.experiment is not None:
         wanted = {task: list(names) for task, names in block.experiment.tasks.items()}
     order = list(block.spec.get("tasks") or {})
-    tasks_in_order = sorted(wanted, key=lambda task: order.index(task) if task in order else len(order))
-    return tuple(
-        key
-        for task in tasks_in_order
-        for dataset in block.datasets(task)
-        for metric in dict.fromkeys(wanted[task])
-        if (key := (task, dataset, metric)) in present
+    tasks = sorted(wanted, key=lambda task: order.index(task) if task in order else len(order))
+    keys = (
+        (task, dataset, name) for task in tasks for dataset in block.datasets(task) for name in wanted[task]
     )
+    return tuple(key for key in dict.fromkeys(keys) if key in present)
 
 
 def is_transductive(block: Block, key: Key) -> bool:
@@ -365,10 +340,6 @@ def seed_variance(row: Row, key: Key) -> float | None:
     runs = row.scores[key].runs if key in row.scores else ()
     if len(runs) > 1:
         return stdev(float(run.scores()[key]["value"]) for run in runs) ** 2 / len(runs)
-    return None if any(run.trains for run in runs) or any(_trains_a_head(run, key) for run in runs) else 0.0
-
-
-def _trains_a_head(run: Run, key: Key) -> bool:
-    """Whether the task has trained something of its own, which varies over seeds even where the method does not."""
-    result = (run.tasks[key[0]].get("datasets") or {}).get(key[1]) or {}
-    return "head_parameters" in (result.get("info") or {})
+    # a task may train a head of its own, which varies over seeds even where the method does not
+    varies = any(run.trains or "head_parameters" in run.info(key[0], key[1]) for run in runs)
+    return None if varies else 0.0

@@ -150,14 +150,13 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 def _protocol(run: Run, task: str, dataset: str) -> Protocol:
-    result = ((run.tasks.get(task) or {}).get("datasets") or {}).get(dataset) or {}
-    info = result.get("info") or {}
+    info = run.info(task, dataset)
     settings = (run.config.get("tasks") or {}).get(task) or {}
     scale = 1.0 if info.get("logit_scale") is None else float(info["logit_scale"])
     # results from before "final" was stored: what a published rule gave was multiplied by nothing where it was final
     unsaid = info.get("rule", "global") != "global" and scale == 1.0
     return Protocol(
-        kind=str(result.get("kind") or ""),
+        kind=str(run.result(task, dataset).get("kind") or ""),
         scale=scale,
         final=bool(info.get("final", unsaid)),
         conf=float(info.get("conf", settings.get("conf", Protocol.conf))),
