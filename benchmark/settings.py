@@ -222,7 +222,8 @@ def _record(cls: type, *, partial: bool = False) -> Any:
             typed: Any = _typed(_hints(cls)[item.name], bounds, strict=strict)
             typed = Annotated[typed, Field(description=item.metadata.get("help"))]
             keys[item.name] = Required[typed] if _is_required(item) and not partial else typed
-    made: Any = TypedDict(cls.__name__, keys, total=False)  # type: ignore[operator]
+    make: Any = TypedDict
+    made = make(cls.__name__, keys, total=False)
     made.__pydantic_config__ = ConfigDict(extra="ignore" if getattr(cls, "more_keys", False) else "forbid")
     return made
 
@@ -232,7 +233,7 @@ def _typed(hint: Any, bounds: Mapping[str, Any], *, strict: bool) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     within = functools.partial(_typed, bounds=bounds, strict=strict)
     if origin is Annotated:
-        return Annotated[(within(inner[0]), *inner[1:])]
+        return functools.reduce(lambda kind, mark: Annotated[kind, mark], inner[1:], within(inner[0]))
     if dataclasses.is_dataclass(hint):
         return Annotated[_record(hint), AfterValidator(functools.partial(_made, hint))]  # type: ignore[arg-type]
     if origin in (typing.Union, types.UnionType):
@@ -252,7 +253,9 @@ def _typed(hint: Any, bounds: Mapping[str, Any], *, strict: bool) -> Any:
 
 def _plain(hint: Any, bounds: Mapping[str, Any], strict: bool) -> Any:
     if hint in (int, float):
-        number = Annotated[hint, Strict(), Field(allow_inf_nan=False if hint is float else None, **bounds)]
+        number: Any = Annotated[
+            hint, Strict(), Field(allow_inf_nan=False if hint is float else None, **bounds)
+        ]
         number = Annotated[number, AfterValidator(_fits)] if hint is int else number
         return number if strict else Annotated[number, BeforeValidator(functools.partial(_number, hint))]
     if strict:
@@ -275,8 +278,8 @@ def _tuple(kinds: Sequence[Any]) -> Any:
     """Return a tuple that is also read from words; what is wrong with it is one problem."""
     whole: Any = tuple[tuple(kinds)]  # type: ignore[misc]
     count = None if Ellipsis in kinds else len(kinds)
-    written = list[typing.Union[tuple(x for x in kinds if x is not Ellipsis)]]  # type: ignore[misc]  # noqa: UP007
-    written = typing.Union[written, kinds[0], str]  # noqa: UP007
+    kind: Any = typing.Union[tuple(x for x in kinds if x is not Ellipsis)]  # noqa: UP007
+    written = typing.Union[list[kind], kind, str]  # noqa: UP007
     return Annotated[whole, WrapValidator(functools.partial(_split, count), json_schema_input_type=written)]
 
 
@@ -427,12 +430,17 @@ def _below(hint: Any, key: Any) -> Any:
     return inner[-1] if inner and typing.get_origin(hint) is not Literal else Any
 
 
+def _keys_of(cls: type) -> list[str]:
+    return (
+        [item.name for item in dataclasses.fields(cls) if item.init] if dataclasses.is_dataclass(cls) else []
+    )
+
+
 def _unknown(kind: str, key: str, hint: Any) -> str:
     """Return the message on a key that a dataclass has not: the nearest one, maybe of a section of it, and all."""
     cls = _bare(hint)
-    names = [item.name for item in dataclasses.fields(cls) if item.init]
-    sections = {name: _bare(_hints(cls)[name]) for name in names}
-    inside = [name for name, one in sections.items() if dataclasses.is_dataclass(one) and key in _hints(one)]
+    sections = {name: _bare(_hints(cls)[name]) for name in _keys_of(cls)}
+    inside = [name for name, one in sections.items() if isinstance(one, type) and key in _keys_of(one)]
     shown = [item.name for item in dataclasses.fields(cls) if item.init and item.metadata.get("help") != ""]
     near = f" Did you mean '{inside[0]}.{key}'?" if inside else suggest(key, shown)
     return f"unknown {kind} '{key}'.{near} Known: {', '.join(sorted(shown)) or 'none'}"

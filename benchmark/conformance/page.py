@@ -11,7 +11,8 @@ from typing import Any
 import methods
 from benchmark.conformance.probes import capabilities
 from benchmark.conformance.small_models import FAMILIES
-from benchmark.registry import METHODS, Entry
+from benchmark.registry import METHODS
+from benchmark.registry.sources import Entry
 from methods.base import Method, MethodCard
 
 Row = dict[str, Any]

@@ -228,6 +228,8 @@ _ROWS: dict[str, Says] = {
     "": "expected rows or a sweep, got neither",
     "sweep: {method: coop, option: n_ctx}": "sweep: the key 'values' is missing",
     "sweep: {method: coop, option: n_ctx, values: []}": "expected a list of values, got []",
+    "sweep: {method: coop, values: [3]}": "sweep: the key 'option' is missing",
+    "rows: {a: 1}": "experiment.rows: expected a list, got {'a': 1}",
     "sweep: 3": "experiment.sweep: expected keys and values, got 3",
     "rows: [{title: a, method: coop, backbone: nonesuch}]": (
         "nothing to run",
@@ -236,6 +238,8 @@ _ROWS: dict[str, Says] = {
     "rows: [{title: a, method: coop}]": "no row of table X is of zero_shot, only: coop",
 }
 _EXPERIMENTS: dict[str, Says] = {
+    "experiment: [\n": "x.yaml: not valid YAML",
+    _HEAD.replace("table", "datasets") + "  rows: [{title: a}]\n": "rows.1: the key 'task' is missing",
     "experiment: table\n": "x.yaml:experiment: expected keys and values, got 'table'",
     _HEAD.replace("  id: X\n", "") + "  rows: [{title: a, method: coop}]\n": "the key 'id' is missing",
     _HEAD.replace("table", "tabel")

@@ -104,6 +104,8 @@ METHOD_FILES = {
     "recipe: {lr: [1\n": "zero_shot.yaml: not valid YAML in line 2",
     "- 1\n": "zero_shot.yaml: expected keys and values, got list",
     "optoins: {}\n": "methods.zero_shot.optoins: unknown key 'optoins'. Did you mean 'options'?",
+    "source: 3\n": "zero_shot.yaml:methods.zero_shot.source: expected a text, got 3",
+    "options: {authors: 3}\n": "methods.zero_shot.options.authors: expected keys and values, got 3",
     "recipe: 3\n": "zero_shot.yaml:methods.zero_shot.recipe: expected keys and values, got 3",
     "recipe: {common: {lr: fast}}\n": "zero_shot.yaml:methods.zero_shot.recipe.common.lr: expected a number",
     "recipe: {authors: 3}\n": "methods.zero_shot.recipe.authors: expected keys and values, got 3",

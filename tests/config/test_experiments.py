@@ -48,18 +48,6 @@ def rows(world, write):
     return resolved
 
 
-@pytest.fixture
-def wrong(write):
-    """A function that returns the problems of a file."""
-
-    def problems_of(text: str) -> list[str]:
-        problems: list[str] = []
-        assert read_experiment(write("mine.yaml", text), problems) is None
-        return problems
-
-    return problems_of
-
-
 def row(rows, **keys):
     listed = ", ".join(f"{key}: {value}" for key, value in keys.items())
     return rows(f"  rows:\n    - {{title: a, {listed}}}\n")[0]
@@ -169,45 +157,19 @@ def test_a_related_suite_brings_its_own_backbone_and_settings():
 
 
 # ------------------------------------------------------------------ files
-def test_every_problem_of_a_file_is_told_with_its_place(wrong):
-    found = wrong(
-        """
+def test_every_problem_of_a_file_is_told_with_its_place(write):
+    text = """
         experiment:
           id: X
           kind: tabel
           titel: A
           tasks: {fake_task: acc}
         """
-    )
+    found: list[str] = []
+    assert read_experiment(write("mine.yaml", text), found) is None
     assert len(found) == 3
     assert any("mine.yaml:experiment.kind: expected one of" in line for line in found)
     assert any("unknown key 'titel'. Did you mean 'title'?" in line for line in found)
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("recipe: {lr: 1e-3}\n", "mine.yaml:experiment: expected keys and values, got None"),
-        ("experiment: {kind: table, tasks: {t: [acc]}}\n", "mine.yaml:experiment: the key 'id' is missing"),
-        ("experiment: {id: X, kind: table}\n", "mine.yaml:experiment: the key 'tasks' is missing"),
-        ("experiment: {id: X, kind: table, tasks: {t: acc}}\n", "experiment.tasks.t: expected a list of metrics"),
-        (HEAD, "mine.yaml:experiment: expected rows or a sweep, got neither"),
-        (HEAD + "  rows: {a: 1}\n", "mine.yaml:experiment.rows: expected a list"),
-        (HEAD + "  rows: [{title: a, methd: x}]\n", "experiment.rows.1.methd: unknown key 'methd'. Did"),
-        (HEAD + "  rows: [{title: a}]\n", "mine.yaml:experiment.rows.1: expected either a method or a difference"),
-        (HEAD + "  rows: [{method: fake_one}]\n", "mine.yaml:experiment.rows.1: the key 'title' is missing"),
-        (HEAD + "  rows: [{title: a, method: x, set: 3}]\n", "experiment.rows.1.set: expected keys and values, got 3"),
-        (HEAD + "  rows: [{title: a, method: x}, {title: a, method: y}]\n", "two rows have the title 'a'"),
-        (HEAD + "  rows: [{title: a, method: x}, {title: d, difference: [a, aa]}]\n", "no row has the title 'aa'."),
-        (HEAD + "  rows: [{title: a, method: x}, {title: d, difference: [a]}]\n", "expected the titles of two rows"),
-        (HEAD + "  sweep: {method: x, option: k, values: 3}\n", "experiment.sweep.values: expected a list of values"),
-        (HEAD + "  sweep: {method: x, values: [3]}\n", "experiment.sweep: the key 'option' is missing"),
-        (HEAD.replace("table", "datasets") + "  rows: [{title: a}]\n", "experiment.rows.1: the key 'task' is missing"),
-        ("experiment: [\n", "mine.yaml: not valid YAML"),
-    ],
-)  # fmt: skip
-def test_wrong_files_are_refused_by_key(wrong, text, line):
-    assert any(line in problem for problem in wrong(text))
 
 
 # ------------------------------------------------------------------ the project's own

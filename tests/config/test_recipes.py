@@ -117,24 +117,6 @@ def test_the_authors_recipe_lies_over_the_suite_and_below_the_user(flags, own, w
     assert mine.options["fake_one"]["depth"] == 8
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("source: 3\n", "fake_one.yaml:methods.fake_one.source: expected a text, got 3"),
-        (
-            "options: {authors: 3}\n",
-            "fake_one.yaml:methods.fake_one.options.authors: expected keys and values, got 3",
-        ),
-    ],
-)
-def test_a_wrong_settings_file_is_one_line(flags, own, text, line):
-    own("fake_one", text)
-    with pytest.raises(ConfigError) as caught:
-        load_config(flags)
-    (problem,) = caught.value.problems
-    assert problem.endswith(line)
-
-
 FAKES = ("--suite", "suite.yaml", "--plugins", "plugin.py", "--output-dir", "out", "--device", "cpu")
 
 
