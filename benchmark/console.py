@@ -44,7 +44,7 @@ class Reporter(Protocol):
         """Say one line; the last one of a cell is shown as its outcome."""
 
     def stopping(self) -> bool:
-        """Return whether the run was asked to stop: who has something to keep asks this before `advance` does."""
+        """Return whether the run was asked to stop; code with work to save asks this before it calls `advance`."""
 
 
 class NullReporter:
@@ -65,7 +65,7 @@ class NullReporter:
 
 
 class QueueReporter:
-    """Passes reports on as ``(kind, *values)`` tuples, from worker to parent; progress is thinned out.
+    """Passes reports on as ``(kind, *values)`` tuples, from worker to parent; progress is sent at intervals.
 
     Args:
         send: takes one message.
@@ -243,7 +243,7 @@ class RichBoard(Board):
 
 
 class Console:
-    """Where every verb prints.
+    """The output of every verb.
 
     Args:
         force_terminal: None asks the stream; tests say so.
@@ -307,7 +307,7 @@ def _one_line(text: str) -> str:
 
 
 class Stopped(KeyboardInterrupt):
-    """A cell has ended early because the run was asked to stop; the text says what of it is kept."""
+    """A cell has ended early because the run was asked to stop; the text says how far it is saved."""
 
 
 class Stop:

@@ -49,7 +49,7 @@ class StoreError(BenchmarkError):
 
 
 class CellError(BenchmarkError):
-    """One adaptation run failed (non-finite loss, out of memory); the other cells go on."""
+    """One cell failed (non-finite loss, out of memory); the other cells continue."""
 
 
 def quoted(value: object, most: int = _LONGEST) -> str:

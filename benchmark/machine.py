@@ -102,12 +102,12 @@ def find_devices(wanted: str) -> list[str]:
 
 
 def threads_each(processes: int) -> int:
-    """Return the threads of each of so many processes: the cores shared out, or fewer if OMP_NUM_THREADS says so."""
+    """Return the threads of each of so many processes: the cores divided among them, at most OMP_NUM_THREADS."""
     return threads_of(usable_cores() // processes)
 
 
 def threads_of(cores: int) -> int:
-    """Return the threads of a process that has so many cores: as many, or fewer if OMP_NUM_THREADS says so."""
+    """Return the threads of a process with so many cores: as many, at most OMP_NUM_THREADS."""
     wish = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(cores, int(wish)) if wish.isdecimal() and int(wish) > 0 else cores)
 

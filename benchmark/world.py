@@ -20,7 +20,7 @@ T = TypeVar("T")
 class World:
     """The processes of a cell. This class stands for a process on its own; its subclass for several.
 
-    All processes call the same methods in the same order. One that fails instead says so by :meth:`tell`; the others
+    All processes call the same methods in the same order. One that fails calls :meth:`tell` instead; the others
     learn it in the call in which they wait, as an error with the same text, and all go on from there.
 
     Attributes:

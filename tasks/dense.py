@@ -51,7 +51,7 @@ class Reader(ABC, Generic[Found]):
 
     @abstractmethod
     def read(self, batches: TapBatches, batch_size: int) -> Found:
-        """Return what the head finds in all images of a part; it is in eval mode, without gradients."""
+        """Return the head's predictions for all images of a part; it is in eval mode, without gradients."""
 
 
 class DenseTask(Task, Generic[Found]):
@@ -127,7 +127,7 @@ class DenseTask(Task, Generic[Found]):
         )
 
     def part(self, entry: Mapping[str, Any], part: str, taps: Taps, context: TaskContext) -> DenseImages:
-        """Open a part as the options ask for it."""
+        """Open a part as the options require."""
         return read_part(
             entry,
             part,

@@ -62,7 +62,7 @@ class ScoreRule(ABC):
 
     @property
     def text(self) -> str:
-        """The rule as it is asked for, without what is the default."""
+        """The rule's name with the options that are not defaults."""
         said = [f"{key}={value}" for key, value in self.options.items() if value != self.choices[key][0]]
         return f"{self.name}:{','.join(said)}" if said else self.name
 
@@ -112,7 +112,7 @@ class Dot(ScoreRule):
 
 
 class QueryNetwork(ScoreRule):
-    """KAD's query network: bare class names ask the cells of the image; log probability that the class is there.
+    """KAD's query network: class names attend to the cells of the image; the score is the log probability of presence.
 
     Queries attend to one another, so a score depends on the whole list; results keep it.
     """
@@ -183,7 +183,7 @@ class Gloria(ScoreRule):
         return both.amax(dim=-1)
 
     def finish(self, scores: Tensor) -> Tensor:
-        """Return z-scores over images, unless there is one only; a class that tells none apart gets zeros."""
+        """Return z-scores over images (a single image is left as it is); a constant class gets zeros."""
         if self.options["zscore"] == "off" or len(scores) == 1:
             return scores
         spread = scores.std(dim=0, correction=0)
@@ -241,7 +241,7 @@ class Prior(ScoreRule):
         return pooled, sentences
 
     def scores(self, model: Backbone, batch: Batch, classes: tuple[Tensor, list[list[Tensor]]]) -> Tensor:
-        """Return log scores; the scale that is stored multiplies cosines as it is."""
+        """Return log scores; the stored scale multiplies cosines directly."""
         pooled, sentences = classes
         whole = (model.logit_scale * _cosines(model, batch, pooled)).amax(dim=-1)
         cells = at_least_fp32(model.extras["image_tokens"](batch.images))

@@ -22,7 +22,7 @@ _WHOLE = ("authors", "suite", "defaults")
 
 
 def plan_table(plan: Plan) -> rich.table.Table:
-    """Return the cells of a plan: what runs and what is reused."""
+    """Return a table of a plan's cells: which run, which are reused."""
     words = {"todo": "run", "partial": "evaluate", "done": "reuse"}
     table = rich.table.Table(title=f"plan: {len(plan.open)} of {len(plan.cells)} cells to run")
     for column in ("method", "seed", "backbone", "suite", "tasks", "state"):

@@ -393,7 +393,7 @@ class _Resolver:
         return typed
 
     def _check_pairs(self, changes: Mapping[str, Any], method: str, suite: Mapping[str, Any]) -> None:
-        """Refuse a share of the corpus that is less than one batch, where the suite tells the number of pairs."""
+        """Refuse a share of the corpus smaller than one batch, if the suite states the number of pairs."""
         corpus, share = suite.get("corpus") or {}, changes.get("corpus.fraction")
         counts = [corpus[key] for key in ("n", "limit") if isinstance(corpus.get(key), int)]
         batch = changes.get("recipe.batch_size", suite_recipe(method, suite).batch_size)
@@ -409,7 +409,7 @@ class _Corpus:
 
 
 def read_suite(name: str) -> dict[str, Any] | None:
-    """Return a suite of ``configs/suites/``, or None when there is no such file."""
+    """Return a suite of ``configs/suites/``, or None if there is no such file."""
     path = configs("suites", f"{name}.yaml")
     if not path.is_file():
         return None

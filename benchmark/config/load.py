@@ -75,7 +75,7 @@ def load_config(
 def user_layers(
     flags: Mapping[str, Any], overrides: Sequence[str], config_file: str | None, problems: list[str]
 ) -> list[Layer]:
-    """Return what the user says, weakest first: the file, the flags, the key=value words."""
+    """Return the user's layers, weakest first: the file, the flags, the key=value words."""
     layers = [from_yaml(Path(config_file), problems)] if config_file else []
     return [*layers, from_flags(flags), from_overrides(overrides, Recipe, problems)]
 
@@ -244,7 +244,7 @@ class _Loader(Stack):
         }
 
     def _select(self, registry: Registry, key: str, everything: list[str]) -> list[str]:
-        """Return the canonical names that the last ``methods`` or ``tasks`` selection stands for."""
+        """Return the canonical names of the last ``methods`` or ``tasks`` selection."""
         wanted, where = words(self.last(f"only_{key}", "all")), self.where(f"only_{key}")
         if key == "tasks" and wanted == ["none"]:  # adapt only: the test sets stay unopened
             return []

@@ -1,4 +1,4 @@
-"""What every method must keep, checked on two small random models, one of each tower family.
+"""The requirements for methods, checked on two small random models, one of each tower family.
 
 A check holds a method to what it declares (what it adapts, its parameter count, identity at the start); where
 ``list methods`` asks the same question, the check asks it by the same function of ``probes.py``. The tests run every
@@ -36,7 +36,7 @@ _GROUPS = ("image", "text", "shared", "scale")
 
 
 class ConformanceError(AssertionError):
-    """A method does not keep what every method must keep, or what it declared."""
+    """A method violates a requirement for methods, or its own declaration."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def method_rows(names: Iterable[str], progress: Callable[[str], None] = lambda n
 
     Args:
         names: registered names, members of families included (``peft:dora``).
-        progress: is told each name before it is probed.
+        progress: called with each name before it is probed.
 
     Returns:
         One row each: name, aliases, summary, source, title and what ``Capabilities`` holds; for a method that cannot
@@ -76,7 +76,7 @@ def method_rows(names: Iterable[str], progress: Callable[[str], None] = lambda n
 def members(entry: Entry) -> dict[str, str]:
     """Return the members of a family, ``name:member``, and why one cannot be used ("" where it can).
 
-    Its module says so in a function ``tuners``; a family that is broken or says nothing has no members.
+    The function ``tuners`` of its module lists them; a family without one, or a broken one, has no members.
     """
     try:
         loaded = entry.load()

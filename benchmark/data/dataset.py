@@ -1,4 +1,4 @@
-"""What a dataset plugin is: a class with a dataclass of options and a method that opens the dataset.
+"""The contract of datasets: a class with a dataclass of options and a method that opens the dataset.
 
 A plugin registers a class (or an object) that has ``Options``, a frozen dataclass whose fields are the keys of a data
 entry, and ``load(options, request)``, which returns a prepared dataset: docs/add_a_dataset.md.
@@ -22,7 +22,7 @@ from benchmark.settings import Given, check, contract_problem
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What the harness asks of a dataset, beside the options of the data entry.
+    """What a dataset is asked for, apart from the options of the data entry.
 
     Attributes:
         data_root: folder of all prepared data.

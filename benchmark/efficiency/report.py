@@ -95,7 +95,7 @@ _RATES = (
 
 
 def surroundings(bench: Workbench, precision: str, rounds: int, command: str) -> dict[str, Any]:
-    """Return what is needed to read and repeat the figures."""
+    """Return machine, versions and settings, to read and repeat the figures."""
     about = provenance({}, "")
     gpu = bench.device.type == "cuda"
     return {
@@ -126,7 +126,7 @@ def surroundings(bench: Workbench, precision: str, rounds: int, command: str) ->
 
 # ---------------------------------------------------------------------------- terminal
 def show(run: Run, console: Console) -> None:
-    """Print the tables and what they were measured on."""
+    """Print the tables, machine and settings."""
     about = run.surroundings
     console.line(
         f"{about['backbone']}: {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "

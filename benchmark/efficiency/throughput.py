@@ -213,7 +213,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage of the pipeline: ``run`` brings ``SAMPLES`` of what ``unit`` counts."""
+    """A stage of the pipeline: ``run`` processes ``SAMPLES`` units."""
 
     name: str
     what: str

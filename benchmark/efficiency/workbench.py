@@ -76,7 +76,7 @@ class MadeUpTokenizer:
 
 
 def shared_copy(backbone: Backbone) -> Backbone:
-    """Return a copy with modules of its own whose parameters look into the same memory, with gradients of their own."""
+    """Return a copy of the modules whose parameters share memory but have separate gradients."""
     tensors: dict[int, Any] = {id(buffer): buffer for buffer in backbone.buffers()}
     for parameter in backbone.parameters():
         tensors[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
@@ -173,7 +173,7 @@ class Workbench:
         return [" ".join(known[place] for place in places) for places in drawn]
 
     def frozen_pass(self, kind: str) -> Tensor:
-        """Return what the frozen tower gives for the pairs, ``[B, E]``."""
+        """Return the frozen tower's features of the pairs, ``[B, E]``."""
         with torch.no_grad():
             if kind == "image":
                 return self.backbone.image.features(self._images)
@@ -279,7 +279,7 @@ class Candidate:
             return self.method.classify(self._images, self._classes)
 
     def score_merged(self) -> Tensor:
-        """The same as if the frozen weights had taken up what they can."""
+        """The same with all that can be merged folded into the frozen weights."""
         towers = self.method.backbone
         with towers.image.without_deltas(only_foldable=True), towers.text.without_deltas(only_foldable=True):
             return self.score()

@@ -32,7 +32,7 @@ UNTRAINED = "_untrained"
 
 @dataclass(frozen=True)
 class Metric:
-    """What a task says of one of its metrics, once, in ``Task.metrics``; the report reads it from stored results.
+    """The declaration of a metric in ``Task.metrics``; the report reads it from stored results.
 
     Attributes:
         name: in results. head: of its column; a metric without one has no column unless an experiment asks for it.
@@ -90,7 +90,7 @@ class Metric:
 
     @classmethod
     def of_stored(cls, name: str, content: Mapping[str, Any]) -> Metric:
-        """Return the metric of :meth:`stored`; what a newer version says beside is left out."""
+        """Return the metric of :meth:`stored`; keys of newer versions are ignored."""
         known = {item.name for item in fields(cls)} - {"name"}
         return cls(
             name, **{key: value for key, value in content.items() if key in known and value is not None}

@@ -68,7 +68,7 @@ def load_paper(path: Path | None = None) -> PaperTables:
     """Read and check the reported numbers.
 
     Raises:
-        DataError: the file is missing, has other columns, a value that is no number, or a repeated key.
+        DataError: the file is missing, has other columns, a value that is not a number, or a repeated key.
     """
     path = paper_tables() if path is None else path
     try:

@@ -290,7 +290,7 @@ def inference_costs(method: Method, prompts: Sequence[str], frozen: InferenceFlo
 
 @contextlib.contextmanager
 def _needing_no_gradient(method: Method) -> Iterator[None]:
-    """Let no parameter ask for a gradient: torch's counter fails on a module that returns a view of one that does."""
+    """Switch requires_grad off: torch's counter fails on modules that return a view of a parameter with it."""
     trained = list(method.trainable_parameters().values())
     for parameter in trained:
         parameter.requires_grad_(False)

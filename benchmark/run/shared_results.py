@@ -142,7 +142,7 @@ def _redraw(value: Tensor) -> None:
 
 
 def made_of(entry: Mapping[str, Any], context: TaskContext) -> dict[str, Any]:
-    """Return what a shared result rests on beside its settings: the data as they are now, and the kind of device."""
+    """Return what a shared result depends on besides its settings: the present data, and the kind of device."""
     opened = [
         load_dataset(part, context.data_root, context.reporter, context.fitting)
         for part in parts_of(entry)
@@ -154,7 +154,7 @@ def made_of(entry: Mapping[str, Any], context: TaskContext) -> dict[str, Any]:
 def _kept_or_made(
     cell: CellFolder, key: Mapping[str, Any], measure: Callable[[], DatasetResult]
 ) -> DatasetResult:
-    """Return what the folder holds; measure and keep it when there is nothing, or nothing readable."""
+    """Return the stored result; measure and store it if it is missing or unreadable."""
     try:
         content, samples = cell.read_json(_RESULT), cell.read_npz(_SAMPLES)
         return DatasetResult(content["n"], content["kind"], content["metrics"], samples, content["info"])

@@ -38,7 +38,7 @@ class Pseudonyms:
         self._key = key
 
     def of(self, name: str) -> str:
-        """Return the hash of an identifier; an empty one, which says that there is none, stays empty."""
+        """Return the hash of an identifier; an empty one (unknown) stays empty."""
         return hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()[:_SHOWN] if name else ""
 
     def hide(self, arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:

@@ -80,7 +80,7 @@ class HypergraphNetwork(nn.Module):
     """What one tower trains: vertices to hyperedges (edge), back (node), and the scores of GAT and GATv2.
 
     Args:
-        width: E. hidden: width of the bottlenecks. incidence: what the module docstring tells; "gnn" is built like
+        width: E. hidden: width of the bottlenecks. incidence: see the module docstring; "gnn" is built like
             "attention", its one neighbour is the caller's ``topk``.
     """
 

@@ -147,7 +147,7 @@ class TapBatches:
             yield self._batch(rows, self._augment.draw(rng, len(rows)))
 
     def in_order(self, batch_size: int) -> Iterator[DenseBatch]:
-        """Yield every image once, as it is."""
+        """Yield every image once, without augmentation."""
         for start in range(0, len(self.images), batch_size):
             rows = np.arange(start, min(len(self.images), start + batch_size))
             yield self._batch(rows, (AS_IT_IS,) * len(rows))

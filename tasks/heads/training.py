@@ -35,7 +35,7 @@ class HeadFit:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from this seed inside the block; the global generators go on afterwards as if nothing had happened."""
+    """Use this seed inside the block; afterwards the global generators continue from their former state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -41,7 +41,7 @@ class Shapes(dict[str, Shape]):
 
 
 class LastBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last dimension, whatever stands in front of it."""
+    """Batch normalisation of the last dimension, for any number of leading dimensions."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return normalised values of the same shape ``[..., C]``."""
@@ -61,7 +61,7 @@ class Constant(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """CLIP's attention pooling: the mean of the tokens asks, mean and tokens answer; ``[B, N, C]`` -> ``[B, C]``.
+    """CLIP's attention pooling: the tokens' mean attends to itself and the tokens; ``[B, N, C]`` -> ``[B, C]``.
 
     Args:
         width: C. heads: of attention. positions: 1 + N where positions are learnt, else None.

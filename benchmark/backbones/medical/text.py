@@ -43,10 +43,10 @@ class Text(nn.Module):
 
 
 class BertTower(HFBertTower):
-    """View of :class:`Text` that pools the first token, as it is or through BERT's own dense layer and tanh.
+    """Tower over :class:`Text` that pools the first token, optionally through BERT's dense layer and tanh.
 
     Attributes:
-        attends_padding: whether padding is seen by attention, so that texts keep their padded length.
+        attends_padding: whether attention sees padding; texts then keep their padded length.
     """
 
     def __init__(self, text: Text, side: TextSide) -> None:
@@ -101,7 +101,7 @@ class SentenceTokens(TokenSequence):
     sentence: Tensor = torch.empty(0, dtype=torch.long)
 
     def insert(self, vectors: Tensor, at: int = 1) -> SentenceTokens:
-        """Insert vectors; they belong to the sentence that goes on behind them, at the end to the one before."""
+        """Insert vectors; they belong to the sentence that follows, at the end to the one before."""
         longer = super().insert(vectors, at)
         count, length = vectors.shape[-2], self.sentence.shape[1]
         own = self.sentence[:, min(at, length - 1)].clamp(min=0)[:, None].expand(-1, count)
@@ -168,7 +168,7 @@ def build_text(side: TextSide, shapes: Shapes) -> tuple[Text, BertTower]:
     """Build a text encoder of the sizes that its tensors have, with random weights, and the view of it.
 
     Raises:
-        MissingTensor: a tensor that tells a size is not there.
+        MissingTensor: a tensor that determines a size is missing.
     """
     transformer = _transformer(shapes, pooler=side.pool == "pooler")
     longest = int(transformer.config.max_position_embeddings) - (2 if is_roberta(shapes) else 0)

@@ -93,7 +93,7 @@ def build_visual(side: ImageSide, shapes: Shapes, size: tuple[int, ...]) -> nn.M
     """Build an image encoder of the sizes that its tensors have, with random weights.
 
     Raises:
-        MissingTensor: a tensor that tells a size is not there.
+        MissingTensor: a tensor that determines a size is missing.
     """
     if side.trunk == "modified_resnet":
         return _modified_resnet(side, shapes, size)

@@ -155,7 +155,7 @@ def _split(report: str) -> list[tuple[str, Kind, str]]:
 
 
 def _is_label(name: str, kind: Kind, inside: Kind) -> bool:
-    """Return whether a name starts no section of its own; within findings, "OTHER FINDINGS:" goes on with them."""
+    """Return whether a name starts no new section; within findings, "OTHER FINDINGS:" continues them."""
     if kind == "view":
         return inside in ("findings", "impression")
     more = kind == inside == "findings" and not name.strip(" _").upper().startswith("FIND")

@@ -32,7 +32,7 @@ _SEED = 0
 
 
 def training_texts() -> list[str]:
-    """Return what the vocabulary is made from, always the same texts.
+    """Return the texts that the vocabulary is built from, always the same.
 
     Reports are among them, as PubMedBERT's vocabulary too knows the words of radiology.
     """

@@ -16,7 +16,7 @@ class Chart:
 
     Attributes:
         caption: what is drawn.
-        alt: the same with its first, lowest and highest value, for those who cannot see it.
+        alt: the same with first, lowest and highest value, for screen readers.
         points: x, y and a label of each value. line: the same as SVG wants it.
         levels: y and label of the horizontal lines. steps: x, label and anchor of the texts below.
         kept: x of the checkpoint that was kept.

@@ -30,7 +30,7 @@ def check_frozen(method: Method, before: Digests) -> None:
     """Compare with what the frozen tensors were before adaptation.
 
     Raises:
-        CellError: one has changed; its name is told.
+        CellError: one has changed; the message names it.
     """
     after = frozen_digests(method)
     changed = [name for name, digest in before.items() if after.get(name) != digest]
@@ -49,7 +49,7 @@ def check_mode(method: Method) -> None:
     that has running statistics, which are not stored with what is trained.
 
     Raises:
-        CellError: a module is in train mode that must not be; its name is told.
+        CellError: a module is in train mode that must not be; the message names it.
     """
     wrong = (
         name

@@ -84,7 +84,7 @@ class Overlap:
         return f"{self.use}: " + "; ".join(f"{text} ({names})" for text, names in self.parts())
 
     def parts(self) -> Iterator[tuple[str, str]]:
-        """Yield what is shared, in words, each with the first ids."""
+        """Yield descriptions of what is shared, each with the first ids."""
         also = f"are also in {self.other}" if self.use is not self.other else "occur more than once"
         near = f"are near copies of images in {self.other}"
         people = f"are of {self.patients:,} patients of {self.other}"
@@ -144,7 +144,7 @@ def overlaps(
 
 
 def check(found: Iterable[Overlap], *, allow: bool) -> None:
-    """Stop where a test image is in what a model is trained or selected on.
+    """Stop the run if a test image is in the data that a model is trained or selected on.
 
     Raises:
         DataError: in one line how many images, the first ids, both datasets, and what to do.
@@ -234,7 +234,7 @@ def _has_seen(use: Use, other: Use) -> bool:
 
 
 def _worth_telling(use: Use, mine: Imprint, other: Use, theirs: Imprint) -> bool:
-    """Return whether a pair that is no leak is reported: a validation set with the corpus, two different test sets."""
+    """Return whether a pair that is not a leak is reported: validation set with corpus, two different test sets."""
     if (use.role, other.role) == ("validation", "corpus"):
         return True
     return use.role == other.role == "test" and mine.key != theirs.key and use.dataset != other.dataset

@@ -21,7 +21,7 @@ _LEVEL = 0.05
 
 
 def pairs_match(corpus: PairData, frozen: FrozenFeatures) -> float:
-    """Return the share of permutations of the texts that a frozen model likes at least as much as the order given.
+    """Return the share of text permutations that a frozen model prefers to the given order, ties included.
 
     Args:
         corpus: at most ``PAIRS`` of its pairs are looked at.

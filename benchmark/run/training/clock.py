@@ -24,7 +24,7 @@ class StepClock:
         self._waits: list[float] = []
 
     def steps(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield batches; each stands for a step, which counts when the next batch is asked for."""
+        """Yield batches; each is one step, which ends when the next batch is requested."""
         rest, start = iter(batches), self._mark()
         while True:
             asked = time.perf_counter()

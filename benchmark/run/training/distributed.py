@@ -31,7 +31,7 @@ _OUT_OF_MEMORY, _STOPPED, _FAILED = 1, 2, 3
 
 
 class LostError(BenchmarkError):
-    """Another process of the run is gone, so this one cannot go on either."""
+    """Another process of the run has ended, so this one cannot continue."""
 
 
 class ProcessGroup(World):
@@ -144,7 +144,7 @@ class ProcessGroup(World):
     # ------------------------------------------------------------------ random numbers
     @contextlib.contextmanager
     def own_draws(self, step: int) -> Iterator[None]:
-        """Draw this process's own numbers, which need no state of their own: a resumed run draws the same."""
+        """Draw this process's random numbers; they follow from seed, step and rank, so a resumed run draws the same."""
         seeds = np.random.SeedSequence([torch.initial_seed() % 2**63, step, self.rank])
         gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=gpus):

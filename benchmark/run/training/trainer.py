@@ -34,7 +34,7 @@ _KEPT_STEP_TIMES = 4096
 
 @dataclass
 class Adaptation:
-    """What a finished run leaves beside the method's trained weights.
+    """The outcome of a training, besides the method's weights.
 
     Attributes:
         history: one row per epoch, row 0 before the first step.
