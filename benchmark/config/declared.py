@@ -73,6 +73,7 @@ class TaskSettings(Stored):
     """Settings of a task; all other keys are options."""
 
     datasets: Section | None = setting(None, "name -> data entry")
+    options: Section | None = setting(None, "its options, which may also stand beside this key")
 
 
 @dataclass(frozen=True)

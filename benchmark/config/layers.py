@@ -16,11 +16,7 @@ from benchmark.registry.sources import reason_of
 from benchmark.settings import Given, check, read, unsaid
 
 FLAGS, OVERRIDES = "flags", "key=value"
-
-
 VARIANTS = ("common", "authors")
-
-
 DEFAULT_SUITE = "phantom"
 
 
@@ -57,16 +53,27 @@ class Layer:
             return []
         return [Given(name, value, self.where(f"{key}.{name}")) for name, value in section.items()]
 
-    def sections(self, key: str, name: str, registry: Registry) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield (path, settings) of each ``<key>.<spelling of name>`` mapping."""
-        group = self.values.get(key)
-        for spelling, section in group.items() if isinstance(group, dict) else ():
-            try:
-                same = registry.resolve(str(spelling)) == name
-            except PluginError:
+    def of_plugin(self, registry: Registry, name: str, part: str, variant: str = "common") -> Iterator[Given]:
+        """Yield what a layer says of a method or task, under any spelling of its name.
+
+        Args:
+            registry: METHODS or TASKS.
+            name: canonical name.
+            part: "recipe" or "options"; options also stand beside that key.
+            variant: "common", which flat values are too, or "authors".
+        """
+        plugins = self.values.get(f"{registry.kind}s")
+        for spelling, section in plugins.items() if isinstance(plugins, dict) else ():
+            if not isinstance(section, dict) or registry.canonical(str(spelling)) != name:
                 continue
-            if same and isinstance(section, dict):
-                yield f"{key}.{spelling}", section
+            prefix = f"{registry.kind}s.{spelling}"
+            below, chosen = _variant_part(section.get(part), variant)
+            for key, value in chosen.items():
+                yield Given(key, value, self.where(f"{prefix}.{part}{below}.{key}"))
+            if part == "options" and variant == "common":
+                others = ("options", "recipe", "source") if registry.kind == "method" else ("options",)
+                for key in (key for key in section if key not in others):
+                    yield Given(key, section[key], self.where(f"{prefix}.{key}"))
 
 
 def from_yaml(path: Path, problems: list[str]) -> Layer:
@@ -175,7 +182,7 @@ def _put(layer: Layer, parts: list[str], value: Any, problems: list[str]) -> Non
     here[parts[-1]] = value
 
 
-def variant_part(section: Any, variant: str) -> tuple[str, dict[str, Any]]:
+def _variant_part(section: Any, variant: str) -> tuple[str, dict[str, Any]]:
     """Return what a recipe or options say for "common" or "authors", and below which key; flat ones are common."""
     if not isinstance(section, dict):
         return "", {}
@@ -183,29 +190,6 @@ def variant_part(section: Any, variant: str) -> tuple[str, dict[str, Any]]:
         found = section.get(variant)
         return f".{variant}", found if isinstance(found, dict) else {}
     return "", section if variant == "common" else {}
-
-
-def recipe_values(layer: Layer, prefix: str, section: dict[str, Any], variant: str) -> list[Given]:
-    """Return the recipe values of a method's section that are meant for a variant."""
-    below, chosen = variant_part(section.get("recipe"), variant)
-    return [
-        Given(name, value, layer.where(f"{prefix}.recipe{below}.{name}")) for name, value in chosen.items()
-    ]
-
-
-def option_values(
-    layer: Layer, prefix: str, section: dict[str, Any], kind: str, variant: str = "common"
-) -> list[Given]:
-    """Return option values of a section for a variant; those below ``options:`` and those beside it are the same."""
-    found = []
-    for key, value in section.items():
-        if key == "options" and isinstance(value, dict):
-            below, chosen = variant_part(value, variant)
-            place = f"{prefix}.options{below}"
-            found += [Given(name, item, layer.where(f"{place}.{name}")) for name, item in chosen.items()]
-        elif variant == "common" and not (key in ("recipe", "source") and kind == "method"):
-            found.append(Given(key, value, layer.where(f"{prefix}.{key}")))
-    return found
 
 
 @dataclass(frozen=True)

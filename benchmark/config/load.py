@@ -28,9 +28,7 @@ from benchmark.config.layers import (
     method_file,
     method_layer,
     missing_problems,
-    option_values,
     plugin_options,
-    recipe_values,
     suite_layer,
 )
 from benchmark.config.run_config import Recipe, RunConfig, Settings, family_of
@@ -297,10 +295,9 @@ class _Loader(Stack):
         for layer, variant in self._in_order(layers):
             if variant == "common" and layer in self.user:
                 found += [(_origin(layer, item), item) for item in layer.below("recipe")]
-            for prefix, section in layer.sections("methods", name, METHODS):
-                for item in recipe_values(layer, prefix, section, variant):
-                    label = "suite.methods" if layer is self.suite else _origin(layer, item)
-                    found.append(("authors" if variant == "authors" else label, item))
+            for item in layer.of_plugin(METHODS, name, "recipe", variant):
+                label = "suite.methods" if layer is self.suite else _origin(layer, item)
+                found.append(("authors" if variant == "authors" else label, item))
         return found
 
     def recipe(self, given: Sequence[tuple[str, Given]]) -> Recipe:
@@ -327,7 +324,7 @@ class _Loader(Stack):
         self, registry: Registry, names: Sequence[str], layers: Mapping[str, list[Layer]]
     ) -> tuple[list[str], dict[str, dict[str, Any]], list[str]]:
         """Import plugins; return those that work, their resolved options, and what is broken."""
-        key, options, broken = f"{registry.kind}s", {}, []
+        options, broken = {}, []
         for name in names:
             try:
                 plugin = registry.get(name)
@@ -339,8 +336,7 @@ class _Loader(Stack):
                 continue
             given: list[Given] = []
             for layer, variant in self._in_order(layers[name]):
-                for prefix, section in layer.sections(key, name, registry):
-                    given += option_values(layer, prefix, section, registry.kind, variant)
+                given += layer.of_plugin(registry, name, "options", variant)
             options[name] = plugin_options(plugin, given, f"{registry.kind} '{name}'", self.problems)
         return list(options), options, broken
 

@@ -242,9 +242,9 @@ def _row_layer(experiment: Experiment, row: ResolvedRow) -> Layer:
 
 def _replaced(written: ExperimentRow, row: ResolvedRow) -> bool:
     """Return whether a method's authors' recipe would change what a row means to keep as it is in the suite."""
-    section = method_layer(row.method, []).values.get("methods", {}).get(row.method, {})
-    authors = {f"recipe.{key}" for key in variant_part(section.get("recipe"), "authors")[1]}
-    authors |= variant_part(section.get("options"), "authors")[1].keys()
+    layer = method_layer(row.method, [])
+    authors = {f"recipe.{item.key}" for item in layer.of_plugin(METHODS, row.method, "recipe", "authors")}
+    authors |= {item.key for item in layer.of_plugin(METHODS, row.method, "options", "authors")}
     return bool(written.recipe_of or authors & (set(written.set) - set(row.changes)))
 
 
@@ -253,15 +253,9 @@ def _place_of(layer: Layer, method: str, key: str) -> str:
     section, _, name = key.rpartition(".")
     if section and any(item.key == name for item in layer.below(section)):
         return layer.where(f"{section}.{name}")
-    for prefix, values in layer.sections("methods", method, METHODS):
-        found = (
-            (values.get("recipe") or {})
-            if section == "recipe"
-            else {**values, **(values.get("options") or {})}
-        )
-        if section != "corpus" and isinstance(found, dict) and name in found:
-            return layer.where(f"{prefix}.{key}")
-    return ""
+    part = "recipe" if section == "recipe" else "options"
+    given = () if section == "corpus" else layer.of_plugin(METHODS, method, part)
+    return next((item.where for item in given if item.key == name), "")
 
 
 def _less(values: Mapping[str, Any], without: Collection[str]) -> dict[str, Any]:
