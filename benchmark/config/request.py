@@ -23,7 +23,6 @@ from benchmark.config.layers import (
     method_layer,
     selections,
     suite_layer,
-    variant_part,
 )
 from benchmark.config.load import config_of, load_config, user_layers
 from benchmark.config.run_config import RunConfig
