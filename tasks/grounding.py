@@ -48,7 +48,7 @@ class GroundingTask(Task):
             "pointing game",
             references={"pointing_trivial": CONSTANT_ANSWER, "pointing_random": "A random place"},
         ),
-        Metric("map_auroc", "map AUC", headline=True, references={"map_auroc_trivial": CONSTANT_ANSWER}),
+        Metric("map_auroc", "map AUROC", headline=True, references={"map_auroc_trivial": CONSTANT_ANSWER}),
         Metric("cnr", "CNR", unit="", references={"cnr_trivial": CONSTANT_ANSWER}),
         Metric("cnr_signed", "signed CNR", unit="", references={"cnr_signed_trivial": CONSTANT_ANSWER}),
     )

@@ -60,7 +60,7 @@ CLASSIFICATION = (
         references={"majority_acc": "Always the most frequent class"},
     ),
     Metric("balanced_acc", "bal. ACC"),
-    Metric("auroc", "AUC", headline=True, chance=0.5),
+    Metric("auroc", "AUROC", headline=True, chance=0.5),
 )
 """Metrics of :func:`scored` that have a column."""
 

@@ -12,6 +12,7 @@ Shapes: N samples, C classes, R resamples, M (sample, class) pairs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -92,9 +93,10 @@ class Metric:
     def of_stored(cls, name: str, content: Mapping[str, Any]) -> Metric:
         """Return the metric of :meth:`stored`; keys of newer versions are ignored."""
         known = {item.name for item in fields(cls)} - {"name"}
-        return cls(
-            name, **{key: value for key, value in content.items() if key in known and value is not None}
-        )
+        said = {key: value for key, value in content.items() if key in known and value is not None}
+        if "head" in said:  # results of older versions say AUC
+            said["head"] = re.sub(r"\bAUC\b", "AUROC", str(said["head"]))
+        return cls(name, **said)
 
 
 # --- building blocks: data -> WeightedMetric ---------------------------------------------------------------

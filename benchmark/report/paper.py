@@ -1,7 +1,7 @@
 """The numbers that the paper reports (ACE-LoRA, arXiv 2603.17079), read from ``results/paper/tables.csv``.
 
-They are data for comparison and never mixed with measured ones. Values are as printed there: accuracies, AUC,
-Dice and mAP in percent.
+They are data for comparison and never mixed with measured ones. Values are as printed there: accuracies, AUROC (the
+paper writes AUC), Dice and mAP in percent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PaperTables:
             table: table id.
             method: the paper's spelling, for example "CLIP-Adapter".
             dataset: the paper's spelling, for example "CheXpert5x200".
-            metric: the head of its column there: ACC, AUC, Dice, mAP.
+            metric: ACC, AUROC, Dice or mAP.
         """
         return self._values.get((table, method, dataset, metric))
 
@@ -76,16 +76,14 @@ def load_paper(path: Path | None = None) -> PaperTables:
     except (OSError, ValueError) as error:
         raise DataError(f"{shown(path)}: cannot read the paper's numbers: {error}") from error
     if list(frame.columns) != COLUMNS:
-        raise DataError(
-            f"{shown(path)}: expected columns {', '.join(COLUMNS)}, got {', '.join(frame.columns)}"
-        )
+        expected, given = ", ".join(COLUMNS), ", ".join(frame.columns)
+        raise DataError(f"{shown(path)}: expected columns {expected}, got {given}")
     numbers = pd.to_numeric(frame["value"], errors="coerce")
-    if numbers.isna().any():
-        line = int(numbers.isna().to_numpy().argmax()) + 2
-        raise DataError(f"{shown(path)}:{line}: expected a number, got {frame['value'].iloc[line - 2]!r}")
-    if frame.duplicated(KEY).any():
-        line = int(frame.duplicated(KEY).to_numpy().argmax()) + 2
-        raise DataError(
-            f"{shown(path)}:{line}: this table, method, group, dataset and metric is there already"
-        )
-    return PaperTables(frame.assign(value=numbers))
+    for wrong, problem in (
+        (numbers.isna(), "expected a number, got {value!r}"),
+        (frame.duplicated(KEY), "this table, method, group, dataset and metric is there already"),
+    ):
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise DataError(f"{shown(path)}:{row + 2}: " + problem.format(value=frame["value"].iloc[row]))
+    return PaperTables(frame.assign(value=numbers, metric=frame["metric"].str.replace("AUC", "AUROC")))

@@ -71,7 +71,7 @@ def test_two_methods(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert "A = taskres, B = zero_shot" in output
     assert "A is better" in line_of(output, "ACC")
-    assert "+" in line_of(output, "AUC")
+    assert "+" in line_of(output, "AUROC")
     assert "taskres: seeds 0, 1" in output
     assert "zero_shot: seed 0" in output
 
@@ -85,7 +85,7 @@ def test_a_method_and_its_variant(results: Path, capsys: pytest.CaptureFixture[s
     assert "B = ace_lora+r=8,topk=3" in output
     assert "+0.00" in line_of(output, "ACC")
     assert "not told apart" in line_of(output, "ACC")
-    assert "AUC" not in output
+    assert "AUROC" not in output
 
 
 def test_one_seed_is_said(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

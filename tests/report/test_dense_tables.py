@@ -56,7 +56,7 @@ def test_dice_stands_beside_zero_shot_and_the_papers_table_4(block):
         "SIIM segmentation pooled Dice [%]",
         "SIIM segmentation IoU [%]",
     ]
-    assert at > heads.index("RSNA AUC [%]")
+    assert at > heads.index("RSNA AUROC [%]")
     rows = {row[0].text: row for row in (*rendered.rows, *rendered.references)}
     assert (rows["ACE-LoRA"][at].text, rows["ACE-LoRA"][at].rank) == ("50.0", "best")
     assert [rows["ACE-LoRA"][at + step].text for step in (-1, 1)] == ["46.34", "+3.7"]

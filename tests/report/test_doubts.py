@@ -46,8 +46,8 @@ def test_the_doubts_of_a_run_are_on_the_last_screen_below_the_table_and_on_the_p
         "Corpus: 3 films could not be read.",
         "RSNA: AUROC over 1 of 2 classes (a: no image has it).",
         "RSNA: 3 of 64 images are near copies.",  # of other test sets they may be, and leaks are notes already
-        "zero_shot: worse than chance on CheXpert 5x200 AUC (50.0), RSNA ACC (50.0), RSNA AUC (50.0).",
-        "coop: no better than chance on CheXpert 5x200 AUC (50.0).",
+        "zero_shot: worse than chance on CheXpert 5x200 AUROC (50.0), RSNA ACC (50.0), RSNA AUROC (50.0).",
+        "coop: no better than chance on CheXpert 5x200 AUROC (50.0).",
         "coop: limited to 64 samples: not comparable, not ranked.",
         "coop: one seed only, so nothing is known of the spread over seeds.",
     ]
@@ -68,9 +68,9 @@ def test_the_doubts_of_a_run_are_on_the_last_screen_below_the_table_and_on_the_p
 @pytest.mark.parametrize(
     ("acc", "auroc", "kind", "words"),
     [
-        (0.60, 0.50, "at chance", "no better than chance on CheXpert 5x200 AUC (50.0)"),
-        (0.60, 0.525, "at chance", "no better than chance on CheXpert 5x200 AUC (50.0)"),  # interval from 0.495
-        (0.60, 0.40, "worse than chance", "worse than chance on CheXpert 5x200 AUC (50.0)"),
+        (0.60, 0.50, "at chance", "no better than chance on CheXpert 5x200 AUROC (50.0)"),
+        (0.60, 0.525, "at chance", "no better than chance on CheXpert 5x200 AUROC (50.0)"),  # interval from 0.495
+        (0.60, 0.40, "worse than chance", "worse than chance on CheXpert 5x200 AUROC (50.0)"),
         (0.22, 0.70, "at chance", "no better than 'Always the most frequent class' on CheXpert 5x200 ACC (20.0)"),
         (0.24, 0.70, "", ""),
     ],

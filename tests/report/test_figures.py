@@ -125,7 +125,7 @@ def test_a_forest_has_a_panel_per_column_and_a_line_per_method(tmp_path, write_c
     assert [axes.get_title(loc="left").split("\n")[0] for axes in shown] == ["CheXpert 5x200"] * 2 + [
         "RSNA"
     ] * 2
-    assert {axes.get_xlabel() for axes in shown} == {"ACC (%), n = 1000", "AUC (%), n = 1000"}
+    assert {axes.get_xlabel() for axes in shown} == {"ACC (%), n = 1000", "AUROC (%), n = 1000"}
     means = [line.get_xdata()[0] for line in shown[0].lines if len(line.get_xdata()) == 1]
     assert means == pytest.approx([40, 51])
     bars = [bar.get_segments()[0] for bar in shown[0].collections if hasattr(bar, "get_segments")]

@@ -38,7 +38,7 @@ const visit = (hash) => {
 };
 const found = {
   before: order(),
-  clicks: ["AUC [%]", "AUC [%]", "AUC [%]", "Method", "AUC [%]"].map(clicked),
+  clicks: ["AUROC [%]", "AUROC [%]", "AUROC [%]", "Method", "AUROC [%]"].map(clicked),
   sorted: heads.filter((head) => head.getAttribute("aria-sort") !== "none").length,
   keyboard: heads.every((head) => head.firstElementChild.tagName === "BUTTON" && head.firstElementChild.tabIndex === 0),
   views: ["", "#toy/tiny/c_method/seed-1", "#runs"].map(visit),
