@@ -25,10 +25,10 @@ from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.training import HeadFit, fit_head, seeded
 
 CONSTANT_ANSWER = "One answer for every image"
-"""Title of the row with what needs no image at all."""
+"""Title of the reference row whose answer looks at no image."""
 
 
-Found = TypeVar("Found")  # what a head finds in a part: masks, boxes
+Prediction = TypeVar("Prediction")  # what a head finds in a part: masks, boxes
 
 
 def references(metric: str) -> dict[str, str]:
@@ -36,25 +36,25 @@ def references(metric: str) -> dict[str, str]:
     return {f"{metric}_trivial": CONSTANT_ANSWER, f"{metric}{UNTRAINED}": "Untrained image tower"}
 
 
-class Reader(ABC, Generic[Found]):
-    """A head with what its numbers mean.
+class DenseHead(ABC, Generic[Prediction]):
+    """A network on frozen feature maps, its loss, and what its outputs mean.
 
     Attributes:
-        head: on the device.
+        head: the network, on the device.
     """
 
     head: nn.Module
 
     @abstractmethod
     def loss(self, batch: DenseBatch, images: DenseImages) -> Tensor:
-        """Return the mean loss of a batch; the truth is looked at as its images are."""
+        """Return the mean loss of a batch; the truth is flipped and turned as its images are."""
 
     @abstractmethod
-    def read(self, batches: TapBatches, batch_size: int) -> Found:
+    def predict(self, batches: TapBatches, batch_size: int) -> Prediction:
         """Return the head's predictions for all images of a part; it is in eval mode, without gradients."""
 
 
-class DenseTask(Task, Generic[Found]):
+class DenseTask(Task, Generic[Prediction]):
     """A task that trains a head on taps of the image tower.
 
     Class attributes:
@@ -70,11 +70,11 @@ class DenseTask(Task, Generic[Found]):
     truth: ClassVar[Literal["masks", "boxes"]]
 
     @abstractmethod
-    def reader(self, taps: Taps, train: DenseImages, device: torch.device) -> Reader[Found]:
+    def new_head(self, taps: Taps, train: DenseImages, device: torch.device) -> DenseHead[Prediction]:
         """Return an untrained head for these taps; torch's generator is seeded."""
 
     @abstractmethod
-    def score(self, found: Found, images: DenseImages) -> float:
+    def score(self, found: Prediction, images: DenseImages) -> float:
         """Return the number that selects the head's weights on the validation part; larger is better."""
 
     @abstractmethod
@@ -82,16 +82,18 @@ class DenseTask(Task, Generic[Found]):
         """Return the best answer that is given for every image, whatever it shows."""
 
     @abstractmethod
-    def formulas(self, found: Found, constant: np.ndarray, test: DenseImages) -> dict[str, WeightedMetric]:
+    def formulas(
+        self, found: Prediction, constant: np.ndarray, test: DenseImages
+    ) -> dict[str, WeightedMetric]:
         """Return all metrics, that of the constant answer among them."""
 
     @abstractmethod
-    def samples(self, found: Found, test: DenseImages, shown: np.ndarray) -> dict[str, np.ndarray]:
+    def samples(self, found: Prediction, test: DenseImages, shown: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is stored of each image, and more of the rows ``shown``."""
 
-    def notes(self, reader: Any, constant: np.ndarray) -> dict[str, Any]:
-        """Return what else identifies the protocol of a result; ``reader`` is the task's own."""
-        del reader, constant
+    def notes(self, dense_head: Any, constant: np.ndarray) -> dict[str, Any]:
+        """Return what else identifies the protocol of a result; ``dense_head`` is of :meth:`new_head`."""
+        del dense_head, constant
         return {}
 
     def evaluate(
@@ -102,26 +104,26 @@ class DenseTask(Task, Generic[Found]):
         taps = Taps(method, options.taps, context, options.final_norm)
         parts = {part: self.part(entry, part, taps, context) for part in ("train", "val")}
         with seeded(context.seed, context.device):
-            reader = self.reader(taps, parts["train"], context.device)
+            dense_head = self.new_head(taps, parts["train"], context.device)
         val = TapBatches(taps, parts["val"], context)
         fit = fit_head(
-            reader.head,
+            dense_head.head,
             TapBatches(taps, parts["train"], context, options.augment()),
-            loss=lambda batch: reader.loss(batch, parts["train"]),
-            validate=lambda: self.score(reader.read(val, context.batch_size), parts["val"]),
+            loss=lambda batch: dense_head.loss(batch, parts["train"]),
+            validate=lambda: self.score(dense_head.predict(val, context.batch_size), parts["val"]),
             options=options,
             context=context,
             stage=f"train {self.kind} head {parts['train'].title}",
         )
         constant = self.constant(parts["train"], parts["val"])
         parts["test"] = test = self.part(entry, "test", taps, context)
-        found = reader.read(TapBatches(taps, test, context), context.batch_size)
+        found = dense_head.predict(TapBatches(taps, test, context), context.batch_size)
         return DatasetResult.of(
             self.kind,
             self.formulas(found, constant, test),
             test,
             predictions=self.predictions(found, test),
-            info=self.facts(parts, taps, reader.head, fit) | self.notes(reader, constant),
+            info=self.facts(parts, taps, dense_head.head, fit) | self.notes(dense_head, constant),
             resamples=options.bootstrap,
             seed=options.bootstrap_seed,
         )
@@ -137,7 +139,7 @@ class DenseTask(Task, Generic[Found]):
             positives_only=self.options.positives_only,
         )
 
-    def predictions(self, found: Found, test: DenseImages) -> dict[str, np.ndarray]:
+    def predictions(self, found: Prediction, test: DenseImages) -> dict[str, np.ndarray]:
         """Return what is stored of the test part: results per image, and the images that are shown."""
         shown = panel_rows(test.ids, self.options.panels)
         return {

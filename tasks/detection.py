@@ -32,7 +32,7 @@ from benchmark.metrics.detection import (
 )
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from tasks.dense import DenseTask, Reader, references
+from tasks.dense import DenseHead, DenseTask, references
 from tasks.heads.images import DenseImages, DenseOptions
 from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.yolov3 import (
@@ -82,7 +82,7 @@ class DetectionOptions(DenseOptions):
 
 
 @dataclass(frozen=True)
-class Detector(Reader[Boxes]):
+class Detector(DenseHead[Boxes]):
     """A YOLOv3 head, its loss, and the boxes that it finds.
 
     Attributes:
@@ -104,7 +104,7 @@ class Detector(Reader[Boxes]):
         return yolo_loss(self.head(batch.maps), targets, self.anchors, self.size, self.options.assign)
 
     @torch.no_grad()
-    def read(self, batches: TapBatches, batch_size: int) -> Boxes:
+    def predict(self, batches: TapBatches, batch_size: int) -> Boxes:
         """Return the boxes of a part, down to ``low_conf``."""
         corners: list[np.ndarray] = []
         scores: list[np.ndarray] = []
@@ -130,7 +130,7 @@ class DetectionTask(DenseTask[Boxes]):
     truth = "boxes"
     options: DetectionOptions
 
-    def reader(self, taps: Taps, train: DenseImages, device: torch.device) -> Detector:
+    def new_head(self, taps: Taps, train: DenseImages, device: torch.device) -> Detector:
         """Return an untrained head for these taps; a tower with its own pyramid needs no rescaling.
 
         Raises:
@@ -182,10 +182,10 @@ class DetectionTask(DenseTask[Boxes]):
             **_table("panel_prediction", found.at_least(self.options.conf).of_images(shown)),
         }
 
-    def notes(self, reader: Detector, constant: np.ndarray) -> dict[str, Any]:
+    def notes(self, dense_head: Detector, constant: np.ndarray) -> dict[str, Any]:
         """Return the anchors, the box that answers every image, and the confidence that ``map`` asks for."""
         return {
-            "anchors": reader.anchors.tolist(),
+            "anchors": dense_head.anchors.tolist(),
             "constant_box": constant.tolist(),
             "conf": self.options.conf,
         }

@@ -20,7 +20,7 @@ from benchmark.metrics.classification import Metric, SampleMean, WeightedMetric
 from benchmark.metrics.segmentation import Overlaps, best_fixed_mask, dice_per_image, segmentation_metrics
 from benchmark.registry import register_task
 from benchmark.settings import setting
-from tasks.dense import DenseTask, Reader, references
+from tasks.dense import DenseHead, DenseTask, references
 from tasks.heads.images import DenseImages, DenseOptions
 from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.upernet import SCALES, UPerNet
@@ -72,7 +72,7 @@ def tversky_loss(
 
 
 @dataclass(frozen=True)
-class Decoder(Reader[np.ndarray]):
+class Decoder(DenseHead[np.ndarray]):
     """A UPerNet and its loss; it finds masks, bool ``[N, H, W]``: the likelier class of each pixel."""
 
     head: UPerNet
@@ -92,7 +92,7 @@ class Decoder(Reader[np.ndarray]):
         )
 
     @torch.no_grad()
-    def read(self, batches: TapBatches, batch_size: int) -> np.ndarray:
+    def predict(self, batches: TapBatches, batch_size: int) -> np.ndarray:
         """Return the masks of a part."""
         size = batches.images.size
         masks = [
@@ -116,7 +116,7 @@ class SegmentationTask(DenseTask[np.ndarray]):
     truth = "masks"
     options: SegmentationOptions
 
-    def reader(self, taps: Taps, train: DenseImages, device: torch.device) -> Decoder:
+    def new_head(self, taps: Taps, train: DenseImages, device: torch.device) -> Decoder:
         """Return an untrained decoder for these taps; a tower with its own pyramid needs no rescaling."""
         options = self.options
         rescales: Sequence[float] = [1.0] * len(taps.shapes) if taps.pyramid else options.rescale

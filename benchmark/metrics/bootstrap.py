@@ -32,6 +32,18 @@ def cluster_codes(clusters: Iterable[Any]) -> npt.NDArray[np.int64]:
     return codes
 
 
+def patient_codes(clusters: Iterable[Any] | None, num_samples: int) -> npt.NDArray[np.int64]:
+    """Number the patient of each of N samples, [N]; without ids, every sample is its own patient.
+
+    Raises:
+        ValueError: there are not as many ids as samples.
+    """
+    codes = np.arange(num_samples) if clusters is None else cluster_codes(clusters)
+    if len(codes) != num_samples:
+        raise ValueError(f"expected one patient id for each of {num_samples} samples, got {len(codes)}")
+    return codes
+
+
 def resample_counts(codes: Array, *, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
     """How often each sample occurs in each resample of whole clusters: [N, resamples], fixed by the seed."""
     num_clusters = int(codes.max()) + 1
@@ -71,10 +83,7 @@ def metrics_report(
     Raises:
         ValueError: there are not as many cluster ids as samples.
     """
-    codes = np.arange(num_samples) if clusters is None else cluster_codes(clusters)
-    if len(codes) != num_samples:
-        raise ValueError(f"expected one cluster id for each of {num_samples} samples, got {len(codes)}")
-    counts = resample_counts(codes, resamples=resamples, seed=seed)
+    counts = resample_counts(patient_codes(clusters, num_samples), resamples=resamples, seed=seed)
     report = {}
     for name, metric in metrics.items():
         low, high = _interval(bootstrap_values(metric, counts)) if resamples else (None, None)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from benchmark.metrics.bootstrap import cluster_codes, resample_counts
+from benchmark.metrics.bootstrap import patient_codes, resample_counts
 from benchmark.metrics.classification import Array, Floats, MeanArea
 
 Clusters = Sequence[Any] | Array | None
@@ -224,7 +224,7 @@ def delong_test(a: Placements, b: Placements, clusters: Clusters = None) -> Pair
     """
     if a.num_positive.shape != b.num_positive.shape or (a.num_positive != b.num_positive).any():
         raise ValueError("expected placements of the same samples with the same truth")
-    codes = _codes(clusters, len(a.positive))
+    codes = patient_codes(clusters, len(a.positive))
     difference = float((a.areas - b.areas).mean())
     spread = float(np.sqrt(_area_variance(a, b, codes)))
     p_value = float(2 * stats.norm.sf(abs(difference) / spread)) if spread else float(difference == 0)
@@ -331,10 +331,3 @@ def indistinct(ranks: Sequence[float], critical_difference: float) -> list[tuple
 def _per_patient(values: Array, codes: Array) -> Floats:
     """Sums [J, K] of values [N, K] over the samples of each patient."""
     return np.stack([np.bincount(codes, weights=column) for column in values.T], axis=1)
-
-
-def _codes(clusters: Clusters, num_samples: int) -> Array:
-    codes = np.arange(num_samples) if clusters is None else cluster_codes(clusters)
-    if len(codes) != num_samples:
-        raise ValueError(f"expected one patient for each of {num_samples} samples, got {len(codes)}")
-    return codes

@@ -15,13 +15,13 @@ from methods.layers.lora import Position, blocks_at, towers_of
 PREFIX = "base_model.model."
 """What peft puts before every name of the model it wraps."""
 
-Place = tuple[str, int, str]
+LinearMap = tuple[str, int, str]
 """Tower, block and site of a linear map."""
 
 
 def places(
     backbone: Backbone, sites: Iterable[str], encoder: str = "both", position: str = "all"
-) -> dict[str, Place]:
+) -> dict[str, LinearMap]:
     """Return the places that options choose, by the names of their modules (``Backbone.linear_name``)."""
     chosen = tuple(sites)
     return {
@@ -44,7 +44,7 @@ def placement(backbone: Backbone, tensors: Iterable[str]) -> tuple[tuple[str, ..
         StoreError: a tensor belongs to no linear map of the towers, or no options choose these modules.
     """
     known = places(backbone, SITES)
-    found: set[Place] = set()
+    found: set[LinearMap] = set()
     for tensor in tensors:
         if tensor.startswith(PREFIX):
             parts = tensor.removeprefix(PREFIX).split(".")

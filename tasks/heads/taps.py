@@ -7,7 +7,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,16 +17,11 @@ from benchmark.backbones.towers.precision import autocast, resolve
 from benchmark.data.augment import AS_IT_IS, Augment, View
 from benchmark.preprocess import preprocess_of
 from methods.base import Method
-from tasks.heads.images import PUBLISHED_DEPTH, Normed
-
-if TYPE_CHECKING:
-    from tasks.base import TaskContext
-    from tasks.heads.images import DenseImages
+from tasks.base import TaskContext
+from tasks.heads.images import PUBLISHED_DEPTH, DenseImages, Normed
 
 CACHE_BYTES = 2 * 1024**3
 """Tap features of one part are kept in memory up to this size, and computed again each time beyond it."""
-
-
 _VERSION = 1  # raise it whenever the same key would give other features
 
 

@@ -7,17 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.errors import CellError
-
-if TYPE_CHECKING:
-    from tasks.base import TaskContext
-    from tasks.heads.images import DenseOptions
-    from tasks.heads.taps import DenseBatch, TapBatches
+from tasks.base import TaskContext
+from tasks.heads.images import DenseOptions
+from tasks.heads.taps import DenseBatch, TapBatches
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.backbones import tokens_at
 from methods.layers.hypergraph import (
     Bottleneck,
     HypergraphNetwork,
@@ -21,7 +20,6 @@ from methods.layers.hypergraph import (
     neighbours,
     refine,
     refine_all,
-    refine_chosen,
 )
 
 KINDS: tuple[Incidence, ...] = get_args(Incidence)
@@ -172,28 +170,6 @@ def test_values_and_gradients_are_those_of_the_definition(kind: Incidence) -> No
         assert ours["score.u.weight"].any()
 
 
-@pytest.mark.parametrize("kind", ["gat", "gatv2"])
-def test_learned_scores_change_the_weights_and_not_the_neighbours(kind: Incidence) -> None:
-    tokens, row, network = sample(9, kind=kind)
-    plain, learned = (incidence(tokens, row, topk=3, score=score) for score in (None, network.score))
-    assert torch.equal(plain != 0, learned != 0)
-    assert (plain - learned).abs().max() > 1e-3
-    torch.testing.assert_close(learned[:, 0].sum(dim=1), 2 * torch.ones(2, dtype=torch.float64))
-    assert torch.equal(learned[:, 1:, 0], learned[:, 0, 1:])
-
-
-def test_gnn_joins_two_vertices() -> None:
-    """One neighbour has weight 1, whatever its score: y_0 = f_n(f_e(x_0 + x_n) + f_e(x_0 + x_n + x_m))."""
-    tokens, row, network = sample(7, batch=1)
-    best = int(row[0].argmax()) + 1
-    cosines = tokens[0] @ tokens[0, best]
-    cosines[[0, best]] = -2
-    other = int(cosines.argmax())
-    pair = tokens[0, 0] + tokens[0, best]
-    expected = network.node(network.edge(pair) + network.edge(pair + tokens[0, other]))
-    torch.testing.assert_close(refine(network, tokens, row, topk=1)[0], expected)
-
-
 @every_kind
 def test_count_of_trained_values(kind: Incidence) -> None:
     counted = sum(value.numel() for value in HypergraphNetwork(8, 4, kind).parameters())
@@ -207,17 +183,6 @@ def test_gradient_reaches_few_tokens() -> None:
     refine(network, x, row, topk=3).sum().backward()
     touched = int((x.grad.abs().sum(-1) > 0).sum())
     assert 1 < touched <= 1 + 3 + 9
-
-
-def test_masked_tokens_change_nothing() -> None:
-    tokens, row, network = sample(9)
-    keep = torch.ones(2, 9, dtype=torch.bool)
-    keep[:, 6:] = False
-    short = refine(network, tokens[:, :6], row[:, :5], topk=3)
-    noise = tokens.clone()
-    noise[:, 6:] = functional.normalize(torch.randn(2, 3, 8, dtype=torch.float64), dim=-1)
-    assert torch.allclose(refine(network, noise, row, topk=3, keep=keep), short, atol=1e-12)
-    assert torch.allclose(refine_all(network, noise, row, topk=3, keep=keep)[:, 0], short, atol=1e-12)
 
 
 @pytest.mark.parametrize(("real", "kept"), [(6, 4), (5, 3), (4, 2), (3, 1), (2, 0)])
@@ -234,22 +199,6 @@ def test_a_sample_has_two_neighbours_less_than_real_tokens(real: int, kept: int)
         short = refine(network, tokens[:, :real], row[:, : real - 1], topk=4)
         assert torch.allclose(refine(network, tokens, row, topk=4, keep=keep), short, atol=1e-12)
         assert torch.allclose(refine_all(network, tokens, row, topk=4, keep=keep)[:, 0], short, atol=1e-12)
-
-
-def test_the_chosen_tokens_stand_in_order() -> None:
-    tokens, row, network = sample(9)
-    near = neighbours(tokens.requires_grad_(), row, topk=3)
-    first = near.positions[:, 1:4]
-    assert torch.equal(first, row.topk(3).indices + 1)
-    assert (near.positions[:, 0] == 0).all()
-    for sample_, around in enumerate(near.positions[:, 4:].unflatten(1, (3, 3))):
-        for centre, members in zip(first[sample_], around, strict=True):
-            cosines = tokens[sample_] @ tokens[sample_, centre]
-            cosines[[0, int(centre)]] = -2
-            assert torch.equal(members, cosines.topk(3).indices)
-    chosen = tokens_at(tokens, near.positions)
-    output = refine_chosen(network, chosen, row.gather(1, first - 1), near)
-    assert torch.equal(output, refine(network, tokens, row, topk=3))
 
 
 def test_too_few_tokens_are_refused() -> None:

@@ -48,6 +48,12 @@ def test_one_hit_one_false_alarm_and_one_miss_by_hand() -> None:
     assert values["kaggle_rsna"] == pytest.approx((1 / 2 + 0) / 2)
 
 
+def test_precision_never_rises_with_recall() -> None:
+    # a false alarm, then two hits: precision 1/2 and 2/3; the later, better one counts for the earlier recall too
+    values = _values([([BOX, [20, 20, 30, 30]], [[50, 50, 60, 60], BOX, [20, 20, 30, 30]], [0.9, 0.8, 0.7])])
+    assert values["ap50"] == pytest.approx(2 / 3)
+
+
 def test_an_overlap_equal_to_the_threshold_is_a_hit_at_that_threshold_alone() -> None:
     values = _values([([BOX], [[0, 0, 10, 5]], [0.9])])  # overlap exactly 1/2
     assert [values[f"ap{iou}"] for iou in (40, 45, 50, 55)] == [1, 1, 1, 0]

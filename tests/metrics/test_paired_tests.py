@@ -120,13 +120,6 @@ def test_groups_give_balanced_accuracy() -> None:
     assert test.ci_low < test.difference < test.ci_high
 
 
-def test_interval_is_that_of_the_paired_bootstrap() -> None:
-    a, b = rng(6).random((2, 50))
-    patients = rng(6).integers(0, 20, 50)
-    test = permutation(a, b, patients)
-    assert (test.ci_low, test.ci_high) == pytest.approx(interval(SampleMean(a - b), patients))
-
-
 def test_pairs_at_once_equal_pairs_alone() -> None:
     differences, codes = rng(7).normal(0.1, 1, (40, 3)), cluster_codes(rng(7).integers(0, 30, 40))
     together = permutation_tests(differences, codes)

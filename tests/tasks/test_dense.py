@@ -90,17 +90,6 @@ def test_panels_are_spread_evenly_over_the_ids() -> None:
 # --- views ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(6, 8), (6, 8, 3)])
-@pytest.mark.parametrize("view", [View(hflip=True), View(vflip=True), View(True, True)])
-def test_flipping_twice_changes_nothing(view: View, shape: tuple[int, ...]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    boxes = np.array([[1.0, 2.0, 5.0, 6.0], [0.0, 0.0, 8.0, 1.0]])
-    assert not np.array_equal(view.pixels(image), image)
-    np.testing.assert_array_equal(view.pixels(view.pixels(image)), image)
-    np.testing.assert_array_equal(view.boxes(view.boxes(boxes, (6, 8)), (6, 8)), boxes)
-    assert view.boxes(np.empty((0, 4)), (6, 8)).shape == (0, 4)
-
-
 @pytest.mark.parametrize("view", [View(hflip=True), View(vflip=True), View(True, True), View(angle=90.0)])
 def test_pixels_masks_and_boxes_move_together(view: View) -> None:
     mask = np.zeros((8, 8), bool)

@@ -110,7 +110,7 @@ def test_boxes_follow_the_flips_of_their_images(tmp_path: Path) -> None:
     context, task = small.context(method.backbone, tmp_path), DetectionTask(options)
     taps = Taps(method, options.taps, context)
     images = task.part(ENTRY, "train", taps, context)
-    detector = task.reader(taps, images, context.device)
+    detector = task.new_head(taps, images, context.device)
     detector.head.eval()
     flipped = [
         detector.loss(batch, images)
@@ -125,17 +125,12 @@ def test_boxes_follow_the_flips_of_their_images(tmp_path: Path) -> None:
     first = next(iter(TapBatches(taps, images, context, options.augment()).epoch(1, 8, 0)))
     same_maps = dataclasses.replace(next(iter(plain.epoch(1, 8, 0))), maps=first.maps)
     assert torch.allclose(flipped[0], detector.loss(same_maps, mirrored))
-    again = [
-        detector.loss(batch, images)
-        for batch in TapBatches(taps, images, context, options.augment()).epoch(1, 8, 0)
-    ]
-    assert torch.equal(torch.stack(flipped), torch.stack(again))  # nothing was changed in place
 
 
 def test_a_tower_without_three_maps_is_refused() -> None:
     taps: Any = SimpleNamespace(shapes=[(3, 8, 8)] * 2, pyramid=True)
     with pytest.raises(ConfigError, match="needs 3 tapped maps; this tower gives 2"):
-        DetectionTask().reader(taps, None, torch.device("cpu"))  # type: ignore[arg-type]
+        DetectionTask().new_head(taps, None, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_the_best_fixed_box_is_the_one_that_finds_most() -> None:

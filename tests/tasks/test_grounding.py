@@ -109,14 +109,6 @@ def test_the_hypergraph_gives_patches_what_it_gives_the_global_token() -> None:
 
 
 @torch.no_grad()
-def test_a_text_only_hypergraph_leaves_patches_to_lora() -> None:
-    wrapped = method("ace_lora", apply_to="text").eval()
-    torch.testing.assert_close(
-        wrapped.patch_features(images()), built("zero_shot").patch_features(images()), atol=1e-5, rtol=0
-    )
-
-
-@torch.no_grad()
 def test_cocoop_conditions_the_finding_on_the_whole_image() -> None:
     wrapped = built("cocoop")
     prompts = wrapped.backbone.tokenize(["opacity", "nothing"]).view(2, 1, -1)

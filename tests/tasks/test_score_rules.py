@@ -20,7 +20,7 @@ from benchmark.errors import ConfigError
 from benchmark.registry import METHODS
 from methods.base import Method
 from tasks.base import TaskContext
-from tasks.score_rules import Prompts, ScoreRule, best_word, check_rule, parse_rule
+from tasks.score_rules import Prompts, ScoreRule, check_rule, parse_rule
 from tasks.zeroshot import ZeroShotOptions, ZeroShotTask, prompts_of, rule_scores
 from tests import small
 from tests.backbones.medical_files import backbone as medical
@@ -189,16 +189,6 @@ def test_glorias_padding_is_what_missing_characters_leave() -> None:
     assert [len(words) for of in without for words in of] == [2, 2, 1, 3]
     torch.testing.assert_close(without[0][0][1], TABLE[4] + TABLE[5])
     assert scored(rule("gloria:similarity=local,zscore=off"), fake, prompts=GLORIA).min() >= -1e-6
-
-
-def test_the_best_word_counts_and_not_their_sum() -> None:
-    cells, words = IMAGE[:, 1:], draw(3, WIDTH, seed=5)
-    one_by_one = [published_local(words.numpy(), image.numpy()) for image in cells]
-    np.testing.assert_allclose(best_word(cells, words), one_by_one, atol=1e-5)
-    more = best_word(cells, torch.cat([words, words[:1]]))  # a repeated word changes attention alone
-    assert (
-        more - best_word(cells, words)
-    ).abs().max() < 5 * 0.7  # log of a sum of four would add up to log 2
 
 
 # ---------------------------------------------------------------------------- PRIOR
