@@ -15,10 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmark.errors import BenchmarkError, PluginError, quoted
+from benchmark.errors import BenchmarkError, PluginError, quoted, unknown
 from benchmark.files import shown, user_path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_KEYWORDS = {"aliases", "in_all", "family", "summary", "names_from", "of"}
+"""Keywords of the decorators that register plugins."""
 _WORDS = ("all", "none")
 """Words of the command line, which no plugin can be called."""
 
@@ -91,6 +93,8 @@ def _read_call(node: ast.Call, origin: str, source: PluginSource) -> None:
 
 
 def _checked(options: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    for key in options.keys() - _KEYWORDS:
+        raise PluginError(f"{origin}: {unknown('keyword', key, _KEYWORDS)}")
     aliases = options.get("aliases", ())
     if not isinstance(aliases, list | tuple) or not all(isinstance(alias, str) for alias in aliases):
         raise PluginError(f"{origin}: aliases: expected a tuple of texts, got {quoted(aliases)}")

@@ -57,7 +57,7 @@ _SOURCES: dict[str, tuple[str | bytes, str]] = {
     ),
     "an unknown keyword": (
         _method("pass", '"mine", colour=3'),
-        "could not be imported: TypeError: register_method() got",
+        "mine.py:3: unknown keyword 'colour'. Known: aliases",
     ),
     "options that are no dataclass": (
         _method("Options = 3"),
