@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from benchmark.backbones.medical.load import MedicalBackbone
 from benchmark.backbones.medical.records import (
@@ -127,12 +128,10 @@ _CLIP_SHAPES = {
     "token_embedding.weight": (49408, 512),
     "positional_embedding": (77, 512),
 }
-_PLIP, _QUILT = Repository(repo="vinid/plip"), Repository(repo="wisdomik/QuiltNet-B-32")
-
 PLIP = Record(
     name="plip",
     title="PLIP",
-    files=((CheckpointFile(("model.safetensors", "pytorch_model.bin"), _PLIP),),),
+    files=((CheckpointFile(("model.safetensors", "pytorch_model.bin"), Repository(repo="vinid/plip")),),),
     names=CLIP_NAMES,
     shapes=_CLIP_SHAPES,
     image=ImageSide("clip", quick_gelu=True),
@@ -144,21 +143,13 @@ PLIP = Record(
 )
 register_backbone("plip", summary="PLIP (ViT-B/32), from the hub cache")(MedicalBackbone(PLIP))
 
-QUILTNET = Record(
+_QUILTNET_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+QUILTNET = replace(
+    PLIP,
     name="quiltnet",
     title="QuiltNet-B-32",
-    files=(
-        (
-            CheckpointFile(
-                ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin"), _QUILT
-            ),
-        ),
-    ),
-    names=CLIP_NAMES,
-    shapes=_CLIP_SHAPES,
+    files=((CheckpointFile(_QUILTNET_FILES, Repository(repo="wisdomik/QuiltNet-B-32")),),),
     image=ImageSide("clip"),
-    preprocess=OPENAI,
-    embed_dim=512,
     options={"quick_gelu": Option({"off": {}, "on": {"image.quick_gelu": True}})},
     link="https://huggingface.co/wisdomik/QuiltNet-B-32",
     licence="MIT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from benchmark.backbones.medical.load import MedicalBackbone
 from benchmark.backbones.medical.records import (
@@ -100,9 +101,6 @@ _MGCA_NAMES: tuple[Rule, ...] = (
     *bert("text_encoder_q.model."),
     ("text_encoder_q.global_embed.head.*", "text.proj.*"),
 )
-_MGCA_TEXT = TextSide("cls", BATCHNORM_HEAD, max_length=112, vocabulary=BIO_CLINICAL_BERT, clean="words")
-_MGCA_LINK = "the Google Drive folder linked in the README of https://github.com/HKU-MedAI/MGCA"
-
 MGCA_R50 = Record(
     name="mgca-r50",
     title="MGCA (ResNet-50)",
@@ -110,11 +108,11 @@ MGCA_R50 = Record(
     names=_MGCA_NAMES,
     shapes={**RESNET_SHAPES, **bert_shapes(28996, 6), "visual.head.3.weight": (128, 2048)},
     image=ImageSide(upsample=299, head=BATCHNORM_HEAD),
-    text=_MGCA_TEXT,
+    text=TextSide("cls", BATCHNORM_HEAD, max_length=112, vocabulary=BIO_CLINICAL_BERT, clean="words"),
     preprocess=GREY_SQUARE,
     embed_dim=128,
     scale=1 / 0.07,
-    link=_MGCA_LINK,
+    link="the Google Drive folder linked in the README of https://github.com/HKU-MedAI/MGCA",
     licence="none stated",
     pretrained_on="MIMIC-CXR",
 )
@@ -122,11 +120,11 @@ register_backbone(
     "mgca-r50", aliases=("mgca", "mgca-resnet50"), summary="MGCA with ResNet-50; --pretrained FILE"
 )(MedicalBackbone(MGCA_R50))
 
-MGCA_VIT = Record(
+MGCA_VIT = replace(
+    MGCA_R50,
     name="mgca-vit",
     title="MGCA (ViT-B/16)",
     files=((CheckpointFile(("vit_base.ckpt",)),),),
-    names=_MGCA_NAMES,
     shapes={
         "visual.trunk.pos_embed": (1, 197, 768),
         "visual.trunk.blocks.11.mlp.fc2.weight": (768, 3072),
@@ -134,13 +132,6 @@ MGCA_VIT = Record(
         "visual.head.3.weight": (128, 2048),
     },
     image=ImageSide("vit", pool="token", head=BATCHNORM_HEAD),
-    text=_MGCA_TEXT,
-    preprocess=GREY_SQUARE,
-    embed_dim=128,
-    scale=1 / 0.07,
-    link=_MGCA_LINK,
-    licence="none stated",
-    pretrained_on="MIMIC-CXR",
 )
 register_backbone("mgca-vit", summary="MGCA with ViT-B/16; --pretrained FILE")(MedicalBackbone(MGCA_VIT))
 
@@ -151,19 +142,18 @@ _BIOVIL_TEXT_NAMES: tuple[Rule, ...] = (
     ("cls_projection_head.LayerNorm.*", "text.proj.2.*"),
     ("cls_projection_head.dense_to_output.*", "text.proj.3.*"),
 )
-_BIOVIL_HEAD = ("linear", "gelu", "layernorm", "linear")
+
+
+def _biovil_files(repo: str, tag: str, image: str, md5: str) -> tuple[tuple[CheckpointFile, ...], ...]:
+    home = Repository(repo=repo, branch=tag)
+    return ((CheckpointFile((image,), home, md5=md5), CheckpointFile(("pytorch_model.bin",), home)),)
+
+
 BIOVIL = Record(
     name="biovil",
     title="BioViL",
-    files=(
-        (
-            CheckpointFile(
-                ("biovil_image_resnet50_proj_size_128.pt",),
-                Repository(repo=CXR_BERT, branch="v1.1"),
-                md5="02ce6ee460f72efd599295f440dbb453",
-            ),
-            CheckpointFile(("pytorch_model.bin",), Repository(repo=CXR_BERT, branch="v1.1")),
-        ),
+    files=_biovil_files(
+        CXR_BERT, "v1.1", "biovil_image_resnet50_proj_size_128.pt", "02ce6ee460f72efd599295f440dbb453"
     ),
     names=(
         *resnet("encoder.encoder."),
@@ -176,7 +166,7 @@ BIOVIL = Record(
     ),
     shapes={**RESNET_SHAPES, **bert_shapes(30522), "visual.cells.0.weight": (128, 2048)},
     image=ImageSide(cells=("matrix", "batchnorm", "relu", "linear")),
-    text=TextSide("cls", _BIOVIL_HEAD, max_length=512, vocabulary=CXR_BERT),
+    text=TextSide("cls", ("linear", "gelu", "layernorm", "linear"), max_length=512, vocabulary=CXR_BERT),
     preprocess=Preprocess(
         (480, 480), *UNIT, "shortest_crop", side=512, interpolation="bilinear", channels="grey", minmax=True
     ),
@@ -191,25 +181,18 @@ register_backbone("biovil", summary="BioViL (ResNet-50, CXR-BERT), from the hub 
     MedicalBackbone(BIOVIL)
 )
 
-BIOVIL_TEMPORAL = Record(
+_EARLIER = "encoder.vit_pooler.*"
+"""Compares with an earlier image, which a benchmark of single images does not have."""
+BIOVIL_TEMPORAL = replace(
+    BIOVIL,
     name="biovil-t",
     title="BioViL-T",
-    files=(
-        (
-            CheckpointFile(
-                ("biovil_t_image_model_proj_size_128.pt",),
-                Repository(repo=BIOVIL_T, branch="v1.0"),
-                md5="a83080e2f23aa584a4f2b24c39b1bb64",
-            ),
-            CheckpointFile(("pytorch_model.bin",), Repository(repo=BIOVIL_T, branch="v1.0")),
-        ),
+    files=_biovil_files(
+        BIOVIL_T, "v1.0", "biovil_t_image_model_proj_size_128.pt", "a83080e2f23aa584a4f2b24c39b1bb64"
     ),
     names=(
         *resnet("encoder.encoder."),
-        (
-            "encoder.vit_pooler.*",
-            None,
-        ),  # compares with an earlier image, which a benchmark of single ones lacks
+        (_EARLIER, None),
         ("classifier.*", None),
         ("encoder.backbone_to_vit.weight", "visual.cells.0.weight | squeeze"),
         ("encoder.missing_previous_emb", "visual.cells.1.value | squeeze"),
@@ -221,22 +204,18 @@ BIOVIL_TEMPORAL = Record(
     ),
     shapes={**RESNET_SHAPES, **bert_shapes(30522), "visual.cells.2.weight": (128, 512)},
     image=ImageSide(cells=("matrix", "constant", "matrix", "batchnorm", "relu", "linear")),
-    text=TextSide("cls", _BIOVIL_HEAD, max_length=512, vocabulary=BIOVIL_T),
-    preprocess=Preprocess(
-        (448, 448), *UNIT, "shortest_crop", side=512, interpolation="bilinear", channels="grey", minmax=True
-    ),
-    embed_dim=128,
-    scale=2.0,
-    rules=("global", "mean_then_normalise"),
+    text=replace(BIOVIL.text, vocabulary=BIOVIL_T),
+    preprocess=replace(BIOVIL.preprocess, size=(448, 448)),
     link=f"https://huggingface.co/{BIOVIL_T}, tag v1.0",
-    licence="MIT",
-    pretrained_on="MIMIC-CXR",
     note="without a prior image",
 )
 register_backbone("biovil-t", summary="BioViL-T on single images, from the hub cache")(
     MedicalBackbone(BIOVIL_TEMPORAL)
 )
 
+_PRIOR_MIMIC = Preprocess(
+    (224, 224), (0.4755,), (0.3011,), "squash", interpolation="bilinear", channels="grey"
+)
 PRIOR = Record(
     name="prior",
     title="PRIOR",
@@ -268,23 +247,14 @@ PRIOR = Record(
     },
     image=ImageSide(pool="attention", heads=8, head=("linear",)),
     text=TextSide("sentences", ("linear",), max_length=256, vocabulary=BIO_CLINICAL_BERT),
-    preprocess=Preprocess(
-        (224, 224), (0.4755,), (0.3011,), "squash", interpolation="bilinear", channels="grey"
-    ),
+    preprocess=_PRIOR_MIMIC,
     embed_dim=768,
     rules=("global", "prior"),
     extras={"image_tokens": "mixed_cells", "text_tokens": "pieces", "local_attention": "local_attention"},
     options={
         "bank": Option({"softmax": {"text.bank": "softmax"}, "gumbel": {"text.bank": "gumbel"}}),
         "statistics": Option(
-            {
-                "mimic": {},
-                "chexpert": {
-                    "preprocess": Preprocess(
-                        (224, 224), (0.5063,), (0.2895,), "squash", interpolation="bilinear", channels="grey"
-                    )
-                },
-            }
+            {"mimic": {}, "chexpert": {"preprocess": replace(_PRIOR_MIMIC, mean=(0.5063,), std=(0.2895,))}}
         ),
     },
     link="the Google Drive file linked in the README of https://github.com/QtacierP/PRIOR (not prior_resnet50.pt)",

@@ -11,40 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import Bottleneck
 
-WORDS = [
-    *(
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        ".",
-        "no",
-        "edema",
-        "pneumonia",
-        "effusion",
-        "there",
-        "is",
-        "the",
-    ),
-    *(
-        "lungs",
-        "clear",
-        "heart",
-        "##s",
-        "##y",
-        "left",
-        "sided",
-        "a",
-        "of",
-        "x",
-        "ray",
-        "-",
-        "chest",
-        "findings",
-        ",",
-    ),
-]
+_WORDS = """[PAD] [UNK] [CLS] [SEP] [MASK] . no edema pneumonia effusion there is the lungs clear heart ##s ##y
+left sided a of x ray - chest findings ,"""
+WORDS = _WORDS.split()
 
 
 @dataclass(frozen=True)

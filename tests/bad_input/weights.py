@@ -9,36 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bad_input.case import RUN, Case, Setup, small, together
+from tests.bad_input.case import RUN, Says, Setup, files, requests, small, spoilt, together
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "chest", "image", "of", "no", "heart", "."]
 _BERT = {
-    "model_type": "bert",
-    "vocab_size": len(WORDS),
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 40,
-    "pad_token_id": 0,
-}
+    "model_type": "bert", "vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 40, "pad_token_id": 0,
+}  # fmt: skip
 _MODEL: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {
-        "timm_model_name": "test_vit",
-        "timm_model_pretrained": False,
-        "timm_pool": "",
-        "timm_proj": "linear",
+        "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear",
         "image_size": 160,
     },
     "text_cfg": {
-        "hf_model_name": "text",
-        "hf_tokenizer_name": "someone/small",
-        "hf_proj_type": "mlp",
-        "hf_pooler_type": "cls_last_hidden_state_pooler",
-        "context_length": 24,
+        "hf_model_name": "text", "hf_tokenizer_name": "someone/small", "hf_proj_type": "mlp",
+        "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 24,
     },
-}
+}  # fmt: skip
 WEIGHTS, CONFIG = "model/open_clip_model.safetensors", "model/open_clip_config.json"
 
 
@@ -76,9 +64,16 @@ def _file(name: str, content: Callable[[], bytes] | bytes) -> Setup:
     return together(model, write)
 
 
+def _weights(content: Callable[[], bytes] | bytes) -> Setup:
+    return _file(WEIGHTS, content)
+
+
 def _described(**changes: Any) -> Setup:
-    content = {"model_cfg": {key: value for key, value in (_MODEL | changes).items() if value is not None}}
-    return _file(CONFIG, json.dumps(content).encode())
+    return _file(CONFIG, json.dumps({"model_cfg": _MODEL | changes}).encode())
+
+
+def _trunk(name: str) -> Setup:
+    return _described(vision_cfg=_MODEL["vision_cfg"] | {"timm_model_name": name})
 
 
 def _gone(*names: str) -> Setup:
@@ -114,40 +109,33 @@ class _Shell:
         return (print, ("this must never be printed",))
 
 
-_MODELS: dict[str, tuple[Setup, str]] = {
+_DESCRIPTION, _SAFE, _BIN = (
+    "open_clip_config.json: ",
+    "open_clip_model.safetensors: ",
+    "open_clip_pytorch_model.bin: ",
+)
+_NONE = f"{_DESCRIPTION}no description of an open_clip model"
+_UNREADABLE, _WORDS_UNREADABLE = f"{_SAFE}cannot be read as weights", "tokenizer files cannot be read"
+_BIAS = "visual.trunk.norm.bias"
+_MODELS: dict[str, tuple[Setup, Says]] = {
     "no description": (
         _gone(CONFIG),
         "model: the model's description is missing (open_clip_config.json). Copy it there",
     ),
-    "a description that is no JSON": (_file(CONFIG, b"{"), "open_clip_config.json: cannot be read"),
+    "a description that is no JSON": (_file(CONFIG, b"{"), f"{_DESCRIPTION}cannot be read"),
     "a description that is a list": (
         _file(CONFIG, b"[]"),
-        "open_clip_config.json: expected keys and values. Fetch it again",
+        f"{_DESCRIPTION}expected keys and values. Fetch it again",
     ),
-    "a description of nothing": (
-        _file(CONFIG, b"{}"),
-        "open_clip_config.json: no description of an open_clip model",
-    ),
-    "a description that is a page of the web": (
-        _file(CONFIG, b"<html>"),
-        "open_clip_config.json: cannot be read",
-    ),
-    "a text for its image tower": (
-        _described(vision_cfg="vit"),
-        "open_clip_config.json: no description of an open_clip model",
-    ),
-    "a list for its text tower": (
-        _described(text_cfg=[1]),
-        "open_clip_config.json: no description of an open_clip model",
-    ),
+    "a description of nothing": (_file(CONFIG, b"{}"), _NONE),
+    "a description that is a page of the web": (_file(CONFIG, b"<html>"), f"{_DESCRIPTION}cannot be read"),
+    "a text for its image tower": (_described(vision_cfg="vit"), _NONE),
+    "a list for its text tower": (_described(text_cfg=[1]), _NONE),
     "an image tower of a type that is not there": (
-        _described(vision_cfg=_MODEL["vision_cfg"] | {"timm_model_name": "no_such_vit"}),
+        _trunk("no_such_vit"),
         "not a model description that open_clip can build (RuntimeError: Unknown model (no_such_vit))",
     ),
-    "an image tower that would be fetched": (
-        _described(vision_cfg=_MODEL["vision_cfg"] | {"timm_model_name": "hf-hub:someone/vit"}),
-        "would be a download",
-    ),
+    "an image tower that would be fetched": (_trunk("hf-hub:someone/vit"), "would be a download"),
     "a width in words": (
         _described(embed_dim="wide"),
         "not a model description that open_clip can build (TypeError: ",
@@ -161,52 +149,33 @@ _MODELS: dict[str, tuple[Setup, str]] = {
         "config.json: cannot be read",
     ),
     "no weights": (_gone(WEIGHTS), "model: the weights file is missing (open_clip_model.safetensors"),
-    "weights of no bytes": (_file(WEIGHTS, b""), "open_clip_model.safetensors: cannot be read as weights"),
-    "weights cut off": (
-        _file(WEIGHTS, lambda: _saved()[:1000]),
-        "open_clip_model.safetensors: cannot be read as weights",
-    ),
-    "weights that are a page of the web": (
-        _file(WEIGHTS, b"<!DOCTYPE html>" * 40),
-        "open_clip_model.safetensors: cannot be read as",
-    ),
-    "weights that are a pointer": (
-        _file(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n"),
-        "cannot be read as weights",
-    ),
-    "weights without a tensor": (
-        _file(WEIGHTS, lambda: _saved(less="logit_scale")),
-        "1 missing ('logit_scale')",
-    ),
+    "weights of no bytes": (_weights(b""), _UNREADABLE),
+    "weights cut off": (_weights(lambda: _saved()[:1000]), _UNREADABLE),
+    "weights that are a page of the web": (_weights(b"<!DOCTYPE html>" * 40), _UNREADABLE),
+    "weights that are a pointer": (_weights(b"version https://git-lfs.github.com/spec/v1\n"), _UNREADABLE),
+    "weights without a tensor": (_weights(lambda: _saved(less="logit_scale")), "1 missing ('logit_scale')"),
     "weights of other names": (
-        _file(WEIGHTS, lambda: _saved("other.")),
+        _weights(lambda: _saved("other.")),
         "not the weights of 'local-dir:model' (expected",
     ),
     "weights of another size": (
-        _changed_weights(
-            lambda s: s.update({"visual.trunk.norm.bias": s["visual.trunk.norm.bias"][:3].clone()})
-        ),
-        "1 of another size ('visual.trunk.norm.bias' is [3]",
+        _changed_weights(lambda state: state.update({_BIAS: state[_BIAS][:3].clone()})),
+        f"1 of another size ('{_BIAS}' is [3]",
     ),
     "weights that are not finite": (
-        _changed_weights(lambda s: s["visual.trunk.norm.bias"].fill_(float("nan"))),
+        _changed_weights(lambda state: state[_BIAS].fill_(float("nan"))),
         "with values that are not finite",
     ),
-    "weights that are code": (_pickle(_Shell), "open_clip_pytorch_model.bin: "),
+    "weights that are code": (_pickle(_Shell), f"{_BIN}refused, it holds Python objects that could run code"),
     "weights that are a list": (_pickle(lambda: [1, 2]), "expected a mapping of names to tensors, got list"),
     "weights that are numbers": (_pickle(lambda: {"a": 1}), "expected a mapping of names to tensors"),
-    "weights that are nothing": (
-        _pickle(dict),
-        "open_clip_pytorch_model.bin: holds no tensors. Fetch it again",
-    ),
+    "weights that are nothing": (_pickle(dict), f"{_BIN}holds no tensors. Fetch it again"),
     "weights with numbers for names": (
         _pickle(lambda: {1: _state()["logit_scale"]}),
-        "open_clip_pytorch_model.bin: expected tensors by name",
+        f"{_BIN}expected tensors by name",
     ),
     "several weights files": (
-        together(
-            _gone(WEIGHTS), *((lambda f, n=n: (f / "model" / n).write_bytes(b"x")) for n in ("a.pt", "b.pt"))
-        ),
+        together(_gone(WEIGHTS), files({"model/a.pt": b"x", "model/b.pt": b"x"})),
         "several weights files (a.pt, b.pt). Name one with --pretrained FILE",
     ),
     "no tokenizer": (
@@ -218,68 +187,29 @@ _MODELS: dict[str, tuple[Setup, str]] = {
         "these tokenizer files are of another model",
     ),
     "a tokenizer of bytes": (_file("model/vocab.txt", bytes(range(128, 256))), "model: "),
-    "a tokenizer whose settings are cut off": (
-        _file("model/tokenizer_config.json", b"{"),
-        "tokenizer files cannot be read",
-    ),
-    "a tokenizer whose settings are a list": (
-        _file("model/tokenizer_config.json", b"[]"),
-        "tokenizer files cannot be read",
-    ),
-    "a tokenizer that is no JSON": (
-        _file("model/tokenizer.json", b"<html>"),
-        "tokenizer files cannot be read",
-    ),
+    "a tokenizer whose settings are cut off": (_file("model/tokenizer_config.json", b"{"), _WORDS_UNREADABLE),
+    "a tokenizer whose settings are a list": (_file("model/tokenizer_config.json", b"[]"), _WORDS_UNREADABLE),
+    "a tokenizer that is no JSON": (_file("model/tokenizer.json", b"<html>"), _WORDS_UNREADABLE),
 }
 _LOAD = "efficiency --methods zero_shot --rounds 1 --batch-size 2 --output-dir out --backbone "
-MODELS = [
-    Case(f"a model with {name}", _LOAD + "local-dir:model", says, setup)
-    for name, (setup, says) in _MODELS.items()
-]
-NAMES = [
-    Case(
-        "a model of a folder that is not there",
-        _LOAD + "local-dir:gone",
-        "no such folder; expected local-dir:<folder>",
-    ),
-    Case("a model of no folder", _LOAD + "local-dir:", "no such folder; expected local-dir:<folder>"),
-    Case(
-        "a model that is not in the cache",
-        f"{RUN} --backbone hf-hub:someone/model",
-        "someone/model: the model's description is not in the cache",
-        small,
-    ),
-    Case(
-        "a model whose id is none",
-        f"{RUN} --backbone hf-hub:a/b/c",
-        "'a/b/c' is not a hub id: expected organisation/name",
-        small,
-    ),
-    Case("a model without its weights", f"{RUN} --backbone biomedclip", "Fetch it: hf download", small),
-    Case(
-        "an architecture without weights",
-        f"{RUN} --backbone ViT-B-16",
-        "is an architecture without weights: add --pretrained",
-        small,
-    ),
-    Case(
-        "an architecture with an unknown tag",
-        f"{RUN} --backbone ViT-B-16 --pretrained opanai",
-        "--pretrained: unknown weights of ViT-B-16 'opanai'. Did you mean 'openai'?",
-        small,
-    ),
-    Case(
-        "a model with weights that are not there",
-        f"{RUN} --backbone biomedclip --pretrained gone.pt",
-        "--pretrained: 'gone.pt' does not exist",
-        small,
-    ),
-    Case(
-        "validate: a model that is not in the cache",
-        f"{RUN.replace('run', 'validate', 1)} --backbone hf-hub:someone/model",
-        "someone/model: the model's description is not in the cache",
-        small,
-    ),
-]
+_NOT_HERE = "someone/model: the model's description is not in the cache"
 
-CASES = [*MODELS, *NAMES]
+CASES = [
+    *spoilt("a model", f"{_LOAD}local-dir:model", _MODELS),
+    *requests(
+        {
+            f"{_LOAD}local-dir:gone": "no such folder; expected local-dir:<folder>",
+            f"{_LOAD}local-dir:": "no such folder; expected local-dir:<folder>",
+            f"{RUN} --backbone hf-hub:someone/model": _NOT_HERE,
+            f"{RUN.replace('run', 'validate', 1)} --backbone hf-hub:someone/model": _NOT_HERE,
+            f"{RUN} --backbone hf-hub:a/b/c": "'a/b/c' is not a hub id: expected organisation/name",
+            f"{RUN} --backbone biomedclip": "Fetch it: hf download",
+            f"{RUN} --backbone biomedclip --pretrained gone.pt": "--pretrained: 'gone.pt' does not exist",
+            f"{RUN} --backbone ViT-B-16": "is an architecture without weights: add --pretrained",
+            f"{RUN} --backbone ViT-B-16 --pretrained opanai": (
+                "--pretrained: unknown weights of ViT-B-16 'opanai'. Did you mean 'openai'?"
+            ),
+        },
+        small,
+    ),
+]
