@@ -114,14 +114,11 @@ class Fitting:
         return self._window(_resized(mask.astype(np.uint8), shape, "nearest"), corner) != 0
 
     def box(self, box: Sequence[float], original: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Return a box in fitted pixels.
+        """Return a box x1, y1, x2, y2 in fitted pixels, without area where the crop cut it away.
 
         Args:
             box: x1, y1, x2, y2 in pixels of the original.
             original: width and height of the original.
-
-        Returns:
-            x1, y1, x2, y2, clipped to the target; without area where the crop cut the box away.
         """
         width, height = original
         (resized_h, resized_w), (top, left) = self._geometry((height, width))
@@ -203,15 +200,10 @@ class Preprocess:
     """One model's own preprocessing.
 
     Attributes:
-        size: spatial size of the input, (h, w) for images.
+        size, side, interpolation, channels, minmax: as in :class:`Fitting`.
         mean, std: per input channel, of pixels scaled to [0, 1], applied when a batch is made; one channel takes grey
             pixels as they are, three have them repeated.
-        resize: "squash", "shortest_crop" or "longest_pad" (:class:`Fitting`); None: the model has no rule of its own,
-            each dataset brings its default.
-        side: what the shortest or longest side is resized to before the crop; None: the size itself.
-        interpolation: "bicubic", "bilinear" or "area".
-        channels: "rgb": colours stay; "grey": they become one grey channel first.
-        minmax: stretch each image from its darkest to its brightest pixel before it is resized.
+        resize: the crop of :class:`Fitting`; None: the model has no rule of its own, each dataset brings its default.
     """
 
     size: tuple[int, ...]
@@ -245,9 +237,9 @@ class Preprocess:
 
 
 def preprocess_of(model: Any) -> Preprocess:
-    """Return the record of a backbone, or of what ``check_backbone`` has found.
+    """Return the preprocessing of a backbone, or of what ``check_backbone`` has found.
 
-    One that brings no record is fitted as open_clip's models are: bicubic, to its input size, by the dataset's rule.
+    One that brings none is fitted as open_clip's models are: bicubic, to its input size, by the dataset's rule.
 
     Args:
         model: has ``preprocess`` (a :class:`Preprocess`), else ``input_spec``, else ``image_size``.

@@ -112,11 +112,7 @@ class Backbone(nn.Module):
         return log_scale.exp()
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Return ids ``[N, context_length]`` of the texts.
-
-        Raises:
-            BenchmarkError: if this backbone came without a tokenizer.
-        """
+        """Return ids ``[N, context_length]`` of the texts; BenchmarkError where there is no tokenizer."""
         if self.tokenizer is None:
             raise BenchmarkError(
                 f"backbone '{self.name}' has no tokenizer: give one to from_open_clip(model, tokenizer)"
@@ -139,11 +135,8 @@ class Backbone(nn.Module):
     def split_qkv(self) -> None:
         """Give q, k and v of every block of both towers a Linear each; outputs stay the same.
 
-        Names in ``model`` change where the library keeps them in one fused map (``attn.qkv`` becomes ``attn.qkv.q``
-        and so on). A second call does nothing.
-
-        Raises:
-            BenchmarkError: if a tower's form of attention cannot be split.
+        Where the library keeps them in one fused map, names in ``model`` change: ``attn.qkv`` becomes ``attn.qkv.q``
+        and so on. A second call does nothing. Raises BenchmarkError where a form of attention cannot be split.
         """
         try:
             self.image.split_qkv()
@@ -201,26 +194,29 @@ def from_open_clip(
         BenchmarkError: if a tower is of a kind that is not supported.
     """
     clip: Any = model
-    visual, custom = clip.visual, hasattr(clip, "text")
     length = context_length or getattr(tokenizer, "context_length", None)
     try:
-        image: ImageTower
-        if is_resnet(visual):
-            image = ResNetTower(visual)
-        elif not hasattr(visual, "trunk") and not hasattr(visual, "transformer"):
-            raise ValueError(f"image tower {type(visual).__name__} is neither a ViT nor a ResNet")
-        else:
-            image = TimmVitTower(visual) if hasattr(visual, "trunk") else ClipVitTower(visual)
-        text: TextTower
-        if custom and hasattr(clip.text, "pooler"):
-            text = HFBertTower(clip.text, length)
-        else:
-            text = ClipTextTower(clip.text if custom else clip)
+        image, text = _image_tower(clip.visual), _text_tower(clip, length)
     except (ValueError, AttributeError) as error:
         raise BenchmarkError(f"backbone '{name}': {error}") from error
     spec = input_spec or InputSpec(tuple(image.image_size), OPENAI_MEAN, OPENAI_STD)
     model.eval()
     return Backbone(model, image, text, tokenizer=tokenizer, input_spec=spec, name=name)
+
+
+def _image_tower(visual: Any) -> ImageTower:
+    if is_resnet(visual):
+        return ResNetTower(visual)
+    if hasattr(visual, "trunk"):
+        return TimmVitTower(visual)
+    if hasattr(visual, "transformer"):
+        return ClipVitTower(visual)
+    raise ValueError(f"image tower {type(visual).__name__} is neither a ViT nor a ResNet")
+
+
+def _text_tower(clip: Any, context_length: int | None) -> TextTower:
+    owner = getattr(clip, "text", clip)
+    return HFBertTower(owner, context_length) if hasattr(owner, "pooler") else ClipTextTower(owner)
 
 
 def tower_digest(backbone: Backbone) -> str:

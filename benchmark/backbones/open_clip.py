@@ -168,6 +168,8 @@ def _biomedclip(name: str, pretrained: str | None) -> OpenClipModel:
 
 def _bmc_clip(name: str, pretrained: str | None) -> OpenClipModel:
     """BMC-CLIP: a ViT-L-14 whose repository holds one file of a training run."""
+    from open_clip import get_model_config
+
     home = Repository(repo=BMC_CLIP_REPO)
     path = None if pretrained is None else _given(name, pretrained, or_folder=True)
     if path is not None and path.is_dir():
@@ -176,7 +178,7 @@ def _bmc_clip(name: str, pretrained: str | None) -> OpenClipModel:
     def weights() -> Path:
         return path or home.need("the weights file", BMC_CLIP_FILE, fetch=BMC_CLIP_FILE)
 
-    return _with_files(name, _architecture("ViT-L-14"), {}, home, weights=weights)
+    return _with_files(name, get_model_config("ViT-L-14"), {}, home, weights=weights)
 
 
 def _hub(name: str, pretrained: str | None) -> OpenClipModel:
@@ -196,13 +198,14 @@ def _folder(name: str, pretrained: str | None) -> OpenClipModel:
 
 def _builtin(name: str, pretrained: str | None) -> OpenClipModel:
     """One of open_clip's architectures by its own name, with the tag of published weights or a file."""
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+    from open_clip import get_model_config, get_pretrained_cfg, list_pretrained_tags_by_model
 
     if name == "open_clip":
         raise ConfigError(
             "--backbone open_clip: name one of open_clip's architectures itself, for example ViT-B-16"
         )
-    config, tags = _architecture(name), list_pretrained_tags_by_model(name)
+    config: dict[str, Any] = get_model_config(name)
+    tags = list_pretrained_tags_by_model(name)
     if pretrained is None:
         some = f"a tag ({', '.join(tags[:4])}{', ...' if len(tags) > 4 else ''}) or " if tags else ""
         raise ConfigError(
@@ -241,7 +244,7 @@ def _described_in(
 
     Args:
         name: of the backbone.
-        home: where to look.
+        home: of the description.
         weights: a file that stands in for the repository's own.
         like: description to use when the repository has none.
         words: where to look for tokenizer files; default is the repository.
@@ -293,20 +296,17 @@ def _with_files(
 
 
 def _weights(home: Repository) -> Path:
-    found = home.find(*WEIGHTS)
-    if found is None and home.folder is not None and (others := home.weight_files()):
-        if len(others) > 1:
-            names = ", ".join(path.name for path in others)
-            raise DataError(f"{home}: several weights files ({names}). Name one with --pretrained FILE")
-        return others[0]
-    return found or home.need("the weights file", *WEIGHTS)
+    others = [] if home.find(*WEIGHTS) or home.folder is None else home.weight_files()
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others)
+        raise DataError(f"{home}: several weights files ({names}). Name one with --pretrained FILE")
+    return others[0] if others else home.need("the weights file", *WEIGHTS)
 
 
 def _bert(text: Mapping[str, Any], home: Repository) -> Mapping[str, Any]:
     """Return the configuration of a Hugging Face text tower: known, in a folder, or in the cache."""
     name = str(text["hf_model_name"])
-    known = known_bert(name)
-    if known is not None:
+    if known := known_bert(name):
         return known
     folder = (home.folder or Path()) / user_path(name)
     source = Repository(folder) if folder.is_dir() else Repository(repo=name)
@@ -319,18 +319,10 @@ def _words(text: Mapping[str, Any], homes: Sequence[Repository]) -> Path:
     folder = user_path(name)
     named = Repository(folder) if folder.is_dir() else Repository(repo=name)
     for home in (*homes, named):
-        found = home.find(*_TOKENIZER)
-        if found is not None:
+        if found := home.find(*_TOKENIZER):
             return found.parent
     last = homes[-1] if homes[-1].repo else named
     return last.need("its tokenizer", *_TOKENIZER, fetch=_TOKENIZER_FETCH)
-
-
-def _architecture(name: str) -> dict[str, Any]:
-    import open_clip
-
-    config: dict[str, Any] = open_clip.get_model_config(name)
-    return config
 
 
 def _description(path: Path) -> dict[str, Any]:

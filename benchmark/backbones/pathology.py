@@ -1,4 +1,4 @@
-"""The models of the paper's tables that were trained on articles and on histopathology, one record each."""
+"""The models of the paper's tables that were trained on histopathology or on articles, one record each."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ BIOMEDCLIP: Mapping[str, Any] = {
 
 
 def known_bert(name: str) -> Mapping[str, Any] | None:
-    """Return the configuration of a BERT that is known without a download, by its hub id or the name of a copy."""
+    """Return the configuration of a BERT that needs no download, by its hub id or the name of a copy."""
     return PUBMED_BERT if name.rstrip("/").rpartition("/")[2].startswith(_PUBMED_NAMES) else None
 
 
@@ -147,11 +147,7 @@ class Repository:
     kind: Literal["model", "dataset"] = "model"
 
     def find(self, *names: str) -> Path | None:
-        """Return the first of these files that is here.
-
-        Raises:
-            ConfigError: the repository's name is invalid.
-        """
+        """Return the first of these files that is here; ConfigError where the repository's name is invalid."""
         if self.folder is not None:
             return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
         from huggingface_hub import try_to_load_from_cache
@@ -198,10 +194,8 @@ class Repository:
 
     def weight_files(self) -> list[Path]:
         """Return all weight files that are here, by name."""
-        folder = self.folder or self._snapshot()
-        if folder is None or not folder.is_dir():
-            return []
-        return [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
+        folder = self.folder or self._cached / "snapshots" / (self.revision or "-")
+        return [path for path in sorted(folder.glob("*")) if path.suffix in SUFFIXES]
 
     def __str__(self) -> str:
         return str(self.repo or self.folder)
@@ -219,10 +213,6 @@ class Repository:
     @property
     def _cached(self) -> Path:
         return hub_cache() / f"{self.kind}s--{str(self.repo).replace('/', '--')}"
-
-    def _snapshot(self) -> Path | None:
-        revision = self.revision
-        return None if revision is None else self._cached / "snapshots" / revision
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,11 @@ def vit_phantom_patch8_64(pretrained: bool = False, **options: Any) -> VisionTra
     del pretrained  # the weights come with the whole model
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         options.pop(key, None)
-    options = {
-        "img_size": IMAGE_SIZE,
-        "patch_size": PATCH_SIZE,
-        "embed_dim": IMAGE_WIDTH,
-        "depth": IMAGE_DEPTH,
+    sizes: dict[str, Any] = {
+        "img_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "embed_dim": IMAGE_WIDTH, "depth": IMAGE_DEPTH,
         "num_heads": IMAGE_HEADS,
-        **options,
-    }
-    trunk = VisionTransformer(**options)
+    }  # fmt: skip
+    trunk = VisionTransformer(**(sizes | options))
     # open_clip reads pool_size to tell a token sequence (None) from a feature map.
     trunk.default_cfg = {"pool_size": None, "input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}  # type: ignore[assignment]
     return trunk
@@ -92,11 +88,9 @@ class WordPieceTokenizer:
         rows = [texts] if isinstance(texts, str) else list(texts)
         ids = torch.full((len(rows), length), self.pad_id, dtype=torch.long)
         for row, encoding in enumerate(self._tokenizer.encode_batch(rows)):
-            kept = (
-                encoding.ids
-                if len(encoding.ids) <= length
-                else [*encoding.ids[: length - 1], encoding.ids[-1]]
-            )
+            kept = encoding.ids
+            if len(kept) > length:
+                kept = [*kept[: length - 1], kept[-1]]
             ids[row, : len(kept)] = torch.tensor(kept)
         return ids
 
@@ -121,32 +115,20 @@ def build_tiny(vocab_size: int, seed: int = 0) -> Any:
     config: dict[str, Any] = {
         "embed_dim": EMBED_DIM,
         "vision_cfg": {
-            "timm_model_name": vit_phantom_patch8_64.__name__,
-            "timm_model_pretrained": False,
-            "timm_pool": "",
-            "timm_proj": "linear",
-            "image_size": IMAGE_SIZE,
+            "timm_model_name": vit_phantom_patch8_64.__name__, "timm_model_pretrained": False, "timm_pool": "",
+            "timm_proj": "linear", "image_size": IMAGE_SIZE,
         },
         "text_cfg": {
-            "hf_proj_type": "mlp",
-            "hf_pooler_type": "cls_last_hidden_state_pooler",
+            "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler",
             "context_length": CONTEXT_LENGTH,
         },
-    }
+    }  # fmt: skip
     bert = {
-        "model_type": "bert",
-        "architectures": ["BertModel"],
-        "vocab_size": vocab_size,
-        "hidden_size": TEXT_WIDTH,
-        "num_hidden_layers": TEXT_DEPTH,
-        "num_attention_heads": TEXT_HEADS,
-        "intermediate_size": 4 * TEXT_WIDTH,
-        "max_position_embeddings": CONTEXT_LENGTH,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "pad_token_id": 0,
-        "type_vocab_size": 2,
-    }
+        "model_type": "bert", "architectures": ["BertModel"], "vocab_size": vocab_size, "hidden_size": TEXT_WIDTH,
+        "num_hidden_layers": TEXT_DEPTH, "num_attention_heads": TEXT_HEADS, "intermediate_size": 4 * TEXT_WIDTH,
+        "max_position_embeddings": CONTEXT_LENGTH, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "pad_token_id": 0, "type_vocab_size": 2,
+    }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return with_bert(config, bert)

@@ -1,6 +1,4 @@
-"""Medical vision-language models of other groups: their files, their parts, one record for each.
+"""Medical vision-language models of other groups: what a record of one is (``records``), and what is made of it.
 
-``records`` says what a model is; ``radiology`` and ``broad`` hold the eleven of the paper's tables. ``reader`` opens
-foreign files without running anything, ``convert`` makes safetensors of them, ``model`` builds the towers, ``load``
-finds and loads.
+``load`` finds the files of a model, ``convert`` makes safetensors of them, ``model`` builds the towers.
 """

@@ -82,14 +82,8 @@ class AttentionPool(nn.Module):
         tokens = torch.cat([mean[:, None], tokens], dim=1)
         if hasattr(self, "positional_embedding"):
             tokens = tokens + self.positional_embedding
-        queries, keys, values = (
-            projection(inputs).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projection, inputs in (
-                (self.q_proj, tokens[:, :1]),
-                (self.k_proj, tokens),
-                (self.v_proj, tokens),
-            )
-        )
+        parts = (self.q_proj(tokens[:, :1]), self.k_proj(tokens), self.v_proj(tokens))
+        queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         mask = None if keep is None else functional.pad(keep, (1, 0), value=True)[:, None, None]
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         return self.c_proj(mixed.transpose(1, 2).flatten(2))[:, 0]
@@ -127,12 +121,7 @@ class Bank(nn.Module):
 
 
 def head(steps: Steps, prefix: str, shapes: Shapes) -> nn.Sequential:
-    """Build a head.
-
-    Args:
-        steps: see ``records.Steps``.
-        prefix: in front of the layers' numbers in the names of their tensors.
-        shapes: of the tensors.
+    """Build a head; ``prefix`` stands in front of the layers' numbers in the names of their tensors.
 
     Raises:
         MissingTensor: a layer's tensor is not there.

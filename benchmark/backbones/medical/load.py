@@ -62,10 +62,15 @@ class MedicalModel(FoundModel):
 
 
 class MedicalBackbone:
-    """The backbone of one record, to be registered; what follows a colon in its name are the record's options."""
+    """The backbone of one record, to be registered; what follows a colon in its name are the record's options.
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
+    Args:
+        record: of the model.
+        module: ``__name__`` of a plugin, so that results are made anew when its file changes.
+    """
+
+    def __init__(self, record: Record, module: str = __name__) -> None:
+        self.record, self.__module__ = record, module
 
     def find(self, name: str, *, pretrained: str | None = None) -> MedicalModel:
         """Return the files of the model.

@@ -1,6 +1,6 @@
-"""What a published medical model is, as data: its files, its tensors' names, its parts, its preprocessing, its scale.
+"""What a published medical model is, as data: its files, the names of its tensors, its parts, preprocessing and scale.
 
-A record is all that sets one model apart; code that builds and loads knows no model by name.
+A record is all that differs between models; the code that loads and builds them knows no model by name.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from benchmark.preprocess import Preprocess
 Rule = tuple[str, str | None]
 """Published name -> name here, first match wins. ``*`` stands for any text, in both in the same order; None drops.
 
-Behind ``|`` stands what is done to the tensor: ``transpose``, ``squeeze`` (a 1x1 convolution becomes a matrix),
-``log``, or ``part 0`` to ``part 2`` (of one fused map, laid one below the other). Two tensors with one name here must
-be equal.
+After ``|`` comes what is done to the tensor: ``transpose``, ``squeeze`` (a 1x1 convolution as a matrix), ``log``, or
+``part 0`` to ``part 2`` (q, k and v of one fused map). Two tensors with one name here must be equal. Rules are data and
+not a function, so that a message can give the published name of a tensor that is missing.
 """
-
 
 Steps = tuple[str, ...]
 """Layers of a head, in order: linear, matrix (linear without bias), batchnorm, plain_batchnorm (statistics alone),
-layernorm, relu, gelu, constant (values appended to every cell). Shapes tell their sizes, never what they consist of."""
+layernorm, relu, gelu, constant (values appended to every cell). Their sizes are read from the tensors."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class TextSide:
 
 @dataclass(frozen=True)
 class Option:
-    """A choice that stands behind the colon of a backbone's name: ``pmc-clip:heads=8``.
+    """A choice after the colon of a backbone's name: ``pmc-clip:heads=8``.
 
     Attributes:
         changes: value -> fields of the record, ``image.`` and ``text.`` for those of its sides.

@@ -14,7 +14,7 @@ from open_clip.hf_model import ClsLastHiddenStatePooler
 from torch import Tensor, nn
 
 from benchmark.backbones.medical.heads import AttentionPool, Bank, Shapes, head, width_behind
-from benchmark.backbones.medical.records import TextSide
+from benchmark.backbones.medical.records import WORD_TABLE, TextSide
 from benchmark.backbones.medical.visual import heads_of
 from benchmark.backbones.towers.base import Intervention, TokenSequence
 from benchmark.backbones.towers.hf_bert import HFBertTower
@@ -151,9 +151,8 @@ class SentenceTower(BertTower):
 
 def real(sequence: TokenSequence) -> Tensor:
     """Return bool ``[B, N]``: which tokens are not padding."""
-    return (
-        torch.ones_like(sequence.tokens[..., 0], dtype=torch.bool) if sequence.keep is None else sequence.keep
-    )
+    keep = sequence.keep
+    return torch.ones_like(sequence.tokens[..., 0], dtype=torch.bool) if keep is None else keep
 
 
 _TOWERS: dict[str, type[BertTower]] = {
@@ -186,7 +185,7 @@ def _transformer(shapes: Shapes, *, pooler: bool) -> Any:
     from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
     prefix = "text.transformer"
-    words, width = shapes[f"{prefix}.embeddings.word_embeddings.weight"]
+    words, width = shapes[WORD_TABLE]
     roberta = is_roberta(shapes)
     sizes: dict[str, Any] = {
         "vocab_size": words,
