@@ -121,7 +121,7 @@ class Backbone(nn.Module):
 
     def trim(self, token_ids: Tensor) -> Tensor:
         """Drop the columns that are padding in every row of ``[..., N]``, unless the tower attends to padding."""
-        if getattr(self.text, "attends_padding", False):
+        if self.text.attends_padding:
             return token_ids
         longest = int(self.text.lengths(token_ids.reshape(-1, token_ids.shape[-1])).max())
         return token_ids[..., :longest]
@@ -234,7 +234,7 @@ def cut_texts(backbone: Backbone, token_ids: Tensor | npt.NDArray[np.integer]) -
         backbone: whose text tower reads them.
         token_ids: ``[..., L]``, padded to the context.
     """
-    if getattr(backbone.text, "attends_padding", False):  # every text fills it there
+    if backbone.text.attends_padding:  # every text fills it there
         return 0
     rows = np.asarray(token_ids)
     rows = rows.reshape(-1, rows.shape[-1])

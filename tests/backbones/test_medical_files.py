@@ -21,24 +21,14 @@ from benchmark.backbones.medical import convert as conversion
 from benchmark.cli import main
 from benchmark.errors import BenchmarkError, ConfigError, DataError
 from benchmark.files import file_sha256
+from tests.backbones.hub import REVISION, empty_cache, hub, refused
 from tests.backbones.medical_files import RECORDS, ids, layout, loaded, small_sizes, write
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small_sizes(monkeypatch)
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-
-
-def refused(kind: type[BenchmarkError], name: str, path: object = None) -> str:
-    with pytest.raises(kind) as caught:
-        load_backbone(name, pretrained=None if path is None else str(path))
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
+    empty_cache(monkeypatch, tmp_path)
 
 
 class Payload:
@@ -263,7 +253,7 @@ def test_a_converted_file_stands_on_its_own(tmp_path: Path) -> None:
 def test_safetensors_in_the_published_layout_and_a_hub_id_with_one_file_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     path = write("mgca-vit", tmp_path / "files")
-    hub(tmp_path / "hf", "someone/MGCA-vit", tmp_path / "files")
+    hub(tmp_path / "hf", "someone/MGCA-vit", path, path.with_name("vocab.txt"))
     theirs = load_backbone("mgca-vit", pretrained="someone/MGCA-vit")
     assert theirs.origin["repo"] == "someone/MGCA-vit"
     state = {key: value.contiguous().clone() for key, value in layout("mgca-vit").state_dict().items()}
@@ -293,26 +283,15 @@ def test_wrong_requests(tmp_path: Path) -> None:
     assert "hf download a/b" in refused(DataError, "quiltnet", "a/b")
 
 
-def hub(home: Path, repo: str, files: Path, *, branch: str = "main", kind: str = "models") -> Path:
-    """Lay files out as huggingface_hub does."""
-    place = home / "hub" / f"{kind}--{repo.replace('/', '--')}"
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / branch).write_text(revision)
-    shutil.copytree(files, place / "snapshots" / revision)
-    return place / "snapshots" / revision
-
-
 def test_repositories_in_the_cache_are_found_by_their_tags(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     write("biovil", tmp_path / "files")
-    snapshot = hub(
-        tmp_path / "hf", "microsoft/BiomedVLP-CXR-BERT-specialized", tmp_path / "files", branch="v1.1"
-    )
+    files = sorted((tmp_path / "files").iterdir())
+    snapshot = hub(tmp_path / "hf", "microsoft/BiomedVLP-CXR-BERT-specialized", *files, branch="v1.1")
     before = sorted(file.name for file in snapshot.iterdir())
     backbone = load_backbone("biovil")
     assert backbone.origin["repo"] == "microsoft/BiomedVLP-CXR-BERT-specialized"
-    assert backbone.origin["revision"] == "0123456789abcdef0123456789abcdef01234567"
+    assert backbone.origin["revision"] == REVISION
     assert sorted(file.name for file in snapshot.iterdir()) == before  # converted elsewhere
     named = load_backbone("biovil", pretrained="microsoft/BiomedVLP-CXR-BERT-specialized")
     assert named.fingerprint() == backbone.fingerprint()

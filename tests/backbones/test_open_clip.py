@@ -21,6 +21,7 @@ from benchmark.backbones import Backbone, check_backbone, load_backbone
 from benchmark.backbones.published import BIOMEDCLIP, OPENAI_MEAN, PUBMED_BERT, build
 from benchmark.errors import BenchmarkError, ConfigError, DataError
 from benchmark.registry import BACKBONES
+from tests.backbones.hub import REVISION, empty_cache, hub, refused
 from tests.small import whole_features
 
 WORDS = [
@@ -110,10 +111,6 @@ def copy(snapshot: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache, and a network that must not be asked."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -121,32 +118,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return tmp_path / "hf"
-
-
-def cache(home: Path, repo: str, *sources: Path) -> Path:
-    """Lay files out as huggingface_hub does and return the snapshot."""
-    place = home / "hub" / f"models--{repo.replace('/', '--')}"
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text(revision)
-    folder = place / "snapshots" / revision
-    folder.mkdir(parents=True)
-    (place / "blobs").mkdir()
-    for number, source in enumerate(sources):
-        blob = place / "blobs" / f"{number:040x}"
-        shutil.copyfile(source, blob)
-        os.symlink(os.path.relpath(blob, folder), folder / source.name)
-    return folder
-
-
-def refused(kind: type[BenchmarkError], name: str, pretrained: object = None) -> str:
-    """Return the one line with which a backbone is refused."""
-    with pytest.raises(kind) as caught:
-        load_backbone(name, pretrained=None if pretrained is None else str(pretrained))
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
+    return empty_cache(monkeypatch, tmp_path)
 
 
 @torch.no_grad()
@@ -202,12 +174,12 @@ def test_wrappers_and_harmless_extras_of_other_releases_are_taken_off(
 def test_a_repository_in_the_cache_is_found_offline(snapshot: Path, home: Path, copy: Path) -> None:
     (copy / "open_clip_config.json").write_text(json.dumps(description()))
     names = ("open_clip_config.json", BIN, "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
-    cache(home, "someone/small-clip", *(copy / name for name in names))
-    cache(home, "someone/small-bert", snapshot / "text" / "config.json")
+    hub(home, "someone/small-clip", *(copy / name for name in names))
+    hub(home, "someone/small-bert", snapshot / "text" / "config.json")
     backbone = load_backbone("hf-hub:someone/small-clip")
     assert_same(backbone, snapshot)
     assert backbone.origin["repo"] == "someone/small-clip"
-    assert backbone.origin["revision"] == "0123456789abcdef0123456789abcdef01234567"
+    assert backbone.origin["revision"] == REVISION
     assert len(backbone.origin["sha256"]) == 64
 
 
@@ -215,9 +187,9 @@ def test_a_tokenizer_may_lie_in_the_repository_that_the_description_names(
     snapshot: Path, home: Path, copy: Path
 ) -> None:
     (copy / "open_clip_config.json").write_text(json.dumps(description()))
-    cache(home, "someone/small-clip", copy / "open_clip_config.json", copy / BIN)
+    hub(home, "someone/small-clip", copy / "open_clip_config.json", copy / BIN)
     words = ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
-    cache(home, "someone/small-bert", *(snapshot / name for name in words), snapshot / "text" / "config.json")
+    hub(home, "someone/small-bert", *(snapshot / name for name in words), snapshot / "text" / "config.json")
     assert_same(load_backbone("hf-hub:someone/small-clip"), snapshot)
 
 
@@ -237,9 +209,7 @@ def test_biomedclip_needs_no_download_of_pubmedbert(home: Path, tmp_path: Path, 
     (tmp_path / BIN).write_bytes(b"")
     names = ("vocab.txt", "tokenizer_config.json")
     repo = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
-    cache(
-        home, repo, tmp_path / "open_clip_config.json", tmp_path / BIN, *(snapshot / name for name in names)
-    )
+    hub(home, repo, tmp_path / "open_clip_config.json", tmp_path / BIN, *(snapshot / name for name in names))
     found = check_backbone("BiomedCLIP")
     assert found.bert == PUBMED_BERT
     assert (found.context_length, found.image_size) == (256, (224, 224))
@@ -265,7 +235,7 @@ def test_an_architecture_of_open_clip_with_a_file(tmp_path: Path, monkeypatch: p
 
 def test_the_activation_belongs_to_the_weights(home: Path, tmp_path: Path) -> None:
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
-    cache(home, "timm/vit_base_patch16_clip_224.openai", tmp_path / "open_clip_model.safetensors")
+    hub(home, "timm/vit_base_patch16_clip_224.openai", tmp_path / "open_clip_model.safetensors")
     found = check_backbone("ViT-B-16", pretrained="openai")
     assert found.config["quick_gelu"] is True
     assert found.preprocess["mean"] == OPENAI_MEAN
@@ -297,7 +267,7 @@ def test_missing_downloads_are_named_with_the_command(home: Path) -> None:
 
 def test_all_that_is_missing_is_told_at_once(home: Path, tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": BIOMEDCLIP}))
-    cache(home, "someone/half", tmp_path / "open_clip_config.json")
+    hub(home, "someone/half", tmp_path / "open_clip_config.json")
     line = refused(DataError, "hf-hub:someone/half")
     assert "the weights file is not in the cache" in line
     assert "its tokenizer is not in the cache" in line

@@ -43,11 +43,7 @@ class Text(nn.Module):
 
 
 class BertTower(HFBertTower):
-    """Tower over :class:`Text` that pools the first token, optionally through BERT's dense layer and tanh.
-
-    Attributes:
-        attends_padding: whether attention sees padding; texts then keep their padded length.
-    """
+    """Tower over :class:`Text` that pools the first token, optionally through BERT's dense layer and tanh."""
 
     def __init__(self, text: Text, side: TextSide) -> None:
         super().__init__(text, side.max_length)

@@ -307,9 +307,11 @@ class TextTower(Tower):
     Attributes:
         context_length: longest token sequence the tower was trained for, start and end tokens included.
         pad_id: id of the padding token.
+        attends_padding: whether attention sees padding, so that texts keep their padded length.
     """
 
     kind = "text"
+    attends_padding: bool = False
     context_length: int
     pad_id: int
 
