@@ -1,4 +1,4 @@
-"""The file system: paths, whole writes, locks, temporary files, hashes, strict YAML."""
+"""The file system: paths, atomic writes, locks, temporary files, checksums, strict YAML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold a method to what every method must keep: one line per check and tower family.
+"""Check that a method meets the requirements for methods: one line per check and tower family.
 
 The method is a registered name (peft:dora too) or a Python file; key=value words set its options.
 """

@@ -1,4 +1,4 @@
-"""Measure what methods cost at the size of a backbone, on made-up pairs: no data, no download.
+"""Measure what methods cost at the size of a backbone, on synthetic pairs: no data, no download.
 
 efficiency --methods all --backbone random:biomedclip --batch-size 4
 efficiency --methods NAME OTHER --backbone random:biomedclip

@@ -1,7 +1,7 @@
 """Turn an authors' checkpoint or a folder in peft's layout into a cell that `run` evaluates without training.
 
-Options that the file tells (rank, neighbours, where the adapter sits, ...) are taken from it; the others as in `run`,
-from the suite and from key=value words such as methods.NAME.KEY=2.
+Options that the file determines (rank, neighbours, where the adapter acts, ...) are taken from it; the others, as in
+`run`, from the suite and from key=value words such as methods.NAME.KEY=2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Write a working method, its settings and its test from a template, ready to be changed.
 
-In the checkout the files are found by being there: methods/NAME.py, configs/methods/NAME.yaml,
-tests/methods/test_NAME.py. Elsewhere, or with --to FOLDER, they lie side by side and are named on the command line.
+In the checkout it writes methods/NAME.py, configs/methods/NAME.yaml and tests/methods/test_NAME.py, which need no
+registration. Elsewhere, or with --to FOLDER, it writes them side by side and prints the commands that use them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Turn a folder of downloads into a prepared dataset; without a name, list what can be prepared and where to get it.
 
-key=value words are options of the dataset's reader. The same command again goes on after an interruption, and does
-nothing when all is there. Another --crop, --size or --transform adds a file beside the others.
+key=value words are options of the dataset's reader. The same command continues after an interruption, and does nothing
+if everything is prepared. Another --crop, --size or --transform adds a file.
 """
 
 from __future__ import annotations

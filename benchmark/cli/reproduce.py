@@ -1,7 +1,7 @@
 """Run a stored cell again from its own folder, and compare adapter, history, metrics and predictions bit by bit.
 
-Settings come from its config.yaml alone, which holds no folders of the machine: say them here. The second run goes to
-a temporary folder, or to --output-dir. Exit code 0: equal; 1: different, with what else differs; 2: no such cell.
+Settings come from its config.yaml, which stores no folders of the machine: give them here. The second run uses a
+temporary folder, or --output-dir. Exit code 0: equal; 1: different, with the likely reasons; 2: no such cell.
 """
 
 from __future__ import annotations

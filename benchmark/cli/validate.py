@@ -1,7 +1,7 @@
 """Say whether a run can start (data, weights, hardware), what is missing and how to get it, and what it will cost.
 
-It takes the words of the run itself: put `validate` in front of them. Steps are timed where there is a GPU; --probe
-times them on a CPU too, which takes long with a large backbone. --images compares the images of all datasets.
+It takes the arguments of the run. On a GPU it times training steps; --probe times them on a CPU too, which is slow with
+a large backbone. --images compares the images of all datasets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches of image-report pairs, ready for a method: constant features instead of inputs where a tower is frozen."""
+"""Batches of image-report pairs for a method: cached features instead of inputs if a tower is frozen."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Boxes:
         )
 
     def of_images(self, images: Array) -> Boxes:
-        """Return the boxes of some images, numbered anew in this order."""
+        """Return the boxes of some images, renumbered in this order."""
         rows = [np.flatnonzero(self.image == image) for image in images]
         chosen = np.concatenate([np.empty(0, np.int64), *rows])
         numbers = np.repeat(np.arange(len(rows)), [len(own) for own in rows])

@@ -1,6 +1,6 @@
-"""Whether a run can start, and what it will cost: data, weights, hardware and steps, read without opening any image.
+"""Checks whether a run can start and what it will cost: data, weights, hardware and steps, without opening any image.
 
-What is missing comes with the command that gets it. Times are measured (benchmark/run/preflight.py) or left out.
+A missing item is reported with the command that gets it. Times are measured or left out.
 """
 
 from __future__ import annotations

@@ -65,12 +65,11 @@ def prepare_suite(
     allow_overlap: bool = False,
     batch_sizes: Collection[int] = (),
 ) -> None:
-    """Make what all cells of a suite share, once, and open all data: what is missing or contradicts the suite is told.
+    """Prepare what all cells of a suite share, once, and open all data; report what is missing or contradictory.
 
-    What dead processes had half written is deleted, generated datasets are written now, and datasets that fit their
-    images to a backbone do it for each of ``fittings``. Images that two datasets share stop the run, or are reported
-    (benchmark/run/checks/overlap.py); so does a corpus that does not fill one of the ``batch_sizes`` that are
-    trained with.
+    Leftovers of killed processes are deleted, generated datasets are drawn, and datasets that fit images on first use
+    do it for each of ``fittings``. Images that two datasets share stop the run or are reported
+    (benchmark/run/checks/overlap.py). A corpus that does not fill one of the ``batch_sizes`` stops it too.
     """
     remove_dead(data_root, *(f"{depth}{LEFTOVERS}" for depth in ("", "*/", "*/*/")))
     for use, entry in entries_by_use(suite):

@@ -40,7 +40,9 @@ def test_rows_that_repeat_across_tables_agree():
         lora = paper.value("1", "CLIP-LoRA", dataset, "ACC")
         assert lora == paper.value("5", "LoRA=1;ACE-HGNN=0;label=1", dataset, "ACC")
         assert lora == paper.value("A.3", "image_encoder=0;text_encoder=0", dataset, "ACC")
-        assert paper.value("1", "ACE-LoRA", dataset, "AUROC") == paper.value("2", "ACE-LoRA", dataset, "AUROC")
+        assert paper.value("1", "ACE-LoRA", dataset, "AUROC") == paper.value(
+            "2", "ACE-LoRA", dataset, "AUROC"
+        )
 
 
 def test_access_by_the_papers_heads():

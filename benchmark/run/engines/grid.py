@@ -1,4 +1,4 @@
-"""One run as every engine sees it: the cells that wait, and what is said and counted when one begins or ends."""
+"""The state of a run that all engines share: waiting cells, and what is printed and counted when one starts or ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs cells on this machine: in this process, or in worker processes side by side."""
+"""Runs cells on this machine: in this process, or in worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs cells as tasks of a Ray cluster: Ray places them by their needs, and starts again what a dead worker lost."""
+"""Runs cells as tasks of a Ray cluster: Ray places them, and restarts the cells of a lost worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs cells one after another in the processes that torchrun started, all of which work on each cell together."""
+"""Runs cells one after another in the processes that torchrun started; all work on each cell together."""
 
 from __future__ import annotations
 
