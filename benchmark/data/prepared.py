@@ -191,7 +191,12 @@ def write_prepared(
     _check_fit(name, pixels, manifest, masks)
     try:
         with temporary_beside(folder, folder=True) as beside:
-            _write_files(beside, name, pixels, manifest, masks, info)
+            os.chmod(beside, 0o755)  # noqa: S103  mkdtemp makes it private, a shared data root is meant to be read
+            np.save(beside / PIXELS, pixels)
+            manifest.to_csv(beside / MANIFEST, index=False, lineterminator="\n")
+            if masks is not None:
+                np.save(beside / MASKS, masks)
+            _write_report(beside, name, len(pixels), info)
             _move_into_place(beside, folder)
     except OSError as error:
         raise DataError(
@@ -217,31 +222,14 @@ def _check_fit(
         raise DataError(f"{name}: masks: expected bool {pixels.shape[:3]}, got {masks.dtype} {masks.shape}")
 
 
-def _write_files(
-    folder: Path,
-    name: str,
-    pixels: npt.NDArray[Any],
-    manifest: pd.DataFrame,
-    masks: npt.NDArray[Any] | None,
-    info: Mapping[str, Any],
-) -> None:
-    os.chmod(folder, 0o755)  # noqa: S103  mkdtemp makes it private, but a shared data root is meant to be read
-    np.save(folder / PIXELS, pixels)
-    manifest.to_csv(folder / MANIFEST, index=False, lineterminator="\n")
-    if masks is not None:
-        np.save(folder / MASKS, masks)
+def _write_report(folder: Path, name: str, images: int, info: Mapping[str, Any]) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.iterdir())
     }
-    report = {
-        "format_version": FORMAT_VERSION,
-        "name": name,
-        "images": len(pixels),
-        "info": dict(info),
-        "files": files,
-    }
-    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    facts = {"name": name, "images": images, "info": dict(info), "files": files}
+    text = json.dumps({"format_version": FORMAT_VERSION, **facts}, indent=2)
+    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
 
 
 def _move_into_place(beside: Path, folder: Path) -> None:

@@ -212,6 +212,8 @@ def test_a_damaged_image_is_named_or_left_out(tmp_path: Path) -> None:
         BenchmarkError, match=r"films\.csv: row 9, column 'path': image 'films/07.png': a web page"
     ):
         load(tmp_path)
+    with pytest.raises(BenchmarkError, match=r"row 2, .*'films/00.png': more than 100 pixels; if the"):
+        load(tmp_path, max_pixels=100)
     spec = {"kind": "multilabel", "classes": ["Edema"]}
     data = load(tmp_path, on_bad_image="skip", part="test")
     assert "films/07.png" not in set(data.manifest["image_id"])

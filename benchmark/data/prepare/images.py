@@ -117,11 +117,11 @@ def _bounded(max_pixels: int) -> Iterator[None]:
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
-    size = f"{path}: {width:,} x {height:,} pixels"
+    size = f"{path}: {width:,} x {height:,}"
     if width * height > max_pixels:
-        raise ImageError(f"{size}, more than {max_pixels:,}; if the file is right, raise max_pixels")
+        raise ImageError(f"{size}, more than {max_pixels:,} pixels; if the file is right, raise max_pixels")
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise ImageError(f"{size}: one side is more than {MAX_RATIO:,} times as long as the other")
+        raise ImageError(f"{size} pixels: one side is more than {MAX_RATIO:,} times as long as the other")
 
 
 def _picture(path: Path, content: bytes, max_pixels: int) -> tuple[Pixels, dict[str, Any]]:
@@ -137,11 +137,8 @@ def _picture(path: Path, content: bytes, max_pixels: int) -> tuple[Pixels, dict[
             _check_size(path, *image.size, max_pixels)
     except ImageError:
         raise
-    except PIL.UnidentifiedImageError as error:
-        known = f"{', '.join(FORMATS)}; begins with {content[:8]!r}"
-        raise ImageError(f"{path}: not an image in any known format ({known})") from error
     except Exception as error:  # decoders raise anything on damaged files
-        raise ImageError(f"{path}: damaged or truncated image ({_short(error)})") from error
+        raise ImageError(f"{path}: {_reason(error, content, max_pixels)}") from error
     notes: dict[str, Any] = {}
     if values is None:
         values, notes = _values(path, image)
@@ -152,6 +149,16 @@ def _picture(path: Path, content: bytes, max_pixels: int) -> tuple[Pixels, dict[
     if orientation in range(2, 9):
         values, notes = _upright(values, orientation), {**notes, "orientation": orientation}
     return values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 else values, notes
+
+
+def _reason(error: Exception, content: bytes, max_pixels: int) -> str:
+    """Return why Pillow could not open or decode a file."""
+    if isinstance(error, PIL.Image.DecompressionBombError):
+        return f"more than {max_pixels:,} pixels; if the file is right, raise max_pixels"
+    if isinstance(error, PIL.UnidentifiedImageError):
+        known = f"{', '.join(FORMATS)}; begins with {content[:8]!r}"
+        return f"not an image in any known format ({known})"
+    return f"damaged or truncated image ({_short(error)})"
 
 
 def _deep_png(content: bytes) -> npt.NDArray[Any] | None:
