@@ -37,7 +37,7 @@ class LayeredEntry:
 
     def part(self, part: str) -> LayeredEntry:
         """Return the entry of one part: what stands below its key is laid over the rest."""
-        rest = [
+        rest: list[tuple[Mapping[str, Any], Layer, str]] = [
             ({key: values[key] for key in values if key not in PARTS}, layer, path)
             for values, layer, path in self.layers
         ]

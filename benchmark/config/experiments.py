@@ -242,11 +242,14 @@ def _check_titles(rows: Sequence[ExperimentRow], where: str, problems: list[str]
     for title in dict.fromkeys(titles):
         if titles.count(title) > 1:
             problems.append(f"{where}.rows: two rows have the title '{title}'. Give each one of its own")
+    differences = {row.title for row in rows if row.difference}
     for row in rows:
         for title in row.difference:
+            place = f"{where}.rows.{row.title}.difference"
             if title not in titles:
-                hint = suggest(str(title), titles)
-                problems.append(f"{where}.rows.{row.title}.difference: no row has the title '{title}'.{hint}")
+                problems.append(f"{place}: no row has the title '{title}'.{suggest(title, titles)}")
+            elif title in differences:
+                problems.append(f"{place}: '{title}' is a difference itself. Name rows with a method")
 
 
 # ---------------------------------------------------------------------------- cells

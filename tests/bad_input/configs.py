@@ -211,11 +211,12 @@ CONFIGS = [
 _HEAD = "experiment:\n  id: X\n  kind: table\n  tasks: {zeroshot: [acc]}\n"
 _ROWS: dict[str, Says] = {
     "rows: [{title: a}]": "experiment.rows.1: expected either a method or a difference",
-    "rows: [{title: a, method: coop, difference: [a, a]}]": "rows.1: expected either a method or a difference",
+    "rows: [{title: a, method: coop, difference: [b, b]}, {title: b, method: mma}]": "expected either a method or",
     "rows: [{method: coop}]": "experiment.rows.1: the key 'title' is missing",
     "rows: [{title: a, method: coop}, {title: a, method: mma}]": "two rows have the title 'a'",
     "rows: [{title: ab, method: coop}, {title: c, difference: [ab, aa]}]": "title 'aa'. Did you mean 'ab'?",
     "rows: [{title: a, method: coop}, {title: c, difference: [a]}]": "expected the titles of two rows, got ['a']",
+    "rows: [{title: a, method: coop}, {title: c, difference: [c, a]}]": "'c' is a difference itself",
     "rows: [{title: a, method: coop, sett: {}}]": "unknown key 'sett'. Did you mean 'set'?",
     "rows: [{title: a, method: cop}]": "rows.a.method: unknown method 'cop'. Did you mean 'coop'?",
     "rows: [{title: a, method: coop, set: [1]}]": "rows.1.set: expected keys and values, got [1]",
