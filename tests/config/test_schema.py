@@ -66,4 +66,4 @@ def test_names_of_schemas_are_checked(capsys):
     assert main(["list", "schema"]) == 2
     assert "say which schema (suite, run, experiment, method)" in capsys.readouterr().err
     assert main(["list", "suites", "phantom"]) == 2
-    assert "unexpected word 'phantom'" in capsys.readouterr().err
+    assert "list takes no 'phantom'" in capsys.readouterr().err
