@@ -9,26 +9,27 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import rich.console
+import rich.table
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 PLAIN_INTERVAL = 20.0
 """Seconds between two progress lines of one cell when the output is not a terminal."""
-
-
+PREPARATION = -1
+"""Slot of the work that is done for all cells."""
 SEND_INTERVAL = 0.2
 """Seconds between two progress messages of a worker process to its parent."""
 
 
-class Reporter(Protocol):
-    """Receives the progress of long work."""
+class Reporter:
+    """Receives the progress of long work. This one tells nobody and never stops."""
 
     def start(self, stage: str, total: int) -> None:
         """Begin a stage of ``total`` steps."""
@@ -45,26 +46,13 @@ class Reporter(Protocol):
 
     def stopping(self) -> bool:
         """Return whether the run was asked to stop; code with work to save asks this before it calls `advance`."""
-
-
-class NullReporter:
-    """Reports to nobody."""
-
-    def start(self, stage: str, total: int) -> None:
-        """Do nothing."""
-
-    def advance(self, n: int = 1, note: str = "") -> None:
-        """Do nothing."""
-
-    def log(self, line: str) -> None:
-        """Do nothing."""
-
-    def stopping(self) -> bool:
-        """Never stop."""
         return False
 
 
-class QueueReporter:
+NullReporter = Reporter
+
+
+class QueueReporter(Reporter):
     """Passes reports on as ``(kind, *values)`` tuples, from worker to parent; progress is sent at intervals.
 
     Args:
@@ -75,15 +63,12 @@ class QueueReporter:
     def __init__(
         self, send: Callable[[tuple[Any, ...]], None], stopping: Callable[[], bool] = lambda: False
     ) -> None:
-        self._send = send
-        self.stopping = stopping
-        self._steps = 0
-        self._sent_at = 0.0
+        self._send, self._stopping = send, stopping
+        self._steps, self._sent_at = 0, 0.0
 
     def start(self, stage: str, total: int) -> None:
         """Send the beginning of a stage."""
-        self._steps = 0
-        self._sent_at = 0.0
+        self._steps, self._sent_at = 0, 0.0
         self._send(("start", stage, total))
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -100,6 +85,10 @@ class QueueReporter:
         """Send one line."""
         self._send(("log", line))
 
+    def stopping(self) -> bool:
+        """Return whether the run was asked to stop."""
+        return self._stopping()
+
 
 @dataclass
 class _Stage:
@@ -110,9 +99,9 @@ class _Stage:
     total: int = 0
     steps: int = 0
     note: str = ""
-    began: float = 0.0
+    began: float = field(default_factory=time.monotonic)
     stage_began: float = 0.0
-    shown: float = 0.0
+    shown: float = field(default_factory=time.monotonic)
     log: str = ""
     aloud: bool = False
     """Lines are printed at once: nothing else would show them."""
@@ -127,24 +116,23 @@ class Board:
 
     def cell_started(self, slot: int, label: str) -> None:
         """Say that a slot begins a cell."""
-        self.slots[slot] = _Stage(label, began=time.monotonic(), shown=time.monotonic())
+        self._open(slot, _Stage(label))
 
     def cell_finished(self, slot: int, outcome: str, detail: str = "") -> None:
         """Say how the cell of a slot ended, in a few words; without ``detail`` its last log line is shown."""
-        cell = self.slots.pop(slot)
+        cell = self._close(slot)
         self.finished += 1
         detail = detail or cell.log
         seconds = duration(time.monotonic() - cell.began)
         text = f"[{self.finished}/{self.total}] {cell.label} {outcome} in {seconds}"
         self.console.line(f"{text}: {' '.join(detail.split())}" if detail else text)
 
-    def preparation_started(self, slot: int, label: str) -> None:
-        """Say that work for all cells begins."""
-        self.slots[slot] = _Stage(label, began=time.monotonic(), shown=time.monotonic(), aloud=True)
-
-    def preparation_finished(self, slot: int) -> None:
-        """Say that the work for all cells is done."""
-        cell = self.slots.pop(slot)
+    @contextlib.contextmanager
+    def preparing(self, label: str, stopping: Callable[[], bool] = lambda: False) -> Iterator[Reporter]:
+        """Show work for all cells while the block runs, and yield its reporter."""
+        self._open(PREPARATION, _Stage(label, aloud=True))
+        yield self.reporter(PREPARATION, stopping)
+        cell = self._close(PREPARATION)
         self.console.line(f"{cell.label} ready in {duration(time.monotonic() - cell.began)}")
 
     def event(self, slot: int, message: tuple[Any, ...]) -> None:
@@ -173,6 +161,12 @@ class Board:
 
     def close(self) -> None:
         """End the display."""
+
+    def _open(self, slot: int, cell: _Stage) -> None:
+        self.slots[slot] = cell
+
+    def _close(self, slot: int) -> _Stage:
+        return self.slots.pop(slot)
 
 
 class PlainBoard(Board):
@@ -209,26 +203,18 @@ class RichBoard(Board):
         self._bars: dict[int, TaskID] = {}
         self._progress.start()
 
-    def cell_started(self, slot: int, label: str) -> None:
-        """Add the bar of a cell."""
-        super().cell_started(slot, label)
-        self._bars[slot] = self._progress.add_task(escape(label), total=None, note="")
+    def _open(self, slot: int, cell: _Stage) -> None:
+        super()._open(slot, cell)
+        self._bars[slot] = self._progress.add_task(escape(cell.label), total=None, note="")
+
+    def _close(self, slot: int) -> _Stage:
+        self._progress.remove_task(self._bars.pop(slot))
+        return super()._close(slot)
 
     def cell_finished(self, slot: int, outcome: str, detail: str = "") -> None:
-        """Remove the bar of a cell and print its outcome above the bars."""
-        self._progress.remove_task(self._bars.pop(slot))
+        """Print the outcome of a cell above the bars."""
         super().cell_finished(slot, outcome, detail)
         self._progress.update(self._all, completed=self.finished)
-
-    def preparation_started(self, slot: int, label: str) -> None:
-        """Add the bar of work for all cells."""
-        super().preparation_started(slot, label)
-        self._bars[slot] = self._progress.add_task(escape(label), total=None, note="")
-
-    def preparation_finished(self, slot: int) -> None:
-        """Remove the bar of work for all cells."""
-        self._progress.remove_task(self._bars.pop(slot))
-        super().preparation_finished(slot)
 
     def show(self, slot: int, cell: _Stage) -> None:
         """Move the bar of a cell."""
@@ -274,6 +260,24 @@ class Console:
         """Print one error line."""
         self.err.print(f"error: {_one_line(text)}", markup=False, style="red")
 
+    def rows(
+        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", right: str = ""
+    ) -> None:
+        """Print a table of plain texts, shortened nowhere.
+
+        Args:
+            columns: heads.
+            rows: a text or other value per column.
+            title: above the table.
+            right: heads of columns that are aligned to the right, by commas.
+        """
+        table = rich.table.Table(title=Text(title) if title else None, title_justify="left")
+        for head in columns:
+            table.add_column(head, justify="right" if head in right.split(", ") else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(str(value)) for value in row))
+        self.table(table)
+
     def table(self, content: Any) -> None:
         """Print a rich table, or a text without markup."""
         if isinstance(content, str):
@@ -281,7 +285,7 @@ class Console:
         else:
             self.out.print(content, soft_wrap=False)
 
-    @contextmanager
+    @contextlib.contextmanager
     def board(self, total: int) -> Iterator[Board]:
         """Show the progress of ``total`` cells while the block runs."""
         board = RichBoard(self, total) if self.live else PlainBoard(self, total)

@@ -52,8 +52,8 @@ def test_rich_board_draws_and_removes_bars():
     console.out = rich.console.Console(file=io.StringIO(), force_terminal=True, width=120, highlight=False)
     with console.board(1) as board:
         assert isinstance(board, RichBoard)
-        board.preparation_started(-1, "data")
-        board.preparation_finished(-1)
+        with board.preparing("data"):
+            pass
         board.cell_started(0, "coop seed 0")
         board.event(0, ("start", "adapt", 10))
         board.event(0, ("advance", 4, "loss [x]"))

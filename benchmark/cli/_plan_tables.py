@@ -10,6 +10,7 @@ import rich.table
 
 from benchmark.config.layers import plugin_options
 from benchmark.config.run_config import Recipe, RunConfig
+from benchmark.console import Console
 from benchmark.plan import CellSpec, Plan
 from benchmark.registry import METHODS
 from benchmark.store.cells import cell_name
@@ -21,17 +22,23 @@ _WHOLE = ("authors", "suite", "defaults")
 """Layers that hold a whole recipe: named without their keys."""
 
 
-def plan_table(plan: Plan) -> rich.table.Table:
-    """Return a table of a plan's cells: which run, which are reused."""
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print a plan's cells: which run, which are reused."""
     words = {"todo": "run", "partial": "evaluate", "done": "reuse"}
-    table = rich.table.Table(title=f"plan: {len(plan.open)} of {len(plan.cells)} cells to run")
-    for column in ("method", "seed", "backbone", "suite", "tasks", "state"):
-        table.add_column(column, overflow="fold")
-    for cell in plan.cells:
-        spec = cell.spec
-        tasks = " ".join(cell.missing or spec.tasks)
-        table.add_row(spec.cell, str(spec.seed), spec.backbone, spec.suite_name, tasks, words[cell.state])
-    return table
+    rows = (
+        (
+            spec.cell,
+            spec.seed,
+            spec.backbone,
+            spec.suite_name,
+            " ".join(cell.missing or spec.tasks),
+            words[cell.state],
+        )
+        for cell in plan.cells
+        for spec in [cell.spec]
+    )
+    title = f"plan: {len(plan.open)} of {len(plan.cells)} cells to run"
+    console.rows(("method", "seed", "backbone", "suite", "tasks", "state"), rows, title)
 
 
 def recipe_table(plan: Plan, configs: Sequence[RunConfig]) -> rich.table.Table:

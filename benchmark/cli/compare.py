@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from benchmark.cli._parser import ArgumentParser, add_smallest_difference, smallest_difference
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, StoreError, unknown
@@ -27,6 +25,9 @@ from benchmark.store.cells import Store
 if TYPE_CHECKING:
     from benchmark.report.model import Block, Row
     from benchmark.report.significance.comparisons import Comparison
+
+
+COLUMNS = ("Task", "Dataset", "Metric", "A", "B", "A - B", "95 % interval", "p", "p (Holm)", "Verdict")
 
 
 @dataclass(frozen=True)
@@ -211,14 +212,9 @@ def _families(compared: Compared) -> Iterator[tuple[list[Pair], list[tuple[Pair,
 def _print(compared: Compared, console: Console, smallest: float, *, several: bool) -> None:
     for pairs, family in _families(compared):
         heads = pairs[0].heads
-        table = Table(title=f"{pairs[0].block.heading}: A = {heads[0]}, B = {heads[1]}", title_justify="left")
-        for head in ("Method",) * several + (
-            "Task", "Dataset", "Metric", "A", "B", "A - B", "95 % interval", "p", "p (Holm)", "Verdict"
-        ):  # fmt: skip
-            table.add_column(head, justify="right" if head in ("A", "B", "A - B") else "left")
-        for pair, test in family:
-            table.add_row(*((pair.first.title,) * several), *_texts(pair, test))
-        console.table(table)
+        title = f"{pairs[0].block.heading}: A = {heads[0]}, B = {heads[1]}"
+        rows = [((pair.first.title,) * several + _texts(pair, test)) for pair, test in family]
+        console.rows(("Method",) * several + COLUMNS, rows, title, right="A, B, A - B")
         for line in dict.fromkeys(line for pair in pairs for line in (*_seeds(pair), *_doubts(pair))):
             console.line(line)
     console.line(

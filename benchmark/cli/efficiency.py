@@ -22,10 +22,11 @@ from benchmark.cli._parser import ArgumentParser, add_plugins, use_plugins
 from benchmark.console import Console
 from benchmark.errors import ConfigError
 from benchmark.files import user_path
+from benchmark.machine import find_devices
 from benchmark.registry import METHODS
 
 if TYPE_CHECKING:
-    from benchmark.efficiency.report import Run
+    from benchmark.efficiency.report import Measured
     from benchmark.efficiency.timing import Times
     from benchmark.efficiency.workbench import Workbench
 
@@ -64,128 +65,26 @@ def main(args: argparse.Namespace, console: Console) -> int:
         PluginError: no such method or backbone.
         CellError: torch.compile fails.
     """
-    _check(args)
+    wrong = [size for size in args.rates or () if not size.isdecimal() or int(size) < 2]
+    if wrong:
+        raise ConfigError([f"--rates: expected batch sizes of at least 2, got '{size}'" for size in wrong])
+    use_plugins(args, load=True)
     names = METHODS.expand(args.methods or ["all"])
     bench = _bench(args)
+    from benchmark.backbones.towers.precision import resolve
     from benchmark.efficiency import report
 
-    folder = user_path(args.output_dir)
-    precision = _precision(args.precision, bench.device)
+    folder, precision = user_path(args.output_dir), resolve(args.precision, bench.device)
     command = "run_benchmark.py " + shlex.join(sys.argv[1:])
-    run = report.Run(report.surroundings(bench, precision, args.rounds, command))
-    measurement = _Measurement(args, bench, precision, run, folder, console)
+    found = report.Measured(report.surroundings(bench, precision, args.rounds, command))
     try:
-        measurement.measure(names)
+        _Measurement(args, bench, precision, found, folder, console).measure(names)
     except KeyboardInterrupt:
-        return _stopped(measurement, console)
-    report.show(run, console)
-    for path in [*report.write(run, folder), *report.draw(run, folder)]:
+        return _stopped(found, folder, args.rounds, console)
+    report.show(found, console)
+    for path in [*report.write(found, folder), *report.draw(found, folder)]:
         console.line(str(path))
     return 0
-
-
-@dataclass
-class _Measurement:
-    """All parts of one call, each written down as soon as it is there."""
-
-    args: argparse.Namespace
-    bench: Workbench
-    precision: str
-    run: Run
-    folder: Path
-    console: Console
-
-    def measure(self, names: Sequence[str]) -> None:
-        """Measure everything that was asked for, in order."""
-        self.methods(names)
-        self.input_pipeline()
-        sizes = rate_sizes(self.args, self.bench.device)
-        if sizes:
-            self.rates(sizes)
-        self.run.complete = True
-
-    def methods(self, names: Sequence[str]) -> None:
-        from benchmark.efficiency import costs
-
-        def done(rows: list[dict[str, Any]], times: dict[str, Times]) -> None:
-            self.run.rows, self.run.finished = rows, len(next(iter(times.values())).wall)
-            self.keep(times)
-
-        rounds, precision = self.args.rounds, self.precision
-        costs.measure(self.bench, names, rounds=rounds, precision=precision, told=self.told, done=done)
-
-    def input_pipeline(self) -> None:
-        from benchmark.efficiency import throughput
-
-        def done(stages: list[dict[str, Any]], times: dict[str, Times]) -> None:
-            self.run.stages, self.run.feeding = stages, throughput.judged(stages, self.run.rows)
-            self.keep(times)
-
-        throughput.measure(self.bench, rounds=self.args.rounds, told=self.told, done=done)
-
-    def rates(self, sizes: Sequence[int]) -> None:
-        from benchmark.efficiency.throughput import Rates
-
-        def done(rows: list[dict[str, Any]]) -> None:
-            self.run.rates = rows
-            self.keep({})
-
-        flops = {
-            row["method"]: row["step_flops_per_pair_cached"] or row["step_flops_per_pair"]
-            for row in self.run.rows
-            if row["pairs_per_s"] is not None
-        }
-        Rates(
-            self.bench.backbone, self.bench.text_length, self.precision, self.args.rounds,
-            flops, self.args.compile, self.told, done,
-        ).measure(sizes)  # fmt: skip
-
-    def told(self, text: str) -> None:
-        """Say how far the work is."""
-        self.console.err.print(text, markup=False, style="dim")
-
-    def keep(self, times: dict[str, Times]) -> None:
-        """Take up times and write everything."""
-        from benchmark.efficiency.report import write
-
-        self.run.times |= times
-        write(self.run, self.folder)
-
-
-def rate_sizes(args: argparse.Namespace, device: Any) -> list[int]:
-    """Return the batch sizes of the rates: those asked for, else 64 and 256 on a GPU, else the one to be compiled."""
-    if args.rates:
-        return [int(size) for size in args.rates]
-    if device.type == "cuda":
-        return [64, 256]
-    return [args.batch_size] if args.compile else []
-
-
-def _stopped(measurement: _Measurement, console: Console) -> int:
-    from benchmark.cli import INTERRUPTED
-    from benchmark.efficiency import report
-
-    run, folder = measurement.run, measurement.folder
-    if not run.rows:
-        console.warn("stopped before the first round was done: nothing is written")
-        return INTERRUPTED
-    report.draw(run, folder)
-    console.warn(
-        f"stopped: the methods were timed in {run.finished} of {measurement.args.rounds} rounds; "
-        f"what was measured is in {folder}"
-    )
-    return INTERRUPTED
-
-
-def _check(args: argparse.Namespace) -> None:
-    problems = [
-        f"--rates: expected batch sizes of at least 2, got '{size}'"
-        for size in args.rates or []
-        if not size.isdecimal() or int(size) < 2
-    ]
-    if problems:
-        raise ConfigError(problems)
-    use_plugins(args, load=True)
 
 
 def _bench(args: argparse.Namespace) -> Workbench:
@@ -194,7 +93,6 @@ def _bench(args: argparse.Namespace) -> Workbench:
 
     from benchmark.backbones import load_backbone
     from benchmark.efficiency.workbench import Workbench
-    from benchmark.machine import find_devices
 
     torch.set_num_threads(args.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     name = args.backbone
@@ -207,7 +105,80 @@ def _bench(args: argparse.Namespace) -> Workbench:
     return Workbench(backbone, batch_size=args.batch_size, text_length=args.text_length or room)
 
 
-def _precision(wanted: str, device: Any) -> str:
-    from benchmark.backbones.towers.precision import resolve
+@dataclass
+class _Measurement:
+    """All parts of one call, each written as soon as it is there."""
 
-    return resolve(wanted, device)
+    args: argparse.Namespace
+    bench: Workbench
+    precision: str
+    found: Measured
+    folder: Path
+    console: Console
+
+    def measure(self, names: Sequence[str]) -> None:
+        """Measure everything that was asked for, in order."""
+        from benchmark.efficiency import costs, throughput
+
+        found, rounds = self.found, self.args.rounds
+
+        def methods(rows: list[dict[str, Any]], times: dict[str, Times]) -> None:
+            found.rows, found.finished = rows, len(next(iter(times.values())).wall)
+            self.keep(times)
+
+        def input_pipeline(stages: list[dict[str, Any]], times: dict[str, Times]) -> None:
+            found.stages, found.feeding = stages, throughput.judged(stages, found.rows)
+            self.keep(times)
+
+        def rates(rows: list[dict[str, Any]]) -> None:
+            found.rates = rows
+            self.keep({})
+
+        costs.measure(
+            self.bench, names, rounds=rounds, precision=self.precision, told=self.told, done=methods
+        )
+        throughput.measure(self.bench, rounds=rounds, told=self.told, done=input_pipeline)
+        if sizes := rate_sizes(self.args, self.bench.device):
+            flops = {
+                row["method"]: row["step_flops_per_pair_cached"] or row["step_flops_per_pair"]
+                for row in found.rows
+                if row["pairs_per_s"] is not None
+            }
+            throughput.Rates(
+                self.bench.backbone, self.bench.text_length, self.precision, rounds, flops,
+                self.args.compile, self.told, rates,
+            ).measure(sizes)  # fmt: skip
+        found.complete = True
+
+    def told(self, text: str) -> None:
+        """Say how far the work is."""
+        self.console.err.print(text, markup=False, style="dim")
+
+    def keep(self, times: dict[str, Times]) -> None:
+        """Take up times and write everything."""
+        from benchmark.efficiency.report import write
+
+        self.found.times |= times
+        write(self.found, self.folder)
+
+
+def rate_sizes(args: argparse.Namespace, device: Any) -> list[int]:
+    """Return the batch sizes of the rates: those asked for, else 64 and 256 on a GPU, else the one to be compiled."""
+    if args.rates:
+        return [int(size) for size in args.rates]
+    if device.type == "cuda":
+        return [64, 256]
+    return [args.batch_size] if args.compile else []
+
+
+def _stopped(found: Measured, folder: Path, rounds: int, console: Console) -> int:
+    from benchmark.efficiency import report
+
+    if not found.rows:
+        console.warn("stopped before the first round was done: nothing is written")
+        return 130
+    report.draw(found, folder)
+    console.warn(
+        f"stopped: the methods were timed in {found.finished} of {rounds} rounds; what was measured is in {folder}"
+    )
+    return 130

@@ -12,10 +12,8 @@ import contextlib
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
-
-import rich.table
 
 from benchmark.cli._parser import ArgumentParser, add_plugins, use_plugins
 from benchmark.config.experiments import cells_needed, experiments
@@ -61,14 +59,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     if args.json:
         console.line(json.dumps(rows, indent=1))
     else:
-        _print_table(
-            console,
-            list(rows[0]) if rows else ["name"],
-            [
-                [", ".join(map(str, x)) if isinstance(x, list) else str(x) for x in row.values()]
-                for row in rows
-            ],
-        )
+        cells = ([", ".join(map(str, x)) if isinstance(x, list) else x for x in row.values()] for row in rows)
+        console.rows(list(rows[0]) if rows else ["name"], cells)
     return 0
 
 
@@ -116,7 +108,7 @@ def _methods(args: argparse.Namespace, console: Console) -> int:
     elif args.markdown:
         console.line(page.markdown(rows).rstrip())
     else:
-        _print_table(console, page.COLUMNS, [page.cells(row) for row in rows])
+        console.rows(page.COLUMNS, map(page.cells, rows))
         for line in page.remarks(rows):
             console.warn(line)
         if usable and not args.all:
@@ -155,15 +147,6 @@ def _progress(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda name: status.update(f"trying {name} on two small models (--names lists without)")
 
 
-def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = rich.table.Table()
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
-    console.table(table)
-
-
 def _plugins(kind: str) -> Callable[[], Rows]:
     def rows() -> Rows:
         registry = REGISTRIES[kind]
@@ -171,7 +154,7 @@ def _plugins(kind: str) -> Callable[[], Rows]:
         return [
             {
                 "name": x.name,
-                "aliases": list(x.aliases),
+                "aliases": [*x.aliases],
                 "summary": x.summary,
                 "source": x.origin.rsplit(":", 1)[0],
             }

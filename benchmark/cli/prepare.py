@@ -65,7 +65,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     """
     use_plugins(args, load=False)
     if args.dataset is None:
-        console.table(_listing())
+        _print_datasets(console)
         return 0
     dataset = _dataset(args.dataset)
     request = _request(args)
@@ -75,24 +75,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     signal.signal(signal.SIGTERM, _stop)
     began = time.monotonic()
-    with console.board(0) as board:
-        board.preparation_started(-1, f"prepare {args.dataset}")
+    with console.board(0) as board, board.preparing(f"prepare {args.dataset}") as reporter:
+        plugins = args.plugins or []
         done = prepare(
-            dataset,
-            Path(args.raw),
-            data_root(args),
-            reporter=board.reporter(-1),
-            plugins=args.plugins or [],
-            **request,
+            dataset, Path(args.raw), data_root(args), reporter=reporter, plugins=plugins, **request
         )
-        board.preparation_finished(-1)
     _print_report(done.report, console)
-    state = (
-        f"prepared in {duration(time.monotonic() - began)}"
-        if done.made
-        else "was prepared already, nothing to do"
-    )
-    console.line(f"{done.folder}: {state}")
+    took = f"prepared in {duration(time.monotonic() - began)}"
+    console.line(f"{done.folder}: {took if done.made else 'was prepared already, nothing to do'}")
     return 0
 
 
@@ -144,15 +134,10 @@ def _fitting(args: argparse.Namespace, problems: list[str]) -> Any:
         return None
 
 
-def _listing() -> Any:
-    import rich.table
-
+def _print_datasets(console: Console) -> None:
     from benchmark.data.prepare.raw import Access, RawDataset
 
     order = get_args(Access.__dataclass_fields__["kind"].type) or ("open", "registration", "credentialed")
-    table = rich.table.Table(title="run_benchmark.py prepare NAME --raw DIR --data-root DIR")
-    for column in ("name", "title", "access", "where", "what to download"):
-        table.add_column(column)
     rows = []
     for name in DATASETS.names():
         try:
@@ -163,9 +148,9 @@ def _listing() -> Any:
         if isinstance(found, RawDataset):
             access = found.access
             rows.append((order.index(access.kind), (name, found.title, access.kind, access.url, access.how)))
-    for _, row in sorted(rows):
-        table.add_row(*row)
-    return table
+    columns = ("name", "title", "access", "where", "what to download")
+    title = "run_benchmark.py prepare NAME --raw DIR --data-root DIR"
+    console.rows(columns, [row for _, row in sorted(rows)], title)
 
 
 def _source(dataset: Any) -> str:

@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import rich.table
-from rich.text import Text
-
 from benchmark.cli._parser import ArgumentParser, add_data_root, data_root
 from benchmark.cli.export_adapter import CELL
 from benchmark.console import Console
@@ -93,14 +90,9 @@ def _compare(stored: StoredCell, output_dir: Path, tolerance: float, console: Co
 
 
 def _print(files: Sequence[FileDifference], stored: StoredCell, console: Console) -> None:
-    table = rich.table.Table(title=Text(f"{stored.spec.folder}: then and now"), title_justify="left")
-    for head in ("file", "compared", "differing", "result"):
-        table.add_column(
-            head, justify="right" if head in ("compared", "differing") else "left", overflow="fold"
-        )
-    for file in files:
-        table.add_row(Text(file.name), f"{file.count:,}", f"{file.differing:,}", Text(_result(file)))
-    console.table(table)
+    rows = [(file.name, f"{file.count:,}", f"{file.differing:,}", _result(file)) for file in files]
+    columns, title = ("file", "compared", "differing", "result"), f"{stored.spec.folder}: then and now"
+    console.rows(columns, rows, title, right="compared, differing")
 
 
 def _result(file: FileDifference) -> str:

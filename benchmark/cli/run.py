@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from benchmark.cli._parser import ArgumentParser, add_data_root, add_plugins, add_smallest_difference, given
-from benchmark.cli._plan_tables import plan_table, recipe_table
+from benchmark.cli._plan_tables import print_plan, recipe_table
 from benchmark.cli._shell import cell_commands
 from benchmark.config.experiments import Experiment
 from benchmark.config.request import Request, load_request
@@ -169,10 +169,8 @@ def _check_identity(plan: Plan, store: Store, console: Console, elsewhere: bool,
             "not everything could be compared with what finished runs were made of: a run makes it first"
         )
         return
-    with console.board(1) as board:
-        board.preparation_started(-1, "data")
-        check(plan, store, reporter=board.reporter(-1), elsewhere=elsewhere)
-        board.preparation_finished(-1)
+    with console.board(1) as board, board.preparing("data") as reporter:
+        check(plan, store, reporter=reporter, elsewhere=elsewhere)
 
 
 def _cluster(config: RunConfig) -> Cluster | None:
@@ -192,7 +190,7 @@ def _print_plan(plan: Plan, configs: Sequence[RunConfig], args: argparse.Namespa
     if style not in PLAN_FORMATS:
         raise ConfigError(f"--format: {unknown('format', style, PLAN_FORMATS)}")
     if style == "table":
-        console.table(plan_table(plan))
+        print_plan(plan, console)
         console.table(recipe_table(plan, configs))
         return
     for command in cell_commands(plan, args.words):

@@ -75,11 +75,7 @@ def _counted(bench: Workbench, name: str, candidate: Candidate) -> Row:
     return {
         "method": name,
         "title": METHODS.get(name).card.title,
-        **{
-            key: value
-            for key, value in figures.items()
-            if key not in ("by_tower", "total_parameters_by_tower")
-        },
+        **{key: value for key, value in figures.items() if not isinstance(value, dict)},
         **{f"trainable_{tower}": count for tower, count in figures["by_tower"].items()},
         **{f"total_{tower}": count for tower, count in figures["total_parameters_by_tower"].items()},
         "cached_towers": " ".join(constant),

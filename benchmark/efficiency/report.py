@@ -28,10 +28,12 @@ from benchmark.run.cost import FLOPS_CONVENTION, peak_memory
 from benchmark.store.provenance import provenance, scrub
 
 Row = Mapping[str, Any]
+Columns = tuple[tuple[str, str, float], ...]
+"""Head of a column, key of the row, and the factor that turns the stored value into the shown one."""
 
 
 @dataclass
-class Run:
+class Measured:
     """Everything that one call has measured so far.
 
     Attributes:
@@ -51,46 +53,41 @@ class Run:
     complete: bool = False
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of a terminal table: ``factor`` turns the stored value into the shown one."""
-
-    head: str
-    key: str
-    factor: float = 1.0
-
-
-_COUNTED = (
-    _Column("trained", "trainable_parameters"),
-    _Column("image", "trainable_image"),
-    _Column("text", "trainable_text"),
-    _Column("shared", "trainable_shared"),
-    _Column("all", "total_parameters"),
-    _Column("forward\nGFLOP/pair", "forward_flops_per_pair", 1e-9),
-    _Column("step\nGFLOP/pair", "step_flops_per_pair", 1e-9),
-    _Column("step, cached\nGFLOP/pair", "step_flops_per_pair_cached", 1e-9),
-    _Column("memory of\na step, MB", "step_memory_bytes", 1e-6),
-    _Column("adapter\nkB", "adapter_bytes", 1e-3),
-    _Column("use", "inference_overhead"),
-    _Column("use,\nmerged", "inference_overhead_merged"),
+_COUNTED: Columns = (
+    ("trained", "trainable_parameters", 1),
+    ("image", "trainable_image", 1),
+    ("text", "trainable_text", 1),
+    ("shared", "trainable_shared", 1),
+    ("all", "total_parameters", 1),
+    ("forward\nGFLOP/pair", "forward_flops_per_pair", 1e-9),
+    ("step\nGFLOP/pair", "step_flops_per_pair", 1e-9),
+    ("step, cached\nGFLOP/pair", "step_flops_per_pair_cached", 1e-9),
+    ("memory of\na step, MB", "step_memory_bytes", 1e-6),
+    ("adapter\nkB", "adapter_bytes", 1e-3),
+    ("use", "inference_overhead", 1),
+    ("use,\nmerged", "inference_overhead_merged", 1),
 )
-_TIMED = (
-    _Column("step p50\nms", "step_time_p50_s", 1e3),
-    _Column("p95\nms", "step_time_p95_s", 1e3),
-    _Column("fastest\nround", "step_time_fastest_round_s", 1e3),
-    _Column("slowest\nround", "step_time_slowest_round_s", 1e3),
-    _Column("CPU time\nms", "step_cpu_time_p50_s", 1e3),
-    _Column("pairs/s", "pairs_per_s"),
-    _Column("evaluation\nimages/s", "evaluation_images_per_s"),
-    _Column("use", "inference_time_overhead"),
-    _Column("use,\nmerged", "inference_time_overhead_merged"),
+_TIMED: Columns = (
+    ("step p50\nms", "step_time_p50_s", 1e3),
+    ("p95\nms", "step_time_p95_s", 1e3),
+    ("fastest\nround", "step_time_fastest_round_s", 1e3),
+    ("slowest\nround", "step_time_slowest_round_s", 1e3),
+    ("CPU time\nms", "step_cpu_time_p50_s", 1e3),
+    ("pairs/s", "pairs_per_s", 1),
+    ("evaluation\nimages/s", "evaluation_images_per_s", 1),
+    ("use", "inference_time_overhead", 1),
+    ("use,\nmerged", "inference_time_overhead_merged", 1),
 )
-_RATES = (
-    _Column("step\nms", "step_time_p50_s", 1e3),
-    _Column("pairs/s", "pairs_per_s"),
-    _Column("TFLOP/s", "flops_per_s", 1e-12),
-    _Column("% of\npeak", "share_of_peak", 100),
-    _Column("memory of\na step, MB", "step_memory_bytes", 1e-6),
+_RATES: Columns = (
+    ("step\nms", "step_time_p50_s", 1e3),
+    ("pairs/s", "pairs_per_s", 1),
+    ("TFLOP/s", "flops_per_s", 1e-12),
+    ("% of\npeak", "share_of_peak", 100),
+    ("memory of\na step, MB", "step_memory_bytes", 1e-6),
+)
+_PIPELINE: Columns = tuple(
+    (key.replace("cpu", "CPU").replace("_", " "), key, 1)
+    for key in ("per_second", "slowest_round", "fastest_round", "per_cpu_second")
 )
 
 
@@ -125,33 +122,42 @@ def surroundings(bench: Workbench, precision: str, rounds: int, command: str) ->
 
 
 # ---------------------------------------------------------------------------- terminal
-def show(run: Run, console: Console) -> None:
+def show(found: Measured, console: Console) -> None:
     """Print the tables, machine and settings."""
-    about = run.surroundings
+    about = found.surroundings
     console.line(
         f"{about['backbone']}: {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "
         f"{about['device']}, {about['threads']} thread(s), {about['rounds']} rounds"
     )
     for title, columns in (("counted", _COUNTED), ("timed", _TIMED)):
-        table = Table("method", title=title, title_justify="left")
-        for column in columns:
-            table.add_column(column.head, justify="right", no_wrap=True)
-        for row in run.rows:
-            table.add_row(str(row["title"]), *(_number(row[column.key], column.factor) for column in columns))
+        table = _columns(Table("method", title=title, title_justify="left"), columns)
+        for row in found.rows:
+            table.add_row(str(row["title"]), *_numbers(row, columns))
         console.table(table)
-    console.line(f"memory: {about['memory_convention']}")
-    console.line(f"this process at its peak, resident: {about['process_peak_resident_bytes'] / 1e6:,.0f} MB")
-    console.line(
-        "use: cost of scoring an image, frozen model = 1; merged: with the updates folded into its weights"
-    )
-    console.line("steps are timed as in a run: towers that a method leaves alone bring cached features")
-    if run.stages:
-        _show_pipeline(run, console)
-    if run.rates:
-        _show_rates(run, console)
+    for line in (
+        f"memory: {about['memory_convention']}",
+        f"this process at its peak, resident: {about['process_peak_resident_bytes'] / 1e6:,.0f} MB",
+        "use: cost of scoring an image, frozen model = 1; merged: with the updates folded into its weights",
+        "steps are timed as in a run: towers that a method leaves alone bring cached features",
+    ):
+        console.line(line)
+    if found.stages:
+        _show_pipeline(found, console)
+    if found.rates:
+        _show_rates(found, console)
 
 
-def _number(value: float | None, factor: float = 1.0) -> str:
+def _columns(table: Table, columns: Columns) -> Table:
+    for head, _, _ in columns:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _numbers(row: Row, columns: Columns) -> list[str]:
+    return [_number(row[key], factor) for _, key, factor in columns]
+
+
+def _number(value: float | None, factor: float = 1) -> str:
     """Return a number with three digits, all of them where there are more before the point; empty for None."""
     if value is None:
         return ""
@@ -160,59 +166,49 @@ def _number(value: float | None, factor: float = 1.0) -> str:
     return f"{shown:,.0f}" if whole else f"{shown:.3g}"
 
 
-def _show_pipeline(run: Run, console: Console) -> None:
-    table = Table("stage", title="input pipeline", title_justify="left")
-    keys = ("per_second", "slowest_round", "fastest_round", "per_cpu_second")
-    for key in keys:
-        table.add_column(key.replace("cpu", "CPU").replace("_", " "), justify="right", no_wrap=True)
-    for row in run.stages:
-        rates = [_number(row[key]) for key in keys]
-        table.add_row(row["what"], f"{rates[0]} {row['unit'].partition('/')[0]}", *rates[1:])
+def _show_pipeline(found: Measured, console: Console) -> None:
+    table = _columns(Table("stage", title="input pipeline", title_justify="left"), _PIPELINE)
+    for row in found.stages:
+        first, *others = _numbers(row, _PIPELINE)
+        table.add_row(row["what"], f"{first} {row['unit'].partition('/')[0]}", *others)
     console.table(table)
     console.line(
         "the file of images lies in memory, so these are ceilings; normalising happens where the step runs"
     )
-    if run.feeding:
-        about = run.feeding
-        console.line(
-            f"the fastest step that takes images ({about['fastest']}) needs {_number(about['needs'])} pairs/s"
-        )
+    if about := found.feeding:
+        needs = _number(about["needs"])
+        console.line(f"the fastest step that takes images ({about['fastest']}) needs {needs} pairs/s")
         for kind, rate in about["brings"].items():
-            words = (
-                "keeps up" if about["keeps_up"][kind] else "does NOT keep up: give a run more --num-workers"
-            )
+            enough = about["keeps_up"][kind]
+            words = "keeps up" if enough else "does NOT keep up: give a run more --num-workers"
             console.line(f"the loader brings up to {_number(rate)} {kind} pairs/s: it {words}")
 
 
-def _show_rates(run: Run, console: Console) -> None:
-    peak = run.rates[0]["peak_flops_per_s"]
-    table = Table("method", "batch", "form", title="steps at the batch sizes of a run", title_justify="left")
-    for column in _RATES:
-        table.add_column(column.head, justify="right", no_wrap=True)
+def _show_rates(found: Measured, console: Console) -> None:
+    title = "steps at the batch sizes of a run"
+    table = _columns(Table("method", "batch", "form", title=title, title_justify="left"), _RATES)
     table.add_column(f"{PAPER_EPOCHS} epochs of\n{PAPER_PAIRS:,} pairs", justify="right", no_wrap=True)
     table.add_column("")
-    for row in run.rates:
+    for row in found.rates:
         seconds = row["paper_training_s"]
-        table.add_row(
-            row["title"], str(row["batch_size"]), row["form"],
-            *(_number(row[column.key], column.factor) for column in _RATES),
-            "" if seconds is None else duration(seconds), row["note"],
-        )  # fmt: skip
+        length = "" if seconds is None else duration(seconds)
+        size = str(row["batch_size"])
+        table.add_row(row["title"], size, row["form"], *_numbers(row, _RATES), length, row["note"])
     console.table(table)
     console.line(
-        f"{run.rates[0]['precision']}; peak: {peak / 1e12:,.3g} TFLOP/s, measured here with a large matrix product; "
-        "FLOPs of a step as it runs; cached features take one pass over the data more"
+        f"{found.rates[0]['precision']}; peak: {found.rates[0]['peak_flops_per_s'] / 1e12:,.3g} TFLOP/s, measured here "
+        "with a large matrix product; FLOPs of a step as it runs; cached features take one pass over the data more"
     )
 
 
 # ---------------------------------------------------------------------------- files
-def write(run: Run, folder: Path) -> list[Path]:
+def write(found: Measured, folder: Path) -> list[Path]:
     """Write what has been measured, each file whole or not at all, and return the paths.
 
     efficiency.json holds everything; efficiency.csv the methods; input_pipeline.csv and rates.csv their parts. What an
     earlier run left of a table that has no rows now goes.
     """
-    tables = {"efficiency": run.rows, "input_pipeline": run.stages, "rates": run.rates}
+    tables = {"efficiency": found.rows, "input_pipeline": found.stages, "rates": found.rates}
     paths = []
     for name, rows in tables.items():
         path = folder / f"{name}.csv"
@@ -222,13 +218,13 @@ def write(run: Run, folder: Path) -> list[Path]:
         else:
             path.unlink(missing_ok=True)
     content = {
-        **run.surroundings,
-        "complete": run.complete,
-        "finished_rounds": run.finished,
-        "methods": list(run.rows),
-        "input_pipeline": {"stages": list(run.stages), **run.feeding},
-        "rates": list(run.rates),
-        "seconds": {name: {"wall": times.wall, "cpu": times.cpu} for name, times in run.times.items()},
+        **found.surroundings,
+        "complete": found.complete,
+        "finished_rounds": found.finished,
+        "methods": list(found.rows),
+        "input_pipeline": {"stages": list(found.stages), **found.feeding},
+        "rates": list(found.rates),
+        "seconds": {name: {"wall": times.wall, "cpu": times.cpu} for name, times in found.times.items()},
     }
     paths.append(folder / "efficiency.json")
     _write(paths[-1], (json.dumps(content, indent=1) + "\n").encode())
@@ -247,7 +243,7 @@ def _write(path: Path, content: bytes) -> None:
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
-def draw(run: Run, folder: Path) -> list[Path]:
+def draw(found: Measured, folder: Path) -> list[Path]:
     """Draw figure_efficiency.png and .pdf; return their paths."""
     panels = (
         ("step_flops_as_run", "Step, GFLOP per pair", 1e-9),
@@ -255,14 +251,14 @@ def draw(run: Run, folder: Path) -> list[Path]:
         ("step_memory_bytes", "Memory of a step, MB", 1e-6),
         ("evaluation_images_per_s", "Evaluation, images/s", 1.0),
     )
-    about = run.surroundings
+    about = found.surroundings
     with mpl.rc_context(STYLE):
-        figure = new_figure(width=11, height=1.2 + 0.28 * len(run.rows))
+        figure = new_figure(width=11, height=1.2 + 0.28 * len(found.rows))
         grid = list(figure.subplots(1, len(panels), sharey=True, squeeze=False).flat)
         for axes, (key, label, factor) in zip(grid, panels, strict=True):
-            _bars(axes, run.rows, key, factor)
+            _bars(axes, found.rows, key, factor)
             axes.set_xlabel(label)
-        grid[0].set_yticks(range(len(run.rows)), [str(row["title"]) for row in run.rows])
+        grid[0].set_yticks(range(len(found.rows)), [str(row["title"]) for row in found.rows])
         grid[0].invert_yaxis()
         figure.suptitle(
             f"{about['backbone']}, {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "

@@ -1,13 +1,17 @@
-"""How fast a run would go here: training steps at the batch sizes of a run, eager and compiled, as a share of the peak.
+"""How fast a run would go on this machine: its training steps, and the input pipeline that feeds them.
 
-Meant for a GPU (``efficiency --rates 64 256``); works anywhere. The peak is measured: a large square matrix product in
-the arithmetic of the towers. FLOPs are those of the step as it runs, counted on the small batch.
+Rates (``efficiency --rates 64 256``) are meant for a GPU and work anywhere: training steps at the batch sizes of a run,
+eager and compiled, as a share of the peak. The peak is measured by a large square matrix product in the arithmetic of
+the towers. FLOPs are those of the step as it runs, counted on the small batch.
+
+The input pipeline reads made-up images from a file that lies in memory, so its rates are ceilings.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +24,6 @@ from benchmark.backbones import Backbone
 from benchmark.console import NullReporter
 from benchmark.data.batches import PairBatches, PixelRows
 from benchmark.data.features import FrozenFeatures
-from benchmark.data.prepared import Array
 from benchmark.data.samples import PairData
 from benchmark.efficiency.timing import Times, in_turns
 from benchmark.efficiency.workbench import Candidate, Form, Workbench, shared_copy
@@ -30,22 +33,23 @@ from methods.base import Method
 
 PAPER_EPOCHS, PAPER_PAIRS = 40, 240_000
 """Length of the ACE-LoRA paper's training, for the projected duration."""
-
-
+SAMPLES, BATCH = 1024, 64
+WORKERS = (0, 2)
+KINDS: dict[str, tuple[int, ...]] = {"grey": (), "colour": (3,)}
+"""Kinds of pixel files, and the shape of their channels."""
 _SIDE = {"cuda": 8192, "cpu": 1024}
-
-
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-RateRow = dict[str, Any]
-
-
+_LABELS = 14
+_WORDS = (30, 150)
+Row = dict[str, Any]
 Tell = Callable[[str], None]
 
 
+# --- rates ---------------------------------------------------------------------------------------------------
+
+
 def matrix_peak(device: torch.device, precision: str, *, side: int | None = None, rounds: int = 5) -> float:
-    """Return the multiply-adds (each counts 2) per second of one square matrix product.
+    """Return the operations per second of one square matrix product; a multiply-add counts as 2.
 
     Args:
         device: where.
@@ -76,7 +80,7 @@ class Rates:
     flops: Mapping[str, float]
     compiled: bool
     told: Tell
-    done: Callable[[list[RateRow]], None]
+    done: Callable[[list[Row]], None]
 
     def measure(self, sizes: Sequence[int]) -> None:
         """Measure every method at every batch size.
@@ -86,16 +90,17 @@ class Rates:
         """
         self.told("measure the peak of matrix products")
         peak = matrix_peak(self.backbone.logit_scale.device, self.precision)
-        rows: list[RateRow] = []
+        rows: list[Row] = []
         for size in sizes:
             for method in self.flops:
                 self.told(f"{method}, batches of {size}")
                 rows += self._method(method, size, peak)
                 self.done(list(rows))
 
-    def _method(self, method: str, size: int, peak: float) -> list[RateRow]:
-        about = {"method": method, "title": METHODS.get(method).card.title, "batch_size": size}
+    def _method(self, method: str, size: int, peak: float) -> list[Row]:
         forms = ("eager", "compiled") if self.compiled else ("eager",)
+        times: Mapping[str, Times] = {}
+        memory: Mapping[str, int | None] = {}
         try:
             times, memory = self._timed(method, size, forms)
         except TorchDynamoException as error:
@@ -105,13 +110,15 @@ class Rates:
             ) from error
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            figures = _figures(None, None, 0.0, size, peak) | {"note": "out of memory"}
-            return [{**about, "form": form, "precision": self.precision, **figures} for form in forms]
         rows = []
         for form in forms:
-            figures = _figures(times[form], memory[form], self.flops[method], size, peak)
-            figures["note"] = "" if form == "eager" else pays(times["eager"], times[form])
-            rows.append({**about, "form": form, "precision": self.precision, **figures})
+            note = "" if form == "eager" else pays(times["eager"], times[form]) if times else ""
+            rows.append(
+                {"method": method, "title": METHODS.get(method).card.title, "batch_size": size, "form": form,
+                 "precision": self.precision,
+                 **_figures(times.get(form), memory.get(form), self.flops[method], size, peak),
+                 "note": note if times else "out of memory"}
+            )  # fmt: skip
         return rows
 
     def _timed(
@@ -129,13 +136,11 @@ class Rates:
 
 def _memory(candidate: Candidate, device: torch.device) -> int | None:
     """Return the memory of a step; None for a compiled one on a CPU, which keeps what its compiler decides."""
-    if candidate.form.compiled and device.type != "cuda":
-        return None
-    return candidate.memory()
+    return None if candidate.form.compiled and device.type != "cuda" else candidate.memory()
 
 
-def _figures(times: Times | None, memory: int | None, flops: float, size: int, peak: float) -> RateRow:
-    """Return what follows from the time of a step; all None without one."""
+def _figures(times: Times | None, memory: int | None, flops: float, size: int, peak: float) -> Row:
+    """Return what follows from the time of a step; None where there is no time."""
     rate = size / times.median if times else None
     return {
         "step_time_p50_s": times.median if times else None,
@@ -158,37 +163,35 @@ def pays(eager: Times, compiled: Times) -> str:
     return f"makes no difference beyond the noise: {gain}"
 
 
-SAMPLES, BATCH = 1024, 64
+# --- input pipeline ------------------------------------------------------------------------------------------
 
 
-WORKERS = (0, 2)
-
-
-KINDS: dict[str, tuple[int, ...]] = {"grey": (), "colour": (3,)}
-"""Kinds of pixel files, and the shape of their channels."""
-
-
-_LABELS = 14
-
-
-_WORDS = (30, 150)
-
-
-StageRow = dict[str, Any]
-
-
-class _Everything(Method):
+class _TakesBoth(Method):
     """Takes images and texts, so that batches bring both."""
 
     adapts: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A stage of the pipeline: ``run`` brings ``SAMPLES`` of what ``unit`` counts."""
+
+    name: str
+    what: str
+    unit: str
+    run: Callable[[], object]
+
+    def row(self, times: Times) -> Row:
+        low, high = times.spread
+        seconds = {"per_second": times.median, "slowest_round": high, "fastest_round": low}
+        rates = {
+            key: SAMPLES / value for key, value in (seconds | {"per_cpu_second": times.cpu_median}).items()
+        }
+        return {"name": self.name, "what": self.what, "unit": self.unit, **rates}
+
+
 def measure(
-    bench: Workbench,
-    *,
-    rounds: int,
-    told: Callable[[str], None],
-    done: Callable[[list[StageRow], dict[str, Times]], None],
+    bench: Workbench, *, rounds: int, told: Tell, done: Callable[[list[Row], dict[str, Times]], None]
 ) -> None:
     """Measure all stages in turns.
 
@@ -201,101 +204,51 @@ def measure(
     """
     told("write a file of made-up images")
     with tempfile.TemporaryDirectory(prefix="medpeft-bench-") as folder:
-        stages = _stages(bench, Path(folder))
+        stages = {f"input|{stage.name}": stage for stage in _stages(bench, Path(folder))}
         in_turns(
-            {f"input|{stage.name}": stage.run for stage in stages},
+            {key: stage.run for key, stage in stages.items()},
             rounds=rounds,
             device=bench.device,
             told=told,
-            done=lambda times: done([_row(stage, times[f"input|{stage.name}"]) for stage in stages], times),
+            done=lambda times: done([stage.row(times[key]) for key, stage in stages.items()], times),
         )
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A stage of the pipeline: ``run`` processes ``SAMPLES`` units."""
-
-    name: str
-    what: str
-    unit: str
-    run: Callable[[], object]
-
-
-def _row(stage: _Stage, times: Times) -> StageRow:
-    low, high = times.spread
-    rates = {
-        "per_second": times.median,
-        "slowest_round": high,
-        "fastest_round": low,
-        "per_cpu_second": times.cpu_median,
-    }
-    return {
-        "name": stage.name,
-        "what": stage.what,
-        "unit": stage.unit,
-        **{key: SAMPLES / seconds for key, seconds in rates.items()},
-    }
-
-
-def _stages(bench: Workbench, folder: Path) -> list[_Stage]:
-    generator = np.random.default_rng(0)
+def _stages(bench: Workbench, folder: Path) -> Iterable[_Stage]:
+    generator, spec = np.random.default_rng(0), bench.backbone.input_spec
     rows = np.sort(generator.permutation(SAMPLES).reshape(-1, BATCH), axis=1)
     frozen = FrozenFeatures(
         shared_copy(bench.backbone), folder, precision="fp32", batch_size=BATCH, reporter=NullReporter()
     )
     texts = bench.reports(SAMPLES, _WORDS)
-    frozen.token_ids(texts)  # by now they are kept
+    ids = frozen.token_ids(texts)  # cached from now on
+
+    def each(use: Callable[[Any], object]) -> Callable[[], object]:
+        return lambda: deque(map(use, rows), maxlen=0)
+
     words = f"reports tokenised ({type(bench.backbone.tokenizer).__name__})"
-    stages = [
-        _Stage("texts_tokenised", words, "texts/s", lambda: bench.backbone.tokenize(texts)),
-        _Stage("texts_kept", "kept token ids read", "texts/s", _ids(frozen.token_ids(texts), rows)),
-    ]
+    yield _Stage("texts_tokenised", words, "texts/s", lambda: bench.backbone.tokenize(texts))
+    kept = each(lambda chosen: torch.from_numpy(ids[chosen]).long())
+    yield _Stage("texts_kept", "kept token ids read", "texts/s", kept)
     for kind, channels in KINDS.items():
-        pixels = _on_disk(folder / f"{kind}.npy", (SAMPLES, *bench.backbone.input_spec.size, *channels))
-        bytes_only, normalised = _bytes(pixels, rows), _input(bench, pixels, rows)
-        stages += [
-            _Stage(f"{kind}_handed_over", f"{kind}: bytes handed over", "images/s", bytes_only),
-            _Stage(f"{kind}_input", f"{kind}: and normalised on {bench.device}", "images/s", normalised),
-        ]
+        pixels = _on_disk(folder / f"{kind}.npy", (SAMPLES, *spec.size, *channels))
+        source = PixelRows(pixels)
+        yield _Stage(
+            f"{kind}_handed_over", f"{kind}: bytes handed over", "images/s", each(source.__getitem__)
+        )
+        normalised = each(lambda chosen, source=source: spec.to_input(source[chosen], bench.device))
+        what = f"{kind}: and normalised on {bench.device}"
+        yield _Stage(f"{kind}_input", what, "images/s", normalised)
         for workers in WORKERS:
             what = f"{kind}: whole batches of pairs, --num-workers {workers}"
             run = _loader(bench, frozen, _pairs(pixels, texts), workers)
-            stages.append(_Stage(f"{kind}_loader_{workers}", what, "pairs/s", run))
-    return stages
+            yield _Stage(f"{kind}_loader_{workers}", what, "pairs/s", run)
 
 
 def _on_disk(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     np.save(path, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     pixels: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return pixels
-
-
-def _bytes(pixels: Array, rows: np.ndarray) -> Callable[[], None]:
-    source = PixelRows(pixels)
-
-    def run() -> None:
-        for chosen in rows:
-            source[chosen]
-
-    return run
-
-
-def _input(bench: Workbench, pixels: Array, rows: np.ndarray) -> Callable[[], None]:
-    source, spec = PixelRows(pixels), bench.backbone.input_spec
-
-    def run() -> None:
-        for chosen in rows:
-            spec.to_input(source[chosen], bench.device)
-
-    return run
-
-
-def _ids(ids: np.ndarray, rows: np.ndarray) -> Callable[[], None]:
-    def run() -> None:
-        for chosen in rows:
-            torch.from_numpy(ids[chosen]).long()
-
-    return run
 
 
 def _pairs(pixels: np.ndarray, texts: Sequence[str]) -> PairData:
@@ -305,26 +258,21 @@ def _pairs(pixels: np.ndarray, texts: Sequence[str]) -> PairData:
     return PairData("made up", pixels, list(texts), labels, names, ids, "made up")
 
 
-def _loader(bench: Workbench, frozen: FrozenFeatures, data: PairData, workers: int) -> Callable[[], None]:
-    """Return an epoch of batches as the trainer gets them."""
-    method = _Everything(shared_copy(bench.backbone))
+def _loader(bench: Workbench, frozen: FrozenFeatures, data: PairData, workers: int) -> Callable[[], object]:
+    """Return what makes an epoch of batches as the trainer gets them."""
+    method = _TakesBoth(shared_copy(bench.backbone))
     batches = PairBatches(
         method, data, frozen, batch_size=BATCH, seed=0, device=bench.device, num_workers=workers
     )
-
-    def run() -> None:
-        for _ in batches.epoch(1):
-            pass
-
-    return run
+    return lambda: deque(batches.epoch(1), maxlen=0)
 
 
-def judged(stages: Sequence[StageRow], methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def judged(stages: Sequence[Row], methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return whether the loader keeps up with the fastest method that takes images.
 
     Args:
         stages: of :func:`measure`.
-        methods: rows of ``method_costs.measure``.
+        methods: rows of :func:`benchmark.efficiency.costs.measure`.
 
     Returns:
         fastest: its title. needs: pairs/s of its step. brings: "grey" and "colour" -> pairs/s of the loader, whatever

@@ -223,7 +223,7 @@ class Candidate:
         self._optimiser = make_optimiser(self.method, Recipe()) if self.trains else None
         for group in self._optimiser.param_groups if self._optimiser else ():
             group["lr"] = 0.0
-        with torch.no_grad(), self._precision():
+        with torch.no_grad(), autocast(self.form.precision, self._bench.device):
             self.method.eval()
             self._classes = self.method.prepare_classes(self.prompts)
 
@@ -231,9 +231,6 @@ class Candidate:
     def trains(self) -> bool:
         """Whether there is anything to train."""
         return bool(self.method.trainable_parameters())
-
-    def _precision(self) -> Any:
-        return autocast(self.form.precision, self._bench.device)
 
     def forward(self) -> Tensor:
         """Return the training loss with its graph."""
@@ -275,7 +272,7 @@ class Candidate:
     def score(self) -> Tensor:
         """Score the images against classes prepared beforehand."""
         self.method.eval()
-        with self._precision():
+        with autocast(self.form.precision, self._bench.device):
             return self.method.classify(self._images, self._classes)
 
     def score_merged(self) -> Tensor:
@@ -283,10 +280,3 @@ class Candidate:
         towers = self.method.backbone
         with towers.image.without_deltas(only_foldable=True), towers.text.without_deltas(only_foldable=True):
             return self.score()
-
-    @torch.no_grad()
-    def evaluate(self) -> Tensor:
-        """Prepare the classes and score the images: an evaluation from its beginning."""
-        self.method.eval()
-        with self._precision():
-            return self.method.classify(self._images, self.method.prepare_classes(self.prompts))

@@ -38,22 +38,16 @@ from benchmark.preprocess import Fitting, preprocess_of
 from benchmark.registry import BACKBONES, DATASETS, is_deterministic
 from benchmark.run.build import build_method
 from benchmark.run.checks.overlap import overlaps
-from benchmark.run.cost import parameter_counts
 from benchmark.run.identity import check
 from benchmark.run.training.checkpoint import Checkpoint
 from benchmark.run.training.trainer import Trainer
 from benchmark.store.cells import Store
 
 State = Literal["ok", "note", "missing"]
-
-
-_FETCH = " Fetch it: "
-
-
-_BY_HAND = "--pretrained FILE"
-
-
+STEPS, _WARM_UP = 20, 3
+"""Steps that are timed per method, and how many of them do not count."""
 GB = 1e9
+_FETCH, _BY_HAND = " Fetch it: ", "--pretrained FILE"
 
 
 @dataclass(frozen=True)
@@ -139,12 +133,8 @@ def _shared(config: RunConfig, fitting: Fitting | None) -> Iterator[Item]:
         todo = "take them out of one of the two, or go on with allow_overlap=true" if stops else ""
         yield Item("data", f"{item.use} and {item.other}", "missing" if stops else "note", str(item), todo)
     if fitting is None:
-        yield Item(
-            "data",
-            "images",
-            "note",
-            "those that are fitted to the model are compared once its weights are here",
-        )
+        found_later = "those that are fitted to the model are compared once its weights are here"
+        yield Item("data", "images", "note", found_later)
     elif not found:
         yield Item("data", "images", "ok", "no two datasets share any")
 
@@ -267,8 +257,6 @@ def _hardware(config: RunConfig, model: _Model | None) -> tuple[list[Item], list
         free = available_memory() * 2**30
         here = f"no GPU, {usable_cores()} cores, {free / GB:.1f} GB of memory free"
     else:
-        import torch
-
         index = int(devices[0].partition(":")[2])
         free = float(torch.cuda.mem_get_info(index)[0])
         here = f"{len(devices)} GPU, {torch.cuda.get_device_name(index)}, {free / GB:.1f} GB of memory free"
@@ -319,10 +307,10 @@ def _cost(
             yield Item("cost", name, "note", f"{words}; probe failed: {timing}")
             continue
         if timing is not None and steps[name] is not None:
-            seconds = timing.step_seconds * steps[name]
+            seconds = timing.seconds * steps[name]
             total += runs * seconds
             memory = f", {timing.peak_bytes / GB:.1f} GB" if timing.peak_bytes else ""
-            words += f"; {1000 * timing.step_seconds:,.0f} ms a step{memory}: {duration(seconds)} a run"
+            words += f"; {1000 * timing.seconds:,.0f} ms a step{memory}: {duration(seconds)} a run"
         yield Item("cost", name, "ok", words)
     if total:
         workers = config.jobs or (len(devices) if devices[0] != "cpu" else usable_cores())
@@ -366,8 +354,6 @@ def _times(
         return {}, "something is missing"
     if devices[0] == "cpu" and not probe:
         return {}, "no GPU here; --probe times steps on this CPU"
-    pass
-
     if devices[0] == "cpu":
         limit_threads(threads_each(config.jobs or usable_cores()))
     times: dict[str, Any] = {}
@@ -389,26 +375,11 @@ def as_json(items: list[Item]) -> dict[str, Any]:
     return {"ready": ready, "items": [dataclasses.asdict(item) for item in items]}
 
 
-STEPS = 20
-
-
-_WARM_UP = 3
-
-
-_METRIC = "none"
-
-
 @dataclass(frozen=True)
 class Timing:
-    """What the steps of one method cost.
+    """What a step of one method costs: its median seconds, and the most bytes that torch allocated on a GPU."""
 
-    Attributes:
-        step_seconds: median duration. trained: trained values, the logit scale counted.
-        peak_bytes: most memory that torch allocated on the GPU; None on a CPU.
-    """
-
-    step_seconds: float
-    trained: int
+    seconds: float
     peak_bytes: int | None
 
 
@@ -424,7 +395,7 @@ class _Nowhere(Checkpoint):
 
 @contextmanager
 def prober(config: RunConfig, device: str, steps: int) -> Iterator[Callable[[str], Timing]]:
-    """Load the backbone and give a function that times a method.
+    """Load the backbone and yield a function that times a method.
 
     Args:
         config: of the run; its corpus must be prepared.
@@ -432,44 +403,31 @@ def prober(config: RunConfig, device: str, steps: int) -> Iterator[Callable[[str
         steps: timed steps, those of the warm-up included.
     """
     backbone = load_backbone(config.backbone, pretrained=config.pretrained)
-    entry = config.suite["corpus"]
-    corpus = pairs(str(entry["dataset"]), load_dataset(entry, config.data_root, NullReporter()))
+    entry, quiet = config.suite["corpus"], NullReporter()
+    corpus = pairs(str(entry["dataset"]), load_dataset(entry, config.data_root, quiet))
     with tempfile.TemporaryDirectory() as folder:
         shown = copy.deepcopy(backbone).to(device)
-        frozen = FrozenFeatures(shown, Path(folder), precision="auto", batch_size=64, reporter=NullReporter())
-
-        def time(method: str) -> Timing:
-            return _timed(
-                config, method, copy.deepcopy(backbone), corpus, frozen, torch.device(device), steps
-            )
-
-        yield time
+        frozen = FrozenFeatures(shown, Path(folder), precision="auto", batch_size=64, reporter=quiet)
+        place = torch.device(device)
+        yield lambda name: _timed(config, name, copy.deepcopy(backbone).to(place), corpus, frozen, steps)
 
 
 def _timed(
-    config: RunConfig,
-    name: str,
-    backbone: Backbone,
-    corpus: PairData,
-    frozen: FrozenFeatures,
-    device: torch.device,
-    steps: int,
+    config: RunConfig, name: str, backbone: Backbone, corpus: PairData, frozen: FrozenFeatures, steps: int
 ) -> Timing:
-    recipe = config.recipes[name]
+    recipe, device = config.recipes[name], backbone.logit_scale.device
     sample = _sample(corpus, steps * recipe.batch_size, backbone.input_spec.size)
-    method = build_method(name, backbone.to(device), config.options[name], recipe)
+    method = build_method(name, backbone, config.options[name], recipe)
     batches = PairBatches(method, sample, frozen, batch_size=recipe.batch_size, seed=0, device=device)
     short = dataclasses.replace(
         recipe, max_steps=steps, epochs=math.ceil(steps / batches.steps), log_every=1, select="last"
     )
-    trainer = Trainer(
-        method, batches, short, validate=lambda _: {_METRIC: 0.0}, metric=_METRIC,
+    outcome = Trainer(
+        method, batches, short, validate=lambda _: {"none": 0.0}, metric="none",
         checkpoint=_Nowhere(Path("unused"), ""), device=device, reporter=NullReporter(),
-    )  # fmt: skip
-    outcome = trainer.run()
+    ).run()  # fmt: skip
     seconds = outcome.step_seconds[min(_WARM_UP, steps - 1) :]
-    peak = outcome.peak_memory if device.type == "cuda" else None
-    return Timing(float(np.median(seconds)), parameter_counts(method)["trainable"], peak)
+    return Timing(float(np.median(seconds)), outcome.peak_memory if device.type == "cuda" else None)
 
 
 def _sample(corpus: PairData, wanted: int, size: tuple[int, ...]) -> PairData:

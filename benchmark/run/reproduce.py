@@ -125,9 +125,8 @@ def run_again(stored: StoredCell, store: Store, console: Console) -> Outcome:
     if stored.imported:
         _copy_adapter(stored, target)
     with console.board(1) as board:
-        board.preparation_started(-1, "data")
-        prepare_cells([spec], board.reporter(-1))
-        board.preparation_finished(-1)
+        with board.preparing("data") as reporter:
+            prepare_cells([spec], reporter)
         board.cell_started(0, spec.label)
         outcome = execute_cell(spec, store, board.reporter(0))
         board.cell_finished(0, outcome.status, outcome.error)

@@ -40,9 +40,8 @@ class Grid:
     def prepare(self) -> None:
         """Make what all cells share."""
         if self.make_shared is not None:
-            self.board.preparation_started(-1, "data")
-            self.make_shared(self.board.reporter(-1, self.stopping))
-            self.board.preparation_finished(-1)
+            with self.board.preparing("data", self.stopping) as reporter:
+                self.make_shared(reporter)
 
     def finish(self, slot: int, spec: CellSpec, outcome: Outcome) -> None:
         """Count a cell that has ended and say how."""
