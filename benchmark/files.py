@@ -23,6 +23,13 @@ import yaml
 from benchmark.errors import ConfigError, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent
+LEFTOVERS = ".*.????????.tmp"
+"""Pattern of the names of temporary files: that of the target and eight letters in between."""
+SEEN = ".verified.json"
+_SETTLED = 100_000_000
+"""Nanoseconds after its last change within which a file can change again without another time."""
+_PROBE = 2**20  # bytes
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def configs(*parts: str) -> Path:
@@ -60,10 +67,6 @@ def shown(path: Path) -> str:
     return str(path)
 
 
-LEFTOVERS = ".*.????????.tmp"
-"""Pattern of the names: that of the target and eight letters in between."""
-
-
 @contextlib.contextmanager
 def temporary_beside(target: Path, *, folder: bool = False) -> Iterator[Path]:
     """Yield an empty file or folder beside a target; what has not been renamed by the end of the block is deleted.
@@ -76,7 +79,7 @@ def temporary_beside(target: Path, *, folder: bool = False) -> Iterator[Path]:
         OSError: nothing can be written there.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    path, handle = _is_locked(target, folder)
+    path, handle = _locked_temporary(target, folder)
     try:
         yield path
     finally:
@@ -102,28 +105,25 @@ def remove_dead(folder: Path, *patterns: str) -> None:
                     os.close(handle)
 
 
-def _is_locked(target: Path, folder: bool) -> tuple[Path, int]:
+def _locked_temporary(target: Path, folder: bool) -> tuple[Path, int]:
     """Return a new file or folder with an open handle that holds its lock."""
+    names: dict[str, Any] = {"prefix": f".{target.name}.", "suffix": ".tmp", "dir": target.parent}
     while True:
-        path, handle = _made(target, folder)
+        if folder:
+            path = Path(tempfile.mkdtemp(**names))
+            handle = os.open(path, os.O_RDONLY)
+        else:
+            handle, name = tempfile.mkstemp(**names)
+            path = Path(name)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists():
                 return path, handle
-        except BlockingIOError:  # who looks for leftovers has found it before it had its lock
+        except BlockingIOError:  # a process that looks for leftovers found it before it was locked
             pass
         except OSError:  # no locks here, so nobody deletes it
             return path, handle
         os.close(handle)
-
-
-def _made(target: Path, folder: bool) -> tuple[Path, int]:
-    prefix, suffix = f".{target.name}.", ".tmp"
-    if folder:
-        name = tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=target.parent)
-        return Path(name), os.open(name, os.O_RDONLY)
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
-    return Path(name), handle
 
 
 def _delete(path: Path) -> None:
@@ -131,13 +131,6 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-SEEN = ".verified.json"
-
-
-_SETTLED = 100_000_000
-"""Nanoseconds after its last change within which a file can change again without another time."""
 
 
 def file_sha256(path: Path) -> str:
@@ -216,12 +209,6 @@ def _state(path: Path, sha256: str) -> list[str | int]:
 
 def _seen(folder: Path) -> dict[str, list[str | int]]:
     return read_json(folder / SEEN) or {}
-
-
-_PROBE = 2**20  # bytes
-
-
-_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

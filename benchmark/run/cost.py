@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,35 +40,7 @@ _TOWERS = ("image", "text", "shared")
 _CHECKPOINT_SCALE = "backbone.model.logit_scale"  # the method's own logit scale stands in its place
 
 
-class Measurable(Protocol):
-    """The part of a method that its cost is read from."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters, of the backbone too."""
-        ...
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The same with their names, each tensor once."""
-        ...
-
-    def buffers(self) -> Iterator[Tensor]:
-        """All buffers."""
-        ...
-
-    def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that the method trains, by name."""
-        ...
-
-    def parameter_group(self, name: str) -> str:
-        """Where a trainable parameter belongs: "image", "text", "shared" or "scale"."""
-        ...
-
-    def loss(self, batch: Any) -> Tensor:
-        """The training loss of a batch, scalar."""
-        ...
-
-
-def parameter_counts(method: Measurable) -> dict[str, int]:
+def parameter_counts(method: Method) -> dict[str, int]:
     """Count numbers (not tensors): trained in all and by tower, and all of the model.
 
     Returns:
@@ -88,7 +60,7 @@ def parameter_counts(method: Measurable) -> dict[str, int]:
     return counts | {f"total_{tower}": every[tower] for tower in _TOWERS}
 
 
-def _by_group(method: Measurable, named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, int]:
+def _by_group(method: Method, named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, int]:
     groups = {"image": 0, "text": 0, "shared": 0, "scale": 0}
     seen: set[int] = set()
     for name, parameter in named:
@@ -157,7 +129,7 @@ def peak_memory(device: torch.device | str) -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def measure_method(method: Measurable, batch: Any, *, pairs: int | None = None) -> dict[str, Any]:
+def measure_method(method: Method, batch: Any, *, pairs: int | None = None) -> dict[str, Any]:
     """Parameters and FLOPs of one training step of a method, as a JSON-ready dict.
 
     The method is left as it was: gradients, buffers and random state are restored, and no step is taken. It
@@ -189,7 +161,7 @@ def measure_method(method: Measurable, batch: Any, *, pairs: int | None = None) 
     }
 
 
-def _step_flops(method: Measurable, batch: Any, *, trains: bool) -> tuple[int, int | None]:
+def _step_flops(method: Method, batch: Any, *, trains: bool) -> tuple[int, int | None]:
     with _counting() as counter, torch.set_grad_enabled(trains):
         loss = method.loss(batch)
         forward = int(counter.get_total_flops())
@@ -212,7 +184,7 @@ def _counting() -> Iterator[FlopCounterMode]:
 
 
 @contextlib.contextmanager
-def _unchanged(method: Measurable) -> Iterator[None]:
+def _unchanged(method: Method) -> Iterator[None]:
     """Put gradients, buffers and random state back as they were."""
     parameters = list(method.parameters())
     gradients = [parameter.grad for parameter in parameters]

@@ -82,20 +82,3 @@ def test_options_reach_the_method_in_their_types(
 def test_a_member_of_a_family_can_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-method", "peft:lora", "r=2", "--only", "count"]) == 0
     assert "peft:lora" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ([], "say which method"),
-        (["taskrez"], "Did you mean 'taskres'"),
-        (["/no/such.py"], "does not exist"),
-        (["clip_lora", "rr=2"], "method 'clip_lora': rr: unknown option 'rr'. Did you mean 'r'?"),
-        (["clip_lora", "r=many"], "method 'clip_lora': r: expected a whole number, got 'many'"),
-        (["clip_lora", "r=0"], "r: expected a value of at least 1, got 0"),
-        (["taskres", "--only", "speed"], "--only: unknown check 'speed'"),
-    ],
-)
-def test_wrong_requests(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check-method", *words]) == 2
-    assert says in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 
 from benchmark.cli import main
 from benchmark.cli import run as run_verb
-from benchmark.cli._parser import ArgumentParser, normalised, verbs
+from benchmark.cli._parser import ArgumentParser, normalised
 from benchmark.config.request import load_request
 from benchmark.errors import PluginError
 from benchmark.files import ROOT
@@ -56,33 +56,6 @@ def test_lists_take_commas_or_blanks_and_leave_key_value_words():
     assert args.methods == ["a", "b", "c"]
     assert args.seeds == ["0", "1"]
     assert sorted(args.overrides) == ["loss=clip", "recipe.lr=1"]
-
-
-def test_verbs_are_the_files_of_the_folder():
-    assert {"list", "report", "run"} <= set(verbs())
-
-
-@pytest.mark.parametrize(
-    ("argv", "line"),
-    [
-        (["lst"], "unknown command 'lst'. Did you mean 'list'?"),
-        (["--metods", "all"], "unknown flag '--metods'. Did you mean '--methods'?"),
-        (["--methods"], "--methods: expected at least one argument"),
-        (["--methods", "copo"], "--methods: unknown method 'copo'. Did you mean 'coop'?"),
-        (["--tasks", "zeroshoot"], "--tasks: unknown task 'zeroshoot'. Did you mean 'zeroshot'?"),
-        (["--suite", "phantm"], "--suite: unknown suite 'phantm'. Did you mean 'phantom'?"),
-        (["--batch-size", "-4"], "--batch-size: expected a value of at least 1, got '-4'"),
-        (["--plugins", "gone.py"], "--plugins: file 'gone.py' does not exist"),
-        (["recipe.lrr=1"], "recipe.lrr: unknown recipe key 'lrr'. Did you mean 'lr'?"),
-        (["list", "metods"], "unknown list 'metods'. Did you mean 'methods'?"),
-        (["report", "--formats", "pfd"], "unknown format 'pfd'"),
-        (["report", "--output-dir", "nowhere"], "--output-dir: no results in 'nowhere'"),
-    ],
-)
-def test_wrong_requests_are_one_line_and_exit_code_2(capsys, world, argv, line):
-    lines = refused(capsys, *argv)
-    assert len(lines) == 1
-    assert line in lines[0]
 
 
 def test_unwritable_output_folder_is_refused_before_anything_runs(capsys, fakes, words, world):
@@ -231,11 +204,6 @@ def test_every_suite_and_backbone_of_an_experiment_is_prepared_once(flags, world
     more = dataclasses.replace(specs[0], tasks={"other_task": {"datasets": {}}})
     prepare_suite.prepare_cells([*specs, more], None)
     assert seen == ["tiny", "tiny_b", ["fake_task", "other_task"]]
-
-
-def test_help_lists_the_verbs(capsys):
-    assert main(["--help"]) == 0
-    assert "report" in capsys.readouterr().out
 
 
 def test_script_runs_from_any_folder(tmp_path):

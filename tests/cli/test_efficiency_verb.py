@@ -230,23 +230,6 @@ def test_the_loader_keeps_up_when_it_brings_what_the_fastest_step_needs() -> Non
     assert throughput.judged(stages, methods[2:]) == {}
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["--batch-size", "1"], "--batch-size: expected a value of at least 2, got 1"),
-        (["--text-length", "100"], "--text-length: 'random:tiny' takes at most 64 tokens, got 100"),
-        (["--methods", "copo"], "unknown method 'copo'. Did you mean 'coop'?"),
-        (["--rates", "1", "8"], "--rates: expected batch sizes of at least 2, got '1'"),
-        (["loss=clip"], "efficiency takes no 'loss=clip', only flags"),
-    ],
-)
-def test_wrong_requests_are_one_line(tmp_path, capsys, words, line) -> None:
-    assert run(tmp_path, *words) == 2
-    error = capsys.readouterr().err.strip()
-    assert line in error
-    assert len(error.splitlines()) == 1
-
-
 @pytest.mark.parametrize("name", ["full_ft", "ace_lora", "cocoop"])
 def test_steps_change_no_weight(name) -> None:
     bench = Workbench(load_backbone("random:tiny"), batch_size=2, text_length=16)

@@ -106,23 +106,6 @@ def test_names_in_json_have_aliases_and_sources(capsys):
     assert set(rows["coop"]) == {"name", "aliases", "summary", "source"}
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["tasks", "--all"], "--all goes with 'list methods'"),
-        (["methods", "--names", "--all"], "choose one of --names, --all and --markdown"),
-        (["methods", "--markdown", "--json"], "--json not with --markdown"),
-        (["tasks", "--suite", "phantom"], "--suite goes with 'list tables'"),
-        (["methods", "r=2"], "list takes no 'r=2'"),
-    ],
-)
-def test_wrong_requests_are_one_line(capsys, words, says):
-    assert main(["list", *words]) == 2
-    err = capsys.readouterr().err
-    assert says in err
-    assert err.count("\n") == 1
-
-
 def test_tables_tell_the_papers_numbers_and_the_cells_of_a_suite(capsys):
     assert main(["list", "tables", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}

@@ -66,22 +66,9 @@ def test_a_folder_can_be_chosen_from_within_the_checkout(checkout):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ([], "say how the method is called"),
-        (["coop"], "'coop' is a method already"),
         (["cliplora"], "'cliplora' is another spelling of the method 'clip_lora'"),
-        (["TwoWords"], "'TwoWords' is no short name in snake_case"),
-        (["two-words"], "no short name in snake_case"),
-        (["2words"], "no short name in snake_case"),
-        (["two__words"], "no short name in snake_case"),
-        (["../x"], "no short name in snake_case"),
-        (["a" * 31], "no short name in snake_case"),
-        (["lambda"], "'lambda' is a word of Python"),
-        (["all"], "'all' is a word of Python or of the command line"),
         (["layers"], "'layers' is a folder beside the new file"),
-        (["random"], "'random' is the name of an installed module"),
-        (["torch"], "'torch' is the name of an installed module"),
         (["method"], "'method' gives a class that the file imports as well"),
-        (["two_words", "r=2"], "new-method takes no 'r=2'"),
     ],
 )
 def test_names_that_cannot_be_used_are_refused_in_one_line(checkout, capsys, name, says):

@@ -258,20 +258,6 @@ def test_foreign_settings_are_one_line(changed: CellFolder, values: dict[str, An
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("argv", "line"),
-    [
-        ([], "say which cell"),
-        (["x", "a=1"], "reproduce takes no 'a=1'"),
-        (["x", "--tolerance", "-1"], "--tolerance: expected a value of at least 0, got '-1'"),
-        (["nowhere"], "'nowhere' is not the folder of a cell"),
-    ],
-)
-def test_wrong_requests_are_one_line(capsys: pytest.CaptureFixture[str], argv: list[str], line: str) -> None:
-    assert main(["reproduce", *argv]) == 2
-    assert line in capsys.readouterr().err
-
-
 # --- running again --------------------------------------------------------------------------------------------
 
 

@@ -247,12 +247,6 @@ def test_a_device_that_is_not_here(capsys: pytest.CaptureFixture[str], prepared:
     assert "'cuda:9' does not exist" in items["device"]["found"]
 
 
-@pytest.mark.parametrize("value", ["many", "1", "-3"])
-def test_a_wrong_probe_is_refused(capsys: pytest.CaptureFixture[str], words: list[str], value: str) -> None:
-    assert main([*words, f"--probe={value}"]) == 2
-    assert "error: --probe: expected a" in capsys.readouterr().err
-
-
 def test_the_run_checks_weights_before_it_starts(
     capsys: pytest.CaptureFixture[str], prepared: list[str], tmp_path: Path
 ) -> None:
