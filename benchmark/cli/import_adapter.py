@@ -24,7 +24,7 @@ from benchmark.store.cells import CellFolder, Store
 from benchmark.store.provenance import provenance
 
 if TYPE_CHECKING:
-    from benchmark.run.adapters import Checkpoint
+    from benchmark.run.adapters import AdapterFile
     from methods.base import Method
 
 
@@ -111,7 +111,7 @@ def _write(
     folder: CellFolder,
     spec: CellSpec,
     method: Method,
-    checkpoint: Checkpoint,
+    checkpoint: AdapterFile,
     missing: list[str],
     weights: str,
 ) -> None:

@@ -1,7 +1,8 @@
 """List methods (with what each can do), tasks, suites, datasets, backbones, tables, or the schema of YAML files.
 
-`list methods` tries every method on two small models, which takes some seconds; --names does not. `list tables` shows
-the paper's tables and figures: how many numbers the paper prints, and how many cells each needs per seed on a suite.
+`list methods` tries every method on two small models, which takes some seconds the first time; --names does not.
+`list tables` shows the paper's tables and figures: how many numbers the paper prints, and how many cells each needs per
+seed on a suite.
 `list schema NAME` prints the JSON Schema of a suite, an experiment, a file for --config (run) or a method's settings.
 """
 
@@ -10,9 +11,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import hashlib
+import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmark.cli._parser import ArgumentParser, add_plugins, use_plugins
@@ -20,11 +24,23 @@ from benchmark.config.experiments import cells_needed, experiments
 from benchmark.config.layers import DEFAULT_SUITE, suite_layer
 from benchmark.console import Console
 from benchmark.errors import ConfigError, unknown
-from benchmark.files import configs, paper_tables, read_yaml, user_path
+from benchmark.files import (
+    ROOT,
+    configs,
+    default_data_root,
+    file_sha256,
+    paper_tables,
+    read_json,
+    read_yaml,
+    user_path,
+    write_whole,
+)
 from benchmark.registry import METHODS, REGISTRIES
 
 Rows = list[dict[str, Any]]
 SCHEMA = "schema"
+PROBED_WITH = ("torch", "timm", "open_clip_torch", "transformers", "peft")
+"""Libraries on which it depends what a method can do."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -89,7 +105,31 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _methods(args: argparse.Namespace, console: Console) -> int:
-    """Probe the methods and print the matrix; a broken one is a line of its own."""
+    """Print what each method can do; a broken one is a line of its own."""
+    place = _cached_at(args)
+    found = None if place is None else read_json(place)
+    if found is None:
+        found = _probed(args, console)
+        if place is not None and not any("broken" in row for row in found["rows"]):
+            with contextlib.suppress(OSError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                text = json.dumps(found)
+                write_whole(place, lambda path: path.write_text(text, encoding="utf-8"))
+    if args.json:
+        console.line(json.dumps(found["rows"], indent=1))
+    elif args.markdown:
+        console.line(found["page"].rstrip())
+    else:
+        console.rows(found["columns"], found["cells"])
+        for line in found["remarks"]:
+            console.warn(line)
+        if found["usable"] and not args.all:
+            console.line(f"And with --all: {', '.join(found['usable'])}")
+    return 0
+
+
+def _probed(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Try the methods on two small models."""
     with _progress(console) as progress:
         import torch
 
@@ -103,17 +143,26 @@ def _methods(args: argparse.Namespace, console: Console) -> int:
         more = {name: reason for entry in family for name, reason in page.members(entry).items()}
         usable = [name for name, reason in more.items() if not reason]
         rows = page.method_rows(single + usable if args.all else single, progress)
-    if args.json:
-        console.line(json.dumps(rows, indent=1))
-    elif args.markdown:
-        console.line(page.markdown(rows).rstrip())
-    else:
-        console.rows(page.COLUMNS, map(page.cells, rows))
-        for line in page.remarks(rows):
-            console.warn(line)
-        if usable and not args.all:
-            console.line(f"And with --all: {', '.join(usable)}")
-    return 0
+    return {
+        "rows": rows,
+        "columns": page.COLUMNS,
+        "cells": [page.cells(row) for row in rows],
+        "remarks": page.remarks(rows),
+        "usable": usable,
+        "page": page.markdown(rows) if args.markdown else "",
+    }
+
+
+def _cached_at(args: argparse.Namespace) -> Path | None:
+    """Return the file that keeps what was found with this very code and these libraries; None with other plugins."""
+    names = METHODS.names()
+    if args.markdown or not all(METHODS.entry(name).origin.startswith("methods/") for name in names):
+        return None
+    made_of = [str(args.all), *names, *(f"{name} {importlib.metadata.version(name)}" for name in PROBED_WITH)]
+    for room in ("benchmark", "methods"):
+        made_of += [file_sha256(path) for path in sorted((ROOT / room).rglob("*.py"))]
+    digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
+    return default_data_root() / "methods" / f"{digest}.json"
 
 
 def _schema(args: argparse.Namespace, console: Console) -> int:

@@ -24,16 +24,12 @@ from torch import Tensor
 from benchmark.backbones import Backbone
 from benchmark.backbones.checkpoints import read_content
 from benchmark.errors import BenchmarkError, DataError, StoreError
-from benchmark.files import file_sha256, temporary_beside
+from benchmark.files import file_sha256, read_json, temporary_beside
 from benchmark.plan import CellSpec
 from methods.base import Method, PeftAdapter
 
-CONFIG, TENSORS, REST, ABOUT = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "rest.safetensors",
-    "medpeft_bench.json",
-)
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+REST, ABOUT = "rest.safetensors", "medpeft_bench.json"
 FOLDER = "peft"
 """Name of the adapter folder inside a cell."""
 
@@ -42,7 +38,7 @@ _FROZEN_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class AdapterFile:
     """A trained adapter from elsewhere.
 
     Attributes:
@@ -112,11 +108,8 @@ def export_adapter(cell: Path, target: Path) -> None:
             f"'{cell}' is not the folder of a cell: expected runs/<suite>/<backbone>/<method>/seed-<n>"
         )
     if not (source / TENSORS).is_file():
-        why = (
-            "its method has no form in peft's layout"
-            if (cell / "adapter.safetensors").is_file()
-            else "it is unfinished"
-        )
+        finished = (cell / "adapter.safetensors").is_file()
+        why = "its method has no form in peft's layout" if finished else "it is unfinished"
         raise StoreError(f"'{cell}' has no adapter to export: {why}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"--to: '{target}' is not empty. Choose a new folder")
@@ -134,7 +127,7 @@ def _rest(method: Method, form: PeftAdapter) -> dict[str, Tensor]:
 
 
 # ---------------------------------------------------------------------------------------------- import
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> AdapterFile:
     """Read an authors' checkpoint or a folder in peft's layout; nothing in it is executed.
 
     Raises:
@@ -144,16 +137,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return _read_folder(path)
     if not path.is_file():
         raise StoreError(f"'{path}' does not exist. Give an authors' checkpoint or a folder with {CONFIG}")
-    try:
-        state = read_content(path)
-    except DataError as error:
-        raise StoreError(str(error)) from None
+    state = _read_content(path)
     if not isinstance(state, Mapping):
         raise StoreError(f"'{path}' holds a {type(state).__name__}, expected tensors by name")
-    return Checkpoint(path, file_sha256(path), official=state)
+    return AdapterFile(path, file_sha256(path), official=state)
 
 
-def options_of(checkpoint: Checkpoint, name: str, cls: type[Method], backbone: Backbone) -> dict[str, Any]:
+def options_of(checkpoint: AdapterFile, name: str, cls: type[Method], backbone: Backbone) -> dict[str, Any]:
     """Return the options of a method that a checkpoint tells, as JSON types.
 
     Args:
@@ -180,7 +170,7 @@ def options_of(checkpoint: Checkpoint, name: str, cls: type[Method], backbone: B
     return {key: value for key, value in plain.items() if key in fields}
 
 
-def load_checkpoint(method: Method, checkpoint: Checkpoint) -> list[str]:
+def load_checkpoint(method: Method, checkpoint: AdapterFile) -> list[str]:
     """Load a checkpoint into a method that was built with its options.
 
     Returns:
@@ -190,10 +180,8 @@ def load_checkpoint(method: Method, checkpoint: Checkpoint) -> list[str]:
         StoreError: tensors are missing, left over or of other shapes.
     """
     scale = float(method.logit_scale().detach())
-    if checkpoint.official is not None:
-        missing = _load_official(method, checkpoint)
-    else:
-        missing = _load_folder(method, checkpoint)
+    load = _load_folder if checkpoint.official is None else _load_official
+    missing = load(method, checkpoint)
     changed = abs(float(method.logit_scale().detach()) - scale) > 1e-6 * scale
     if changed and not method.logit_scale.value.requires_grad:
         raise StoreError(
@@ -202,7 +190,7 @@ def load_checkpoint(method: Method, checkpoint: Checkpoint) -> list[str]:
     return missing
 
 
-def _load_official(method: Method, checkpoint: Checkpoint) -> list[str]:
+def _load_official(method: Method, checkpoint: AdapterFile) -> list[str]:
     load = getattr(sys.modules[type(method).__module__], "load_official", None)
     if load is None:
         raise StoreError(f"{method.card.title} reads no authors' checkpoint, only folders in peft's layout")
@@ -217,14 +205,14 @@ def _load_official(method: Method, checkpoint: Checkpoint) -> list[str]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let what a method says against a checkpoint begin with its name."""
+    """Put the name of a checkpoint in front of what a method reports about it."""
     try:
         yield
     except BenchmarkError as error:
         raise StoreError(f"'{path}': {error}") from error
 
 
-def _load_folder(method: Method, checkpoint: Checkpoint) -> list[str]:
+def _load_folder(method: Method, checkpoint: AdapterFile) -> list[str]:
     form, tensors = method.as_peft(), dict(checkpoint.tensors or {})
     if form is None:
         raise StoreError(f"{method.card.title} has no form in peft's layout")
@@ -248,10 +236,8 @@ def _load_folder(method: Method, checkpoint: Checkpoint) -> list[str]:
 
 
 def _same_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    for kind, names in (
-        ("is missing", set(expected) - set(found)),
-        ("has no place", set(found) - set(expected)),
-    ):
+    missing, left_over = set(expected) - set(found), set(found) - set(expected)
+    for kind, names in (("is missing", missing), ("has no place", left_over)):
         if names:
             raise StoreError(f"'{path}': tensor '{min(names)}' {kind} ({len(names)} such)")
     for name, value in expected.items():
@@ -260,39 +246,35 @@ def _same_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
             raise StoreError(f"'{path}': tensor '{name}' has shape {shapes}")
 
 
-def _read_folder(path: Path) -> Checkpoint:
+def _read_folder(path: Path) -> AdapterFile:
     if not (path / CONFIG).is_file() or not (path / TENSORS).is_file():
         raise StoreError(f"'{path}' is no adapter of peft: expected {CONFIG} and {TENSORS} in it")
     rest, about, config = path / REST, path / ABOUT, _read_json(path / CONFIG)
     if not isinstance(config.get("peft_type"), str):
         raise StoreError(f"'{path / CONFIG}' names no peft_type, so it does not describe an adapter of peft")
-    return Checkpoint(
+    return AdapterFile(
         path,
         file_sha256(path / TENSORS),
         config=config,
-        tensors=_read_tensors(path / TENSORS),
-        rest=_read_tensors(rest) if rest.is_file() else None,
+        tensors=_read_content(path / TENSORS),
+        rest=_read_content(rest) if rest.is_file() else None,
         about=_read_json(about) if about.is_file() else None,
     )
 
 
 # ---------------------------------------------------------------------------------------------- files
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
+    content = read_json(path)
+    if content is None:
         raise StoreError(f"'{path}' cannot be read: expected a JSON object")
     return content
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_content(path: Path) -> Any:
     try:
-        tensors: dict[str, Tensor] = read_content(path)
+        return read_content(path)
     except DataError as error:
         raise StoreError(str(error)) from None
-    return tensors
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

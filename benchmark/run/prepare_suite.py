@@ -65,11 +65,14 @@ def prepare_suite(
     allow_overlap: bool = False,
     batch_sizes: Collection[int] = (),
 ) -> None:
-    """Prepare what all cells of a suite share, once, and open all data; report what is missing or contradictory.
+    """Prepare the data of a suite once for all its cells, and check them.
 
-    Leftovers of killed processes are deleted, generated datasets are drawn, and datasets that fit images on first use
-    do it for each of ``fittings``. Images that two datasets share stop the run or are reported
-    (benchmark/run/checks/overlap.py). A corpus that does not fill one of the ``batch_sizes`` stops it too.
+    Half-written files of processes that have ended are deleted. Generated datasets are written, and images are fitted
+    to a backbone for each of ``fittings``. Images that two datasets share are reported, or stop the run
+    (benchmark/run/checks/overlap.py); so does a corpus that is smaller than one of the ``batch_sizes``.
+
+    Raises:
+        BenchmarkError: data are missing, damaged, or contradict the suite.
     """
     remove_dead(data_root, *(f"{depth}{LEFTOVERS}" for depth in ("", "*/", "*/*/")))
     for use, entry in entries_by_use(suite):

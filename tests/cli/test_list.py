@@ -29,8 +29,9 @@ class Bad(Method):
 
 
 @pytest.fixture
-def cheap(monkeypatch):
+def cheap(monkeypatch, tmp_path):
     """Only two methods, and a family of two, of which one is not usable."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     names = METHODS.names
 
     def few(extras=True):
@@ -54,6 +55,17 @@ def test_the_matrix_is_printed_with_progress_on_standard_error(capsys, cheap):
     assert "And with --all: peft:lora" in out
     assert "odd" not in out
     assert "trying every method" in err
+
+
+def test_what_was_found_is_cached_until_the_code_changes(capsys, cheap, monkeypatch):
+    assert main(["list", "methods"]) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(page, "method_rows", lambda *_: pytest.fail("probed again"))
+    assert main(["list", "methods"]) == 0
+    assert capsys.readouterr() == (first, "")
+    monkeypatch.setattr("benchmark.cli.list.file_sha256", lambda path: "other code")
+    with pytest.raises(pytest.fail.Exception):
+        main(["list", "methods"])
 
 
 def test_json_holds_the_matrix_and_nothing_else_is_on_standard_output(capsys, cheap):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
 import pytest
 
+from benchmark.cli import list as list_verb
 from benchmark.files import ROOT
 
 HEAVY = (
@@ -43,11 +45,23 @@ finally:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_command_loads_no_more_than_it_needs(words, code, heavy, tmp_path):
+def test_a_command_loads_no_more_than_it_needs(words, code, heavy):
+    assert loaded_by(words, code).isdisjoint(heavy)
+
+
+def test_what_methods_can_do_is_read_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = list_verb._cached_at(argparse.Namespace(all=False, markdown=False))
+    place.parent.mkdir(parents=True)
+    place.write_text('{"rows": [], "columns": [], "cells": [], "remarks": [], "usable": []}')
+    assert loaded_by(["list", "methods"], 0).isdisjoint(("torch", *HEAVY))
+
+
+def loaded_by(words, code):
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *words], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == code, done.stderr
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "benchmark" in loaded
-    assert loaded.isdisjoint(heavy)
+    return loaded
