@@ -49,10 +49,8 @@ class ArgumentParser(argparse.ArgumentParser):
         """Add a flag that takes several words, by commas or blanks."""
         self._lists.add(self.add_argument(flag, nargs="+", metavar="NAME", help=help).dest)
 
-    def add_number(
-        self, flag: str, kind: type, help: str, *, low: float, default: float | None = None, **options: Any
-    ) -> None:
-        """Add a flag that takes a number of at least ``low``."""
+    def add_number(self, flag: str, kind: type, help: str, *, low: float, **options: Any) -> None:
+        """Add a flag that takes a number of at least ``low``; other options are those of argparse."""
 
         def read(text: str) -> Any:
             try:

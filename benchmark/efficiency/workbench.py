@@ -280,3 +280,10 @@ class Candidate:
         towers = self.method.backbone
         with towers.image.without_deltas(only_foldable=True), towers.text.without_deltas(only_foldable=True):
             return self.score()
+
+    @torch.no_grad()
+    def evaluate(self) -> Tensor:
+        """Prepare the classes and score the images: an evaluation from its beginning."""
+        self.method.eval()
+        with autocast(self.form.precision, self._bench.device):
+            return self.method.classify(self._images, self.method.prepare_classes(self.prompts))
