@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from benchmark.config.cell_settings import adapt_settings, settings_key
 from benchmark.config.experiments import variant_text
 from benchmark.report.model import DatasetKey, Doubt, Row, Run, mean_scores
+from benchmark.store.cells import leaves
 
 OTHER_DATA = "other data"
 """Kind of the doubts on results that were made of other things than the others of their table."""
@@ -48,7 +49,7 @@ def by_settings(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
         (groups.setdefault(settings_key(_settings(run)), []) if own else others).append(run)
     ordered = sorted(groups.values(), key=_weight, reverse=True) or [[]]
     ordered[0] += others
-    flat = [dict(_flat(adapt_settings(_settings(group[0])))) for group in ordered if group]
+    flat = [dict(leaves(adapt_settings(_settings(group[0])), lists=False)) for group in ordered if group]
     names = {name for one in flat for name in one if name != "seed"}
     differing = [name for name in names if len({repr(one.get(name)) for one in flat}) > 1]
     # the key as rows of experiments spell it, r and not options.r
@@ -63,14 +64,6 @@ def _weight(runs: Sequence[Run]) -> tuple[int, str]:
 
 def _settings(run: Run) -> dict[str, Any]:
     return {**run.config, "limit": None}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 # --- what results were made of ------------------------------------------------------------------------------
