@@ -1,4 +1,4 @@
-"""Runs the open cells of a plan on an engine; a cell that fails or crashes loses only itself."""
+"""Executes one cell under its lock; a cell that fails or crashes does not affect the others."""
 
 from __future__ import annotations
 

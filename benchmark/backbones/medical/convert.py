@@ -1,4 +1,4 @@
-"""Published checkpoints as safetensors: opened without running code, renamed, checked tensor by tensor, written whole.
+"""Converts published checkpoints to safetensors: no code is run, tensors are renamed and checked one by one.
 
 A converted file lies beside the first file that it was made of, or in the user's cache where nothing can be written
 beside it or that file belongs to the hub's cache. A JSON file of the same name says what went into it.
