@@ -367,6 +367,12 @@ class Block:
         return ((self.spec.get("tasks") or {}).get(task) or {}).get("datasets") or {}
 
 
+def span(counts: Iterable[int]) -> str:
+    """Smallest and largest count as text: ``3``, ``1 to 3``; empty without any."""
+    found = sorted(counts)
+    return " to ".join(str(count) for count in dict.fromkeys((*found[:1], *found[-1:])))
+
+
 def declared_metrics(task: str, runs: Iterable[Run]) -> dict[str, Metric]:
     """What a task says of its metrics, by name: as its results have it, else its plugin.
 

@@ -56,12 +56,12 @@ def test_labels_at_line_ends_keep_order_and_distance(positions):
     assert (np.diff(ordered) >= 5.0 - 1e-9).all()
 
 
-def test_line_ends_that_are_apart_stay_where_they_are():
-    assert spread_apart(np.array([30.0, 10.0, 80.0]), 5.0, 0.0, 100.0).tolist() == [30.0, 10.0, 80.0]
-
-
-def test_too_many_labels_share_the_room():
-    assert spread_apart(np.zeros(5), 50.0, 0.0, 100.0).tolist() == [0.0, 25.0, 50.0, 75.0, 100.0]
+@pytest.mark.parametrize(
+    ("positions", "gap", "placed"),
+    [([30.0, 10.0, 80.0], 5.0, [30, 10, 80]), ([0.0] * 5, 50.0, [0, 25, 50, 75, 100])],
+)
+def test_line_ends_that_are_apart_stay_and_too_many_share_the_room(positions, gap, placed):
+    assert spread_apart(np.array(positions), gap, 0.0, 100.0).tolist() == placed
 
 
 def test_labels_of_crowded_points_do_not_cover_each_other_or_leave_the_axes():

@@ -104,8 +104,8 @@ def _arrays(row: Row, task: str, dataset: str) -> Iterator[tuple[Mapping[str, Ar
     for run in row.runs_at(task, dataset):
         # a missing or damaged file costs its picture, not the report
         with contextlib.suppress(StoreError):
-            found = read_predictions(run, task, dataset)
-            yield found.arrays, found.protocol.scale
+            arrays, protocol = read_predictions(run, task, dataset)
+            yield arrays, protocol.scale
 
 
 def _equal(ones: Mapping[str, Array], others: Mapping[str, Array], keys: Sequence[str]) -> bool:

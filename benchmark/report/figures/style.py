@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.files import write_whole
 from benchmark.metrics.classification import Metric
-from benchmark.report.model import Block, Key, Row
+from benchmark.report.model import Block, Key, Row, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,16 +192,16 @@ def axis_label(metric: Metric, rows: Iterable[Row] = (), keys: Collection[Key] =
 
 def samples_text(rows: Iterable[Row], keys: Collection[Key]) -> str:
     """Return the samples behind scores, smallest and largest of the rows: ``n = 1000``; empty if nothing says it."""
-    counts = sorted({row.scores[key].n or 0 for row in rows for key in keys if key in row.scores} - {0})
-    return f"n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}" if counts else ""
+    counts = {row.scores[key].n for row in rows for key in keys if key in row.scores} - {0, None}
+    return f"n = {span(filter(None, counts))}" if counts else ""
 
 
 def seeds_text(rows: Iterable[Row]) -> str:
     """Return how many runs stand behind each method: ``one seed``, ``3 seeds``, ``1 to 3 seeds``."""
-    counts = sorted({score.seeds for row in rows for score in row.scores.values()})
-    if not counts or counts[-1] == 1:
+    counts = [score.seeds for row in rows for score in row.scores.values()]
+    if max(counts, default=0) < 2:
         return "one seed" if counts else "no seed"
-    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+    return f"{span(counts)} seeds"
 
 
 def unranked_text(rows: Iterable[Row]) -> str:

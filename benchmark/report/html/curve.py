@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_WIDTH, _HEIGHT = 420, 190
+# the frame in which curves are drawn, in the coordinates of cell.html
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 410, 12, 164
 
 
@@ -28,12 +28,6 @@ class Chart:
     levels: tuple[tuple[float, str], ...]
     steps: tuple[tuple[float, str, str], ...]
     kept: float | None = None
-    width: int = _WIDTH
-    height: int = _HEIGHT
-    left: int = _LEFT
-    right: int = _RIGHT
-    top: int = _TOP
-    bottom: int = _BOTTOM
 
     @property
     def line(self) -> str:

@@ -74,22 +74,13 @@ class Protocol:
     conf: float = 0.5
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """The arrays that a run has stored for a dataset, as they are, with the protocol behind its metrics."""
-
-    arrays: Mapping[str, Array]
-    protocol: Protocol
-
-
-def read_predictions(run: Run, task: str, dataset: str) -> Predictions:
-    """Return what a run has stored for one dataset.
+def read_predictions(run: Run, task: str, dataset: str) -> tuple[Mapping[str, Array], Protocol]:
+    """Return the arrays that a run has stored for a dataset, with the protocol behind its metrics.
 
     Raises:
         StoreError: the file is missing or damaged.
     """
-    path = predictions_path(run, task, dataset)
-    return Predictions(_read(path), _protocol(run, task, dataset))
+    return _read(predictions_path(run, task, dataset)), _protocol(run, task, dataset)
 
 
 def run_evidence(run: Run, key: Key) -> Evidence:

@@ -25,7 +25,14 @@ _VERDICTS: dict[Verdict, tuple[str, str]] = {
         "show no difference that matters (less than {least})",
     ),
 }
-"""Verdicts with a part of the sentence of their own: words for one row, and for several."""
+"""Verdict -> what is said of one row, and of several."""
+_NOT_TOLD_APART = {
+    (True, True): "the other one is not told apart ({bound})",
+    (True, False): "the other {number} are not told apart ({bound})",
+    (False, True): "{names} is not told apart from {base}",
+    (False, False): "none of the {number} other methods is told apart from {base} ({bound})",
+}
+"""Whether something was said of other rows before, and whether this is one row -> what is said."""
 
 
 def sentences(tests: BlockTests, keys: Sequence[Key]) -> list[str]:
@@ -86,34 +93,21 @@ def _against_baseline(tests: BlockTests, key: Key) -> str:
     by_verdict: dict[Verdict, list[Comparison]] = {}
     for one in found:
         by_verdict.setdefault(one.verdict, []).append(one)
-    parts = []
-    for verdict, words in _VERDICTS.items():
-        if alike := by_verdict.get(verdict):
-            names = listed(_named(tests, one) for one in alike)
-            parts.append(names + " " + words[len(alike) > 1].format(base=base, least=least_text(tests.block)))
+    facts = {"base": base, "least": least_text(tests.block)}
+    parts = [
+        listed(_named(tests, one) for one in alike) + " " + words[len(alike) > 1].format(**facts)
+        for verdict, words in _VERDICTS.items()
+        if (alike := by_verdict.get(verdict))
+    ]
     if same := by_verdict.get("not told apart"):
-        parts.append(_undistinguished(tests, same, base, others=bool(parts)))
-    sentence = "; ".join(parts)
-    untested = _untested(found)
-    return f"{column_text(tests.block, key)}: " + " ".join(
-        text for text in (f"{sentence}." if sentence else "", untested) if text
-    )
-
-
-def _undistinguished(tests: BlockTests, same: Sequence[Comparison], base: str, *, others: bool) -> str:
-    most = max(abs(one.difference or 0.0) for one in same)
-    bound = f"|difference| <= {tests.block.metric(same[0].key).text(most)}"
-    if others:
-        rest = "other one is" if len(same) == 1 else f"other {_number(len(same))} are"
-        return f"the {rest} not told apart ({bound})"
-    if len(same) == 1:
-        return f"{_named(tests, same[0])} is not told apart from {base}"
-    return f"none of the {_number(len(same))} other methods is told apart from {base} ({bound})"
-
-
-def _untested(found: Iterable[Comparison]) -> str:
-    reasons = list(dict.fromkeys(one.reason for one in found if one.reason))
-    return f"Not tested: {'; '.join(reasons)}." if reasons else ""
+        most = max(abs(one.difference or 0.0) for one in same)
+        facts["bound"] = f"|difference| <= {tests.block.metric(key).text(most)}"
+        facts["number"] = _NUMBERS[len(same)] if len(same) < len(_NUMBERS) else str(len(same))
+        facts["names"] = _named(tests, same[0])
+        parts.append(_NOT_TOLD_APART[bool(parts), len(same) == 1].format(**facts))
+    reasons = "; ".join(dict.fromkeys(one.reason for one in found if one.reason))
+    said = [f"{'; '.join(parts)}."] * bool(parts) + [f"Not tested: {reasons}."] * bool(reasons)
+    return f"{column_text(tests.block, key)}: {' '.join(said)}"
 
 
 def _ties(tests: BlockTests, key: Key) -> str:
@@ -125,7 +119,9 @@ def _ties(tests: BlockTests, key: Key) -> str:
     head = f"{column_text(tests.block, key)}: {best.title} is best"
     if not others:
         return f"{head}, and better than every other row that could be tested."
-    return f"{head}; {listed(row.title for row in others)} {_is(others)} tied with it."
+    return (
+        f"{head}; {listed(row.title for row in others)} {'is' if len(others) == 1 else 'are'} tied with it."
+    )
 
 
 def _comparisons(tests: BlockTests, key: Key) -> list[Comparison]:
@@ -173,11 +169,3 @@ def _ran_once(once: Sequence[Row], rows: Sequence[Row]) -> str:
     if len(once) >= max(4, len(rows) - 1):
         return "The methods that train were run with one seed only"
     return f"{listed(row.title for row in once)} {'was' if len(once) == 1 else 'were'} run with one seed only"
-
-
-def _is(rows: Sequence[Row]) -> str:
-    return "is" if len(rows) == 1 else "are"
-
-
-def _number(count: int) -> str:
-    return _NUMBERS[count] if count < len(_NUMBERS) else str(count)

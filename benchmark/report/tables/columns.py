@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 
-from benchmark.report.model import Block, Key, Row
+from benchmark.report.model import Block, Key, Row, span
 from benchmark.report.paper import PaperTables
 from benchmark.report.tables.table import Column
 
@@ -69,9 +68,9 @@ def sample_count(block: Block, key: Key) -> str:
     """
     for rows in (block.rows, block.beside):
         for ranked in (True, False):
-            counts = _counts(rows, key, ranked=ranked)
-            if counts:
-                return " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+            found = (row.scores[key].n for row in rows if row.ranked is ranked and key in row.scores)
+            if counts := [count for count in found if count is not None]:
+                return span(counts)
     return "?"
 
 
@@ -178,8 +177,3 @@ def _columns_of(block: Block, key: Key, paper: PaperTables) -> list[Column]:
 
 def _in(unit: str) -> str:
     return f" [{unit}]" if unit else ""
-
-
-def _counts(rows: Iterable[Row], key: Key, *, ranked: bool) -> Sequence[int]:
-    found = (row.scores[key].n for row in rows if row.ranked is ranked and key in row.scores)
-    return sorted(count for count in found if count is not None)

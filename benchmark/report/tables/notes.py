@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.config.run_config import Recipe
-from benchmark.report.model import NOT_RUN, Block, Row, Run
+from benchmark.report.model import NOT_RUN, Block, Row, Run, span
 from benchmark.report.paper import PaperTables
 from benchmark.report.significance.wording import least_text
 from benchmark.report.tables.columns import difference_reason, paper_table, shown_tasks
@@ -150,7 +150,6 @@ def table_caption(block: Block, columns: Sequence[Column], paper: PaperTables, *
         tied: whether some column was tested for ties.
     """
     counts = [len(row.runs) for row in block.rows if row.scores and not row.difference]
-    seeds = " to ".join(map(str, dict.fromkeys((min(counts), max(counts))))) if counts else ""
     ranked = any(row.ranked and row.scores for row in block.rows)
     shown = [column for column in columns if column.role == "paper"]
     tables = sorted({paper_table(block, column.key, paper) for column in shown})
@@ -162,8 +161,8 @@ def table_caption(block: Block, columns: Sequence[Column], paper: PaperTables, *
         (not counts, f"Nothing has been measured here {where}."),
         (
             bool(counts),
-            f"Measured here {where}, in percent: mean over {seeds} seed(s), +- standard deviation over seeds, [95 % "
-            "bootstrap interval over test patients, bounds averaged over seeds].",
+            f"Measured here {where}, in percent: mean over {span(counts)} seed(s), +- standard deviation over seeds, "
+            "[95 % bootstrap interval over test patients, bounds averaged over seeds].",
         ),
         (not ranked, "No row is ranked: no whole run."),
         (ranked, "Best bold, second underlined, among whole runs."),
