@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from benchmark.config.cell_settings import adapt_settings
 from benchmark.config.declared import NOT_ADAPTATION
+from benchmark.config.layers import plain
 from benchmark.config.run_config import Recipe, RunConfig
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.machine import processes
@@ -83,9 +84,8 @@ class CellSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cell as JSON types; `from_dict` reads it back."""
-        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        values["recipe"] = dataclasses.asdict(self.recipe) | {"betas": list(self.recipe.betas)}
-        return values | {"data_root": str(self.data_root), "plugins": list(self.plugins)}
+        values: dict[str, Any] = plain(self)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CellSpec:
