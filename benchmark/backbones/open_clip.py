@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,19 +55,13 @@ class OpenClipModel(FoundModel):
         preprocess: ``mean`` and ``std`` (and more) of its training.
     """
 
-    bert: Mapping[str, Any] | None = None
-    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    bert: Mapping[str, Any] | None
+    preprocess: Mapping[str, Any]
 
     @property
     def context_length(self) -> int:
         """Longest text, start and end tokens included."""
         return int(self.config["text_cfg"].get("context_length", CONTEXT_LENGTH))
-
-    @property
-    def image_size(self) -> tuple[int, ...]:
-        """Pixels (h, w) of an image."""
-        size = self.config["vision_cfg"].get("image_size", 224)
-        return (size, size) if isinstance(size, int) else tuple(size)
 
     def values(self) -> int:
         """Return the number of weights."""
@@ -75,16 +69,6 @@ class OpenClipModel(FoundModel):
 
         with torch.device("meta"):  # shapes only
             return sum(weight.numel() for weight in build(self.config, self.bert).parameters())
-
-    @property
-    def settings(self) -> str:
-        """What the description says of the model beside its weights, as JSON."""
-        return json.dumps([self.config, self.bert, self.preprocess], sort_keys=True, default=str)
-
-    def word_files(self) -> list[Path]:
-        """Return the files that the tokenizer is made of."""
-        folder = self.words or Path("-")
-        return [path for name in _WORD_FILES for path in sorted(folder.glob(name))]
 
 
 Finder = Callable[[str, str | None], OpenClipModel]
@@ -156,10 +140,9 @@ def _check_supported(name: str, config: Mapping[str, Any], bert: Mapping[str, An
 # ---------------------------------------------------------------------------- ways to a model
 def _biomedclip(name: str, pretrained: str | None) -> OpenClipModel:
     """BiomedCLIP: from the cache, a copy of its repository, or a weights file of its architecture."""
-    home = Repository(repo=BIOMEDCLIP_REPO)
-    if pretrained is None:
+    home, path = Repository(repo=BIOMEDCLIP_REPO), _given(name, pretrained, or_folder=True)
+    if path is None:
         return _described_in(name, home)
-    path = _given(name, pretrained, or_folder=True)
     if path.is_dir():
         return _described_in(name, Repository(path), like=BIOMEDCLIP)
     beside = Repository(path.parent)
@@ -170,8 +153,7 @@ def _bmc_clip(name: str, pretrained: str | None) -> OpenClipModel:
     """BMC-CLIP: a ViT-L-14 whose repository holds one file of a training run."""
     from open_clip import get_model_config
 
-    home = Repository(repo=BMC_CLIP_REPO)
-    path = None if pretrained is None else _given(name, pretrained, or_folder=True)
+    home, path = Repository(repo=BMC_CLIP_REPO), _given(name, pretrained, or_folder=True)
     if path is not None and path.is_dir():
         home, path = Repository(path), None
 
@@ -183,8 +165,8 @@ def _bmc_clip(name: str, pretrained: str | None) -> OpenClipModel:
 
 def _hub(name: str, pretrained: str | None) -> OpenClipModel:
     """Any open_clip model of the hub, ``hf-hub:<organisation>/<name>``, or weights of one's own for it."""
-    weights = None if pretrained is None else _given(name, pretrained)
-    return _described_in(name, Repository(repo=name.partition(":")[2]), weights=weights)
+    home = Repository(repo=name.partition(":")[2])
+    return _described_in(name, home, weights=_given(name, pretrained))
 
 
 def _folder(name: str, pretrained: str | None) -> OpenClipModel:
@@ -192,8 +174,7 @@ def _folder(name: str, pretrained: str | None) -> OpenClipModel:
     folder = user_path(name.partition(":")[2])
     if not name.partition(":")[2] or not folder.is_dir():
         raise ConfigError(f"--backbone {name}: no such folder; expected local-dir:<folder>")
-    weights = None if pretrained is None else _given(name, pretrained)
-    return _described_in(name, Repository(folder), weights=weights)
+    return _described_in(name, Repository(folder), weights=_given(name, pretrained))
 
 
 def _builtin(name: str, pretrained: str | None) -> OpenClipModel:
@@ -291,8 +272,20 @@ def _with_files(
         key: preprocess[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in preprocess
     }
     own = hub_cache() in file.parents  # else the weights are a file of the user's, whatever describes them
-    repo, revision = (home.repo, home.revision) if own else (None, None)
-    return OpenClipModel(name, (file,), tokenizer, config, repo, revision, bert, kept)
+    size = config["vision_cfg"].get("image_size", 224)
+    folder = tokenizer or Path("-")
+    return OpenClipModel(
+        weights=(file,),
+        words=tokenizer,
+        word_files=tuple(path for glob in _WORD_FILES for path in sorted(folder.glob(glob))),
+        settings=json.dumps([config, bert, kept], sort_keys=True, default=str),
+        config=config,
+        image_size=(size, size) if isinstance(size, int) else tuple(size),
+        repo=home.repo if own else None,
+        revision=home.revision if own else None,
+        bert=bert,
+        preprocess=kept,
+    )
 
 
 def _weights(home: Repository) -> Path:
@@ -344,8 +337,10 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _given(name: str, pretrained: str, *, or_folder: bool = False) -> Path:
-    """Return the path that the user names as weights."""
+def _given(name: str, pretrained: str | None, *, or_folder: bool = False) -> Path | None:
+    """Return the path that the user names as weights, if any."""
+    if pretrained is None:
+        return None
     path = user_path(pretrained)
     if not path.exists():
         raise ConfigError(

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -220,32 +220,27 @@ class FoundModel:
     """A model whose files are all here, not loaded yet.
 
     Attributes:
-        name: as it was asked for.
         weights: its weight files.
         words: folder of its tokenizer files; None: the byte pairs that open_clip brings.
+        word_files: those of them that the tokenizer is made of.
+        settings: what is known of the model beside its weights.
         config: sizes by name, ``embed_dim`` among them.
+        image_size: pixels (h, w) of an image.
         repo, revision: where the weights come from, if that is a hub repository.
     """
 
-    name: str
     weights: tuple[Path, ...]
-    words: Path | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    repo: str | None = None
-    revision: str | None = None
-
-    @property
-    def settings(self) -> str:
-        """What is known of the model beside its weights."""
-        raise NotImplementedError
-
-    def word_files(self) -> list[Path]:
-        """Return the files that the tokenizer is made of."""
-        raise NotImplementedError
+    words: Path | None
+    word_files: tuple[Path, ...]
+    settings: str
+    config: Mapping[str, Any]
+    image_size: tuple[int, ...]
+    repo: str | None
+    revision: str | None
 
     def made_of(self) -> list[str]:
         """Return what tells this model from others: its settings, and the checksums of its files."""
-        return [self.settings, *map(known_sha256, (*self.weights, *self.word_files()))]
+        return [self.settings, *map(known_sha256, (*self.weights, *self.word_files))]
 
     def lines(self) -> list[str]:
         """Return what was found, for people."""

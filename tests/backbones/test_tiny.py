@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,12 @@ def test_nearly_all_reports_fit_the_context(loaded):
     _, tokenizer = loaded
     lengths = [len(tokenizer.tokens(text)) for text in draw_part("mimic", 512, 0).manifest["text"]]
     assert sum(length <= tokenizer.context_length for length in lengths) / len(lengths) > 0.95
+
+
+def test_registered_names_are_imported_and_tiny_is_found_without_torch():
+    code = (
+        "import sys; from benchmark.backbones import check_backbone, fitting_of; "
+        "from benchmark.registry import BACKBONES; [BACKBONES.get(name) for name in BACKBONES.names()]; "
+        "check_backbone('tiny'); fitting_of('tiny'); assert not {'torch', 'timm', 'open_clip'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -26,7 +26,7 @@ from benchmark.backbones.medical.model import EXTRAS, build, names_of
 from benchmark.backbones.medical.records import CheckpointFile, Record
 from benchmark.backbones.published import hub_cache
 from benchmark.errors import DataError, StoreError
-from benchmark.files import default_data_root, known_sha256, write_whole
+from benchmark.files import default_data_root, known_sha256, read_json, write_whole
 
 _OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "": lambda value: value,
@@ -246,10 +246,7 @@ def _as_published(path: Path, part: CheckpointFile) -> bool | None:
 
 
 def _up_to_date(target: Path, wanted: Mapping[str, Any]) -> bool:
-    try:
-        about = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    about = read_json(target.with_suffix(".json")) or {}
     return target.is_file() and all(about.get(key) == value for key, value in wanted.items())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ Files = dict[Path, CheckpointFile | None]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MedicalModel(FoundModel):
     """A medical model whose files are all here.
 
@@ -34,31 +34,16 @@ class MedicalModel(FoundModel):
     """
 
     record: Record
-    files: Files = field(default_factory=dict)
+    files: Files
 
     @property
     def preprocess(self) -> Preprocess:
         """How images become its input."""
         return self.record.preprocess
 
-    @property
-    def image_size(self) -> tuple[int, ...]:
-        """Pixels (h, w) of an image."""
-        return self.record.preprocess.size
-
     def values(self) -> int:
         """Return about how many weights there are, from the sizes of the files."""
         return sum(path.stat().st_size for path in self.weights) // 4
-
-    @property
-    def settings(self) -> str:
-        """What the record says of the model beside its weights."""
-        return f"{self.record.name} {dict(self.record.chosen)} {self.record.digest()} {self.preprocess}"
-
-    def word_files(self) -> list[Path]:
-        """Return the word list."""
-        folder = self.words or Path("-")
-        return [path for name in (*BERT_FILES, *ROBERTA_FILES) for path in folder.glob(name)]
 
 
 class MedicalBackbone:
@@ -98,9 +83,19 @@ class MedicalBackbone:
             problems.append(str(error))
         if problems:
             raise DataError("; ".join(problems))
-        repo, revision = (None, None) if home is None else (home.repo, home.revision)
-        sizes = {"embed_dim": record.embed_dim}
-        return MedicalModel(name, tuple(files), words, sizes, repo, revision, record=record, files=files)
+        folder = words or Path("-")
+        return MedicalModel(
+            weights=tuple(files),
+            words=words,
+            word_files=tuple(path for name in (*BERT_FILES, *ROBERTA_FILES) for path in folder.glob(name)),
+            settings=f"{record.name} {dict(record.chosen)} {record.digest()} {record.preprocess}",
+            config={"embed_dim": record.embed_dim},
+            image_size=record.preprocess.size,
+            repo=home and home.repo,
+            revision=home and home.revision,
+            record=record,
+            files=files,
+        )
 
     def about(self, name: str) -> dict[str, str]:
         """Return what people must know before they fetch it: title, link, licence, pretrained_on, note."""

@@ -42,6 +42,7 @@ class DeltaSites(ABC):
         # (block, linear name) -> {site: [deltas]}. Deltas belong to the method that made them: kept out of the
         # library's modules, they leave the backbone's state_dict as it was.
         self._deltas: dict[tuple[int, str], dict[str, list[nn.Module]]] = {}
+        self._columns: dict[tuple[int, str], tuple[int, int]] = {}  # of sites that have had a delta
 
     @property
     def depth(self) -> int:
@@ -93,7 +94,8 @@ class DeltaSites(ABC):
         """
         if not 0 <= index < self.depth or site not in SITES:
             raise ValueError(f"{self.kind} tower has no site '{site}' in block {index} (depth {self.depth})")
-        _, name, _, _ = self.linear_of(index, site)
+        _, name, start, stop = self.linear_of(index, site)
+        self._columns[index, site] = start, stop
         parts = self._deltas.setdefault((index, name), {})
         if not parts:
             self._on_first_delta(index, site)
@@ -149,10 +151,10 @@ class DeltaSites(ABC):
         parts = self._deltas.get((index, name), {})
         addends: dict[tuple[int, int], Tensor] = {}
         for site, deltas in parts.items():
-            _, _, start, stop = self.linear_of(index, site)
+            columns = self._columns[index, site]
             for delta in deltas:
                 value = delta(inputs).to(output.dtype)
-                addends[start, stop] = addends[start, stop] + value if (start, stop) in addends else value
+                addends[columns] = addends[columns] + value if columns in addends else value
         if not addends:
             return output
         if sum(stop - start for start, stop in addends) == output.shape[-1]:
