@@ -1,4 +1,4 @@
-"""Write tables, figures and the page of an output folder again, from its results alone."""
+"""Write the tables, figures and HTML page of an output folder, from its stored results."""
 
 from __future__ import annotations
 

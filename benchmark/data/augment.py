@@ -1,4 +1,4 @@
-"""Views of an image for dense tasks: flips and small rotations, the same for pixels, masks and boxes."""
+"""Augmentation for dense tasks: flips and small rotations, applied alike to pixels, masks and boxes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Token ids of a corpus, made once per corpus and tokenizer and kept on disk, memory mapped.
+"""Token ids of a corpus, computed once per corpus and tokenizer and cached on disk, memory mapped.
 
-The key is exact: the texts, and all that a tokenizer's ids depend on: its rules as its library writes them, its
-settings, its class, and versions (of the libraries; of this file, which stands for the project's own tokenizers too; or
-the attribute ``version`` of a plugin's tokenizer). A tokenizer that does not show all of that is called every time.
+The key contains the texts and all that the ids depend on: the tokenizer's rules as its library writes them, its
+settings, its class, and versions (of the libraries; of this file, which covers the project's own tokenizers; or the
+attribute ``version`` of a plugin's tokenizer). Ids of a tokenizer that does not show all of that are not cached.
 """
 
 from __future__ import annotations

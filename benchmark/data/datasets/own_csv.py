@@ -1,7 +1,7 @@
-"""One's own images: a CSV file with a column of image paths, and of texts, labels or classes, named in a suite file.
+"""Your own images: a CSV file with columns of image paths and of texts, labels or classes, named in a suite file.
 
-It prepares itself: on first use the images are decoded and fitted to the backbone into ``<data-root>/csv/``.
-That folder is known by the list of images alone: texts and labels are always those of the CSV file as it is now.
+On first use the images are decoded and fitted to the backbone into ``<data-root>/csv/``. The folder depends on the list
+of images alone; texts and labels are read from the CSV file each time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class CsvOptions:
 
 @register_dataset("csv")
 class OwnCsv:
-    """Opens one's own CSV file, and prepares its images if they are not prepared."""
+    """Opens a user's CSV file, and prepares its images if they are not prepared."""
 
     Options = CsvOptions
     fits_images = True

@@ -1,4 +1,4 @@
-"""Decoding images into one growing array file, in worker processes, so that a killed run goes on where it stopped.
+"""Decodes images into one array file in worker processes, so that a killed run continues where it stopped.
 
 The file has its full size from the start; beside it a journal has one line per finished block of images, with what was
 learned about each. Whoever starts again reads the journal and decodes the rest. Workers write pixels themselves, only

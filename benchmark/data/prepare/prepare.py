@@ -1,8 +1,8 @@
-"""From a folder of downloads to a prepared folder: manifest, fitted pixels, and a report of what was kept and why.
+"""Turns a folder of downloads into a prepared folder: manifest, fitted pixels, and a report of what was kept and why.
 
-Order of work: read the tables, check the id lists against the published splits, compare with what lies in the folder,
-decode what is missing (benchmark/data/prepare/decode.py), write the manifest, and at last the report. A folder
-without a report is unfinished; the same command goes on with it.
+Order of work: read the tables, check the id lists against the published splits, compare with the present folder, decode
+what is missing (benchmark/data/prepare/decode.py), write the manifest, and finally the report. A folder without a
+report is unfinished; the same command continues it.
 """
 
 from __future__ import annotations
