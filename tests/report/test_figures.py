@@ -35,7 +35,6 @@ from benchmark.report.figures.style import Drawing
 from benchmark.report.model import Block
 from benchmark.report.paper import load_paper
 from benchmark.report.report import read_report
-from tests.report.conftest import SUITE
 
 Choose = Callable[..., None]
 SHIPPED = dict(style.STYLE)  # before tests/conftest.py makes it quicker
@@ -155,26 +154,12 @@ def test_training_curves_are_means_of_the_steps_of_all_seeds(tmp_path, write_cel
 
 
 def _sweep(choose: Choose, *values: float) -> None:
-    declared = [
-        ExperimentRow(title="frozen", method="zero_shot"),
-        *(ExperimentRow(title=f"r = {value:g}", method="coop", set={"r": value}) for value in values),
-    ]
-    rows = [
-        ResolvedRow(
-            row.title,
-            "",
-            SUITE["name"],
-            "tiny",
-            method=row.method,
-            variant=f"r={row.set['r']:g}" if row.set else "",
-            value=row.set.get("r"),
-        )
-        for row in declared
-    ]
-    experiment = Experiment(
-        "A.3", "curve", title="Rank", tasks={"zeroshot": ("acc",)}, rows=tuple(declared), option="r"
-    )
-    choose((experiment, rows))
+    declared = [ExperimentRow(title="frozen", method="zero_shot")]
+    declared += [ExperimentRow(title=f"r = {value:g}", method="coop", set={"r": value}) for value in values]
+    rows = [ResolvedRow("frozen", "", "toy", "tiny", "zero_shot")]
+    rows += [ResolvedRow(f"r = {v:g}", "", "toy", "tiny", "coop", f"r={v:g}", value=v) for v in values]
+    tasks = {"zeroshot": ("acc",)}
+    choose((Experiment("A.3", "curve", "Rank", tasks=tasks, rows=tuple(declared), option="r"), rows))
 
 
 def test_a_sweep_is_drawn_by_rising_value_with_what_is_missing_named(
