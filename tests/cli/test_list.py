@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -96,19 +93,6 @@ def test_a_broken_plugin_is_one_line_with_the_reason(capsys, cheap, write):
     assert "warning: bad: RuntimeError: no luck at all" in err
     assert "ZeroDivisionError" in next(line for line in err.splitlines() if "broken_one" in line)
     assert "Traceback" not in out + err
-
-
-def test_names_and_all_other_lists_need_no_torch(tmp_path):
-    code = (
-        "import sys; from benchmark.cli import main; "
-        "codes = [main(['list', *words]) for words in (['methods', '--names'], ['tasks'], ['suites'], ['datasets'], "
-        "['backbones'], ['tables'])]; print(codes, 'torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(page.METHODS.folder.parent)},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.stdout.strip().endswith("[0, 0, 0, 0, 0, 0] False"), done.stderr
 
 
 def test_names_in_json_have_aliases_and_sources(capsys):

@@ -218,8 +218,6 @@ def test_a_cell_names_plugins_but_does_not_run_them(changed: CellFolder, tmp_pat
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        ({"config.yaml": None}, "is not the folder of a cell: expected runs/"),
-        ({"config.yaml": "- a list"}, "config.yaml: missing or damaged"),
         ({"adapter.safetensors": "half"}, "adapter.safetensors: missing or damaged"),
         ({"zeroshot.json": "{"}, "zeroshot.json: damaged"),
         ({"predictions/zeroshot-siim.npz": "PK"}, "zeroshot-siim.npz: missing or damaged"),

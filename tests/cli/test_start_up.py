@@ -3,65 +3,56 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
-
-import pytest
 
 from benchmark.cli import list as list_verb
 from benchmark.files import ROOT
 
-HEAVY = (
-    "timm",
-    "open_clip",
-    "torchvision",
-    "transformers",
-    "peft",
-    "pandas",
-    "scipy",
-    "sklearn",
-    "matplotlib",
-)
-LOADED = """
+HEAVY = {
+    "timm", "open_clip", "torchvision", "transformers", "peft", "pandas", "scipy", "sklearn", "matplotlib", "seaborn",
+}  # fmt: skip
+RUN = """
+import json
 import sys
 from benchmark.cli import main
-try:
-    raise SystemExit(main(sys.argv[1:]))
-finally:
-    print("\\nloaded", *(name for name in sys.modules if "." not in name))
+codes = []
+for words in json.loads(sys.argv[1]):
+    try:
+        codes.append(main(words))
+    except SystemExit as ended:
+        codes.append(ended.code)
+print()
+print(json.dumps([codes, [name for name in sys.modules if "." not in name]]))
 """
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "heavy"),
-    [
-        (["--help"], 0, ("torch", *HEAVY)),
-        (["run", "--help"], 0, ("torch", *HEAVY)),
-        (["--methos", "zero_shot"], 2, ("torch", *HEAVY)),
-        (["--methods", "copo"], 2, ("torch", *HEAVY)),
-        (["list", "methods", "--names"], 0, ("torch", *HEAVY)),
-        (["list", "tables"], 0, ("torch", *HEAVY)),
-        (["--dry-run"], 0, HEAVY),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_command_loads_no_more_than_it_needs(words, code, heavy):
-    assert loaded_by(words, code).isdisjoint(heavy)
+def loaded_by(*commands):
+    """Return the exit codes of commands in one new process, and the packages that it has loaded in the end."""
+    words = json.dumps([command.split() for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, words], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    codes, packages = json.loads(done.stdout.splitlines()[-1])
+    return codes, set(packages)
 
 
-def test_what_methods_can_do_is_read_from_the_cache(tmp_path, monkeypatch):
+def test_help_wrong_words_and_lists_load_neither_torch_nor_pandas(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     place = list_verb._cached_at(argparse.Namespace(all=False, markdown=False))
     place.parent.mkdir(parents=True)
     place.write_text('{"rows": [], "columns": [], "cells": [], "remarks": [], "usable": []}')
-    assert loaded_by(["list", "methods"], 0).isdisjoint(("torch", *HEAVY))
-
-
-def loaded_by(words, code):
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, *words], cwd=ROOT, capture_output=True, text=True, timeout=120
+    lists = ("methods", "methods --names", "tasks", "suites", "datasets", "backbones", "tables")
+    codes, packages = loaded_by(
+        "--help", "run --help", "--methos zero_shot", "--methods copo", *(f"list {words}" for words in lists)
     )
-    assert done.returncode == code, done.stderr
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert "benchmark" in loaded
-    return loaded
+    assert codes == [0, 0, 2, 2, *[0] * len(lists)]
+    assert packages.isdisjoint({"torch", *HEAVY})
+
+
+def test_a_plan_needs_torch_alone(tmp_path):
+    codes, packages = loaded_by(f"--dry-run --output-dir {tmp_path}")
+    assert codes == [0]
+    assert packages.isdisjoint(HEAVY)

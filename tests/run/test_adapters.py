@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -263,33 +262,6 @@ def test_other_frozen_tensors_are_refused(tmp_path: Path) -> None:
     save_file({**state, name: state[name] + 1}, tmp_path / "made" / adapters.TENSORS)
     with pytest.raises(StoreError, match="the frozen tensor '.*vera_A' differs"):
         load_checkpoint(build("peft:vera", r=4), read_checkpoint(tmp_path / "made"))
-
-
-class Harmful:
-    """What an unpickler with code execution would run."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (eval, ("pytest.fail('code from a file was run')",))
-
-
-def test_files_that_are_none_are_one_line(tmp_path: Path) -> None:
-    (tmp_path / "code.pt").write_bytes(pickle.dumps(Harmful()))
-    torch.save(Harmful(), tmp_path / "zip.pt")
-    torch.save([1, 2], tmp_path / "list.pt")
-    (tmp_path / "text.pt").write_text("hello")
-    (tmp_path / "text.safetensors").write_text("hello")
-    (tmp_path / "empty").mkdir()
-    for name, says in (
-        ("code.pt", "not a file of tensors, or damaged"),
-        ("zip.pt", r"objects that could run code \(builtins.eval\)"),
-        ("list.pt", "holds a list, expected tensors by name"),
-        ("text.pt", "cannot be read as weights"),
-        ("text.safetensors", "cannot be read as weights"),
-        ("empty", "is no adapter of peft: expected adapter_config.json"),
-        ("gone.pt", "does not exist"),
-    ):
-        with pytest.raises(StoreError, match=says):
-            read_checkpoint(tmp_path / name)
 
 
 def test_a_method_without_a_form_writes_nothing(tmp_path: Path) -> None:

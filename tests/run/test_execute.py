@@ -21,7 +21,6 @@ from benchmark.config.load import load_config
 from benchmark.console import Console
 from benchmark.errors import ConfigError
 from benchmark.files import ROOT
-from benchmark.machine import find_devices
 from benchmark.plan import make_plan
 from benchmark.run import execute
 from benchmark.run.engines.grid import Cluster
@@ -90,32 +89,11 @@ def test_an_exception_fails_its_cell_only(run, monkeypatch):
     assert "/home" not in json.dumps(found)
 
 
-def test_a_failed_cell_is_tried_again(run, monkeypatch):
-    monkeypatch.setenv("TROUBLE_fake_one", "raise")
-    run()
-    monkeypatch.delenv("TROUBLE_fake_one")
-    summary, _, store = run()
-    assert counts(summary) == (1, 2, 0)
-    assert status(store, "fake_one")["status"] == "success"
-
-
 def test_a_cell_without_results_is_not_called_done(run, monkeypatch):
     monkeypatch.setenv("TROUBLE_fake_one", "nothing")
     summary, _, store = run()
     assert summary.failed == [("runs/fakes/tiny/fake_one/seed-0", "no result for fake_task")]
     assert status(store, "fake_one")["status"] == "partial"
-
-
-def test_interrupt_stops_and_the_same_plan_goes_on(run, monkeypatch):
-    monkeypatch.setenv("TROUBLE_fake_two", "interrupt")  # the cheaper method runs last
-    summary, _, store = run()
-    assert summary.interrupted
-    assert counts(summary) == (2, 0, 0)
-    assert status(store, "fake_two")["status"] == "running"
-    monkeypatch.delenv("TROUBLE_fake_two")
-    summary, _, _ = run()
-    assert not summary.interrupted
-    assert counts(summary) == (1, 2, 0)
 
 
 def test_a_worker_that_dies_loses_only_its_cell(run, monkeypatch):
@@ -294,12 +272,6 @@ def test_without_ray_one_line_says_how_to_install_it(flags, world, monkeypatch):
     plan = make_plan(load_config(flags), store)
     with pytest.raises(ConfigError, match=r'Ray is not installed. pip install -e "\.\[cluster\]"'):
         run_plan(plan, store, console=Console(), cluster=Cluster())
-
-
-def test_missing_gpu_is_one_clear_line():
-    assert find_devices("cpu") == ["cpu"]
-    with pytest.raises(ConfigError, match="--device: 'cuda:99' does not exist"):
-        find_devices("cuda:99")
 
 
 @pytest.mark.parametrize(
