@@ -1,4 +1,4 @@
-"""Questions to a method, answered by trying it on small models; what it declares about itself is compared with that.
+"""Questions to a method, answered by trying it on small models, and compared with its declarations.
 
 Every question is a function that returns whether something holds and, where it does not, what was seen. The table of
 ``list methods`` asks them (:func:`capabilities`), and so do the checks that a method must pass (``checks.py``).

@@ -137,7 +137,7 @@ def pairs(
         blank: what an empty label of a labelled row stands for: "zero" or "distinct".
 
     Raises:
-        ConfigError: unknown policy, or a share that is none.
+        ConfigError: unknown policy, or an invalid share.
         DataError: if it has no report texts, or an empty one.
     """
     data = share(data, fraction)

@@ -1,4 +1,4 @@
-"""How well a map of an image tells where its boxes are; one value per image, NaN where the boxes cannot define it.
+"""How well a map of an image shows where its boxes are; one value per image, NaN where the boxes cannot define it.
 
 * Pointing game (arXiv 1608.00507): 1 if the highest pixel lies in a box. Pixels that tie for the highest count alike,
   so that a flat map scores the share of the image that is boxed.

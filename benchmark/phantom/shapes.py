@@ -2,8 +2,7 @@
 
 Film axes: u to the right of the picture, v downwards, both about [-1, 1]; the patient's right is on the
 picture's left. Compact bells and clipped ramps stand in for exponentials, and textures are picked from a
-fixed bank instead of being
-filtered per image: that is where the speed comes from.
+fixed bank instead of being filtered per image, for speed.
 """
 
 from __future__ import annotations

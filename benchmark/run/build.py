@@ -1,4 +1,4 @@
-"""A method is built in one place from what a cell says of it: name, options, recipe and seed."""
+"""Builds the method of a cell from its name, options, recipe and seed."""
 
 from __future__ import annotations
 

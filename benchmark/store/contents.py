@@ -1,4 +1,4 @@
-"""What the files of a cell hold: declarations, and the check of what is read against them.
+"""Declares the content of a cell's files, and checks what is read against it.
 
 Every key may be missing or null, and other keys may be there: older and newer results stay readable.
 """

@@ -1,7 +1,7 @@
 """PMC-OA: figures of open-access articles with captions (arXiv 2303.07240); its histopathology figures are a corpus.
 
 A figure belongs to the corpus when its caption holds one of the ACE-LoRA paper's keywords. Parts are by article, so
-that panels of one article never stand in both.
+that panels of one article are never in two parts.
 """
 
 from __future__ import annotations

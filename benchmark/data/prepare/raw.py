@@ -208,7 +208,7 @@ def checked_table(name: str, source: RawTable) -> pd.DataFrame:
     """Return the table with every value as text, as the manifest will hold it.
 
     Raises:
-        DataError: no rows, duplicate ids, a label or box that is none, or rows that do not fit the pixels.
+        DataError: no rows, duplicate ids, an invalid label or box, or rows that do not fit the pixels.
     """
     table = source.table.reset_index(drop=True)
     lacking = {"image_id", *(["file"] if source.pixels is None else [])} - set(table.columns)

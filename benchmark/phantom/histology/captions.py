@@ -1,4 +1,4 @@
-"""Captions of the histology corpus: what an article's figure legend says of a tile.
+"""Captions of the histology corpus, in the style of figure legends.
 
 A caption names the diagnosis in seven of ten cases, or only the kind of tissue; half of the named and all of the
 others say how it looks. None uses one of the prompts that the evaluation asks with.

@@ -1,4 +1,4 @@
-"""The one form of all tables: columns, cells of text, and what is said about them; each format is a rendering of it."""
+"""The table model: columns, text cells, caption and notes; each format is a rendering of it."""
 
 from __future__ import annotations
 
