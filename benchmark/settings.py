@@ -374,7 +374,8 @@ _EXPECTED = {
 
 
 def _expected(error: Any) -> str:
-    return _EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    known = _EXPECTED.get(error["type"])
+    return known.format(**error.get("ctx", {})) if known else str(error["msg"])
 
 
 def _place_of(item: Given, path: str) -> str:

@@ -41,7 +41,9 @@ class LayeredEntry:
             ({key: values[key] for key in values if key not in PARTS}, layer, path)
             for values, layer, path in self.layers
         ]
-        own = [(mapping(values.get(part)), layer, f"{path}.{part}") for values, layer, path in self.layers]
+        own: list[tuple[Mapping[str, Any], Layer, str]] = [
+            (mapping(values.get(part)), layer, f"{path}.{part}") for values, layer, path in self.layers
+        ]
         return LayeredEntry(rest + own)
 
 
