@@ -1,4 +1,4 @@
-"""The capability matrix of the registered methods: rows for JSON and tables, and the page docs/methods.md."""
+"""The table of what each registered method can do: rows for JSON and the terminal, and the page docs/methods.md."""
 
 from __future__ import annotations
 
@@ -124,20 +124,20 @@ def refusals(rows: Iterable[Row]) -> list[str]:
     return [f'With a ResNet, {", ".join(names)}: "{reason}".' for reason, names in reasons.items()]
 
 
-def matrix(rows: list[Row]) -> str:
-    """Return the matrix as a markdown table."""
+def table(rows: list[Row]) -> str:
+    """Return the rows as a markdown table."""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def markdown(rows: list[Row]) -> str:
-    """Return the page docs/methods.md: the matrix, what its columns mean, and a paragraph from each card."""
+    """Return the page docs/methods.md: the table, what its columns mean, and a paragraph from each card."""
     parts = [
         "# Methods",
         "Made by `python run_benchmark.py list methods --markdown`. Every entry of the table is found by trying the "
         "method on two\nsmall models (`benchmark/conformance/probes.py`), not read from what the method "
         "says about itself.",
-        matrix(rows),
+        table(rows),
         LEGEND.strip(),
         *refusals(rows),
         "Tuners of peft are methods too (`peft:<tuner>`); `python run_benchmark.py list methods --all` probes those of "

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import methods
-from benchmark.conformance import page as matrix
+from benchmark.conformance import page
 from benchmark.conformance.probes import capabilities, changed_towers, folded
 from benchmark.conformance.small_models import FAMILIES, moved, small_backbone
 from benchmark.files import ROOT
@@ -29,17 +29,17 @@ class Probe(Method):
 
 @pytest.fixture(scope="module")
 def rows():
-    """The matrix of all single methods."""
-    return matrix.method_rows([name for name in METHODS.names() if not METHODS.entry(name).family])
+    """The rows of all single methods."""
+    return page.method_rows([name for name in METHODS.names() if not METHODS.entry(name).family])
 
 
 def test_methods_page_shows_what_was_found(rows):
-    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert page == matrix.markdown(rows), "python run_benchmark.py list methods --markdown > docs/methods.md"
+    stored = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert stored == page.markdown(rows), "python run_benchmark.py list methods --markdown > docs/methods.md"
 
 
 def test_no_method_is_broken_or_promises_too_much(rows):
-    assert matrix.remarks(rows) == []
+    assert page.remarks(rows) == []
 
 
 @pytest.mark.parametrize(

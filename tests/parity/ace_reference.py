@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,24 @@ from benchmark.backbones import Backbone, from_open_clip
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@functools.cache
-def facts() -> dict[str, Any]:
-    """Return the JSON beside the tensors."""
-    return json.loads((GOLDEN / "ace_lora_tiny_a.json").read_text())
+def stored(name: str) -> tuple[Callable[[], Any], Callable[[], dict[str, Tensor]], Callable[..., Any]]:
+    """Return functions for what is stored under a name: its JSON, its tensors, and those below a prefix, without it."""
+
+    @functools.cache
+    def facts() -> dict[str, Any]:
+        return json.loads((GOLDEN / f"{name}.json").read_text())
+
+    @functools.cache
+    def tensors() -> dict[str, Tensor]:
+        return load_file(GOLDEN / f"{name}.safetensors")
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors().items() if k.startswith(prefix)}
+
+    return facts, tensors, under
 
 
-@functools.cache
-def tensors() -> dict[str, Tensor]:
-    """Return the stored tensors."""
-    return load_file(GOLDEN / "ace_lora_tiny_a.safetensors")
-
-
-def under(prefix: str) -> dict[str, Tensor]:
-    """Return the tensors below a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors().items() if k.startswith(prefix)}
+facts, tensors, under = stored("ace_lora_tiny_a")
 
 
 @register_model

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import json
-from typing import Any
-
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from safetensors.torch import load_file
-from torch import Tensor
 
 from benchmark.backbones import Backbone, from_open_clip
-from tests.parity.ace_reference import GOLDEN
+from tests.parity.ace_reference import stored
 
-
-@functools.cache
-def facts() -> dict[str, Any]:
-    """Return the JSON beside the tensors."""
-    return json.loads((GOLDEN / "authors_tiny_a.json").read_text())
-
-
-@functools.cache
-def tensors() -> dict[str, Tensor]:
-    """Return the stored tensors."""
-    return load_file(GOLDEN / "authors_tiny_a.safetensors")
-
-
-def under(prefix: str) -> dict[str, Tensor]:
-    """Return the tensors below a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors().items() if k.startswith(prefix)}
+facts, tensors, under = stored("authors_tiny_a")
 
 
 def clip_model() -> CLIP:
