@@ -15,6 +15,8 @@ from torch import nn
 
 import methods
 from benchmark.backbones import Backbone, InputSpec, from_open_clip
+from benchmark.console import NullReporter
+from benchmark.data.entries import load_dataset
 from benchmark.data.prepare.prepare import prepare
 from benchmark.errors import DataError
 from benchmark.preprocess import Fitting, Preprocess
@@ -87,7 +89,8 @@ def test_detection_finds_boxes_where_the_fitting_put_them(tmp_path: Path) -> Non
     wrapped = methods.build("zero_shot", backbone)
     result = task.evaluate(wrapped, entry("rsna", "detection"), "rsna", context(backbone, tmp_path))
     assert result.info["taps"] == [(64, 12, 12), (128, 6, 6), (256, 3, 3)]  # the last three stages
-    data = DATASETS.get("rsna")(tmp_path, part="test", protocol="detection", fitting=BORDERED.fitting)
+    test_part = {"dataset": "rsna", "part": "test", "protocol": "detection"}
+    data = load_dataset(test_part, tmp_path, NullReporter(), BORDERED.fitting)
     shown = data.manifest.set_index("image_id").loc[list(result.predictions["image_id"])]
     expected = [
         BORDERED.fitting.box(box, (width, height))
