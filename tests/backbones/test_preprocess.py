@@ -101,6 +101,8 @@ def test_every_models_input_is_what_others_make_of_the_image(name: str) -> None:
 
 def test_a_model_of_one_channel_makes_colours_grey() -> None:
     record = RECORDS["prior"].preprocess
+    other = RECORDS["prior"].with_options("statistics=chexpert").preprocess
+    assert (other.mean, other.std) == ((0.5063,), (0.2895,))  # both are published
     colours = np.random.default_rng(1).integers(0, 256, (30, 50, 3), dtype=np.uint8)
     pixels = record.fitting.pixels(colours)
     expected = v2.Resize((224, 224), BILINEAR)(PIL.Image.fromarray(colours).convert("L"))

@@ -59,10 +59,11 @@ def test_taps_are_the_outputs_of_the_stages(build, channels, tmp_path):
     assert backbone.image.grid == (2, 2)
 
 
-@pytest.mark.parametrize("name", ["clip_lora", "ace_lora", "maple", "mma"])
-def test_methods_that_need_tokens_get_one_clear_line(name, images):
-    with pytest.raises(BenchmarkError, match="ResNet, which has no tokens: take a backbone with a ViT"):
-        methods.build(name, native()).encode_image(images)
+def test_what_needs_tokens_gets_one_clear_line(images):
+    tower = native().image
+    for call in (tower.embed, tower.project, lambda given: tower.attach(0, "q", torch.nn.Identity())):
+        with pytest.raises(BenchmarkError, match="ResNet, which has no tokens: take a backbone with a ViT"):
+            call(images)
 
 
 def test_text_may_be_adapted_alone_and_there_is_nothing_to_split(images):

@@ -91,8 +91,8 @@ class MedicalBackbone:
             settings=f"{record.name} {dict(record.chosen)} {record.digest()} {record.preprocess}",
             config={"embed_dim": record.embed_dim},
             image_size=record.preprocess.size,
-            repo=home and home.repo,
-            revision=home and home.revision,
+            repo=None if home is None else home.repo,
+            revision=None if home is None else home.revision,
             record=record,
             files=files,
         )
