@@ -1,7 +1,7 @@
 """Shared by the readers of downloads: finding files, reading tables, and errors that name the missing file.
 
-Downloads differ in how deep they lie and in what a mirror left out, so a file is looked for in the raw folder and two
-levels below, and an error names what was found in its place.
+Downloads differ in folder depth and in what a mirror left out, so a file is searched in the raw folder and two levels
+below, and an error names what was found instead.
 """
 
 from __future__ import annotations
