@@ -9,6 +9,7 @@ The input pipeline reads made-up images from a file that lies in memory, so its 
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -236,13 +237,17 @@ def _stages(bench: Workbench, folder: Path) -> Iterable[_Stage]:
         yield _Stage(
             f"{kind}_handed_over", f"{kind}: bytes handed over", "images/s", each(source.__getitem__)
         )
-        normalised = each(lambda chosen, source=source: spec.to_input(source[chosen], bench.device))
+        normalised = each(functools.partial(_normalised, bench, source))
         what = f"{kind}: and normalised on {bench.device}"
         yield _Stage(f"{kind}_input", what, "images/s", normalised)
         for workers in WORKERS:
             what = f"{kind}: whole batches of pairs, --num-workers {workers}"
             run = _loader(bench, frozen, _pairs(pixels, texts), workers)
             yield _Stage(f"{kind}_loader_{workers}", what, "pairs/s", run)
+
+
+def _normalised(bench: Workbench, source: PixelRows, rows: np.ndarray) -> torch.Tensor:
+    return bench.backbone.input_spec.to_input(source[rows], bench.device)
 
 
 def _on_disk(path: Path, shape: tuple[int, ...]) -> np.ndarray:

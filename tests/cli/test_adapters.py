@@ -224,7 +224,7 @@ def test_wrong_requests_are_one_line(
         ),
         (
             lambda state: state["weights"]["layer_0"]["q_proj"].update(w_lora_B=torch.ones(3, 2)),
-            "does not fit ACE-LoRA",
+            "w_lora_B' has shape (3, 2), expected",
         ),
         (lambda state: state["metadata"].update(position="top"), "position: expected one of all, bottom"),
     ],
