@@ -5,12 +5,14 @@ Every key may be missing or null, and other keys may be there: older and newer r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, make_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from benchmark.errors import quoted
-from benchmark.settings import Stored, read, setting
+from benchmark.settings import Stored, read
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,155 +21,59 @@ _LARGEST = 1e30
 """Absolute value that no number in a result reaches."""
 
 
-@dataclass(frozen=True)
-class Identity(Stored):
-    """What a result was made of: versions and checksums."""
-
-    numbers: int | None = None
-    weights: str | None = None
-    arithmetic: str | None = None
-    data: dict[str, str | None] | None = None
-    code: str | None = None
-    adapter: str | None = None
+_COUNT, _AMOUNT = Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True)
-class _Metric(Stored):
-    head: str | None = None
-    unit: str | None = None
-    higher: bool | None = None
-    headline: bool | None = None
-    chance: float | Literal["classes"] | None = None
-    references: dict[str, str | None] | None = None
+def _file(name: str, **keys: Any) -> Any:
+    """Return the declaration of a file or a section: key -> type."""
+    optional = [(key, kind | None, None) for key, kind in keys.items()]
+    return dataclasses.make_dataclass(name, optional, bases=(Stored,), frozen=True)
 
 
-@dataclass(frozen=True)
-class _Score(Stored):
-    value: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    n: int | None = setting(None, "samples", low=0)
+def _named(kind: Any) -> Any:
+    """Return the type of a mapping of names of any kind."""
+    return dict[str, kind | None]
 
 
-@dataclass(frozen=True)
-class _Facts(Stored):
-    data_notes: list[Any] | None = None
-    classes: list[Any] | None = None
-    overlaps: list[Any] | None = None
-
-
-@dataclass(frozen=True)
-class _Dataset(Stored):
-    metrics: dict[str, _Score | None] | None = None
-    info: _Facts | None = None
-    kind: str | None = None
-    n: int | None = setting(None, "samples", low=0)
-
-
-@dataclass(frozen=True)
-class Result(Stored):
-    """``<task>.json``: scores by dataset and metric."""
-
-    metrics: dict[str, _Metric | None] | None = None
-    status: str | None = None
-    identity: Identity | None = None
-    datasets: dict[str, _Dataset | None] | None = None
-
-
-@dataclass(frozen=True)
-class _Task(Stored):
-    datasets: dict[str, dict[str, Any] | None] | None = None
-
-
-@dataclass(frozen=True)
-class _Suite(Stored):
-    tasks: dict[str, _Task | None] | None = None
-    paper: dict[str, Any] | None = None
-    related: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Config(Stored):
-    """``config.yaml``: the resolved settings."""
-
-    suite_name: str | None = None
-    backbone: str | None = None
-    method: str | None = None
-    variant: str | None = None
-    seed: int | None = None
-    limit: int | None = None
-    suite: _Suite | None = None
-    recipe: dict[str, Any] | None = None
-    options: dict[str, Any] | None = None
-    tasks: dict[str, _Task | None] | None = None
-
-
-@dataclass(frozen=True)
-class History(Stored):
-    """``history.jsonl``: one row of numbers after each epoch."""
-
-    rows: list[dict[str, float | None]]
-
-
-@dataclass(frozen=True)
-class _Status(Stored):
-    status: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Adapted(Stored):
-    imported: dict[str, Any] | None = None
-    identity: Identity | None = None
-    data_notes: list[Any] | None = None
-
-
-_COUNTS = (
-    "trainable_parameters", "trainable_parameters_without_logit_scale", "total_parameters", "peak_memory_bytes",
-    "adapter_bytes", "threads", "processes",
+_IDENTITY = _file(
+    "Identity", numbers=int, weights=str, arithmetic=str, data=_named(str), code=str, adapter=str
+)
+_METRIC = _file(
+    "Metric", head=str, unit=str, higher=bool, headline=bool, chance=float | Literal["classes"],
+    references=_named(str),
 )  # fmt: skip
-_AMOUNTS = (
-    "forward_flops_per_pair", "step_flops_per_pair", "step_flops_per_pair_cached", "inference_flops_per_image",
-    "inference_flops_per_text", "inference_overhead", "inference_overhead_merged", "step_time_p50_s",
-    "step_time_p95_s", "data_wait_share", "images_per_s", "wall_time_s",
+_SCORE = _file("Score", value=float, ci_low=float, ci_high=float, n=_COUNT)
+_FACTS = _file("Facts", data_notes=list, classes=list, overlaps=list)
+_DATASET = _file("Dataset", metrics=_named(_SCORE), info=_FACTS, kind=str, n=_COUNT)
+_TASK = _file("Task", datasets=_named(dict))
+_SUITE = _file("Suite", tasks=_named(_TASK), paper=dict, related=dict)
+
+Result = _file("Result", metrics=_named(_METRIC), status=str, identity=_IDENTITY, datasets=_named(_DATASET))
+"""``<task>.json``: scores by dataset and metric."""
+Config = _file(
+    "Config", suite_name=str, backbone=str, method=str, variant=str, seed=int, limit=int, suite=_SUITE, recipe=dict,
+    options=dict, tasks=_named(_TASK),
 )  # fmt: skip
-_BY_TOWER = ("by_tower", "total_parameters_by_tower")
-_Costs = make_dataclass(
-    "_Costs",
-    [
-        (name, kind, setting(None, "", low=0))
-        for names, kind in (
-            (_COUNTS, int | None), (_AMOUNTS, float | None), (_BY_TOWER, dict[str, int | None] | None)
-        )
-        for name in names
-    ],
-    bases=(Stored,),
-    frozen=True,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Provenance(Stored):
-    git: dict[str, Any] | None = None
-    imported: dict[str, Any] | None = None
-
-
-OWN: Mapping[str, type] = {
-    "status.json": _Status,
-    "adapt.json": _Adapted,
-    "efficiency.json": _Costs,
-    "provenance.json": _Provenance,
-}
+"""``config.yaml``: the resolved settings."""
+History = _file("History", rows=list[dict[str, float | None]])
+"""``history.jsonl``: one row of numbers after each epoch."""
+OWN: Mapping[str, Any] = {
+    "status.json": _file("Status", status=str, error=str),
+    "adapt.json": _file("Adapted", imported=dict, identity=_IDENTITY, data_notes=list),
+    "provenance.json": _file("Provenance", git=dict, imported=dict),
+    "efficiency.json": _file(
+        "Costs", trainable_parameters=_COUNT, trainable_parameters_without_logit_scale=_COUNT, total_parameters=_COUNT,
+        by_tower=_named(_COUNT), total_parameters_by_tower=_named(_COUNT), peak_memory_bytes=_COUNT,
+        adapter_bytes=_COUNT, threads=_COUNT, processes=_COUNT, forward_flops_per_pair=_AMOUNT,
+        step_flops_per_pair=_AMOUNT, step_flops_per_pair_cached=_AMOUNT, inference_flops_per_image=_AMOUNT,
+        inference_flops_per_text=_AMOUNT, inference_overhead=_AMOUNT, inference_overhead_merged=_AMOUNT,
+        step_time_p50_s=_AMOUNT, step_time_p95_s=_AMOUNT, data_wait_share=_AMOUNT, images_per_s=_AMOUNT,
+        wall_time_s=_AMOUNT, device=str,
+    ),
+}  # fmt: skip
 """The files of a cell that are no results, with what they hold."""
-
-
-@dataclass(frozen=True)
-class _Ceiling(Stored):
-    title: str | None = None
-    datasets: dict[str, dict[str, float | None] | None] | None = None
-
-
-CEILINGS = dict[str, _Ceiling]
+CEILINGS = _named(_file("Ceiling", title=str, datasets=_named(_named(float))))
+"""``ceilings.json``: "<suite>/<backbone>" -> reference values by dataset and metric."""
 
 
 def content_problem(content: Any, hint: Any) -> str:
