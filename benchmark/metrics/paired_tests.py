@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from benchmark.metrics.bootstrap import patient_codes, resample_counts
 from benchmark.metrics.classification import Array, Floats, MeanArea
@@ -227,8 +227,8 @@ def delong_test(a: Placements, b: Placements, clusters: Clusters = None) -> Pair
     codes = patient_codes(clusters, len(a.positive))
     difference = float((a.areas - b.areas).mean())
     spread = float(np.sqrt(_area_variance(a, b, codes)))
-    p_value = float(2 * stats.norm.sf(abs(difference) / spread)) if spread else float(difference == 0)
-    half = float(stats.norm.ppf(_TAILS[1])) * spread
+    p_value = float(2 * special.ndtr(-abs(difference) / spread)) if spread else float(difference == 0)
+    half = float(special.ndtri(_TAILS[1])) * spread
     return PairedTest(difference, difference - half, difference + half, p_value, "DeLong",
                       len(codes), int(codes.max()) + 1)  # fmt: skip
 
@@ -295,6 +295,8 @@ def holm(p_values: Sequence[float] | Array) -> Floats:
 
 def average_ranks(values: Array) -> Floats:
     """Mean rank of each method over datasets, values [datasets, methods], 1 = highest value; equal ones share."""
+    from scipy import stats  # takes a second to import
+
     ranks = stats.rankdata(-np.asarray(values, dtype=np.float64), axis=1)
     return np.asarray(ranks.mean(axis=0))
 
@@ -309,11 +311,15 @@ def friedman(values: Array) -> float:
         return float("nan")
     if (values == values[:, :1]).all():
         return 1.0
+    from scipy import stats  # takes a second to import
+
     return float(stats.friedmanchisquare(*values.T).pvalue)
 
 
 def nemenyi_critical_difference(num_methods: int, num_datasets: int, alpha: float = 0.05) -> float:
     """Difference of average ranks from which two methods differ: q_alpha sqrt(k (k + 1) / (6 N)) (Demsar 2006)."""
+    from scipy import stats  # takes a second to import
+
     q = stats.studentized_range.ppf(1 - alpha, num_methods, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(num_methods * (num_methods + 1) / (6 * num_datasets)))
 
