@@ -294,7 +294,7 @@ _MOST_VALUES = 200_000
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]  # either of two classes
-    """Refuses what YAML readers accept without a word: a key that stands twice."""
+    """Refuses duplicate keys, which YAML readers accept silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -303,7 +303,7 @@ class _Loader(_SafeLoader):  # type: ignore[misc]  # either of two classes
             if not (isinstance(key, yaml.ScalarNode) and first <= key.start_mark.index < last):
                 continue  # merged in by <<
             if key.value in seen:
-                problem = f"the key '{key.value}' stands twice"
+                problem = f"the key '{key.value}' occurs twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         values: dict[Any, Any] = super().construct_mapping(node, deep=deep)

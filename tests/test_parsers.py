@@ -177,7 +177,7 @@ READERS = {
     "a run-length code": Reader(
         st.text(max_size=30) | st.lists(st.integers(-3, 40)).map(lambda numbers: " ".join(map(str, numbers))),
         lambda code, _: decode_runs(code, SIZE),
-        says="is no run-length code of 7x5 pixels",
+        says="is not a run-length code of 7x5 pixels",
         holds=lambda mask, code: mask.shape == SIZE and mask.sum() == sum(map(int, code.split()[1::2])),
     ),
     "a manifest": Reader(

@@ -70,7 +70,7 @@ class TinyBackbone:
 
 
 tiny = register_backbone(
-    "tiny", summary="1.3 M parameters, 64 px, pretrained on phantoms as a weak generalist"
+    "tiny", summary="1.2 M parameters, 64 px, pretrained on phantoms as a weak generalist"
 )(TinyBackbone())
 tiny_b = register_backbone("tiny_b", summary="the same from another pretraining seed")(TinyBackbone())
 

@@ -1,7 +1,7 @@
 """Published backbones in open_clip's formats, read from this machine: BiomedCLIP, BMC-CLIP, hub ids, folders, names.
 
 A model is its description (open_clip_config.json, or one of open_clip's own), its weights and its tokenizer files. All
-of them are found before anything is loaded. What is missing is said in one line, with the command that fetches it.
+are located before anything is loaded; a missing one is an error with the command that fetches it.
 """
 
 from __future__ import annotations
@@ -164,13 +164,13 @@ def _bmc_clip(name: str, pretrained: str | None) -> OpenClipModel:
 
 
 def _hub(name: str, pretrained: str | None) -> OpenClipModel:
-    """Any open_clip model of the hub, ``hf-hub:<organisation>/<name>``, or weights of one's own for it."""
+    """Any open_clip model of the hub, ``hf-hub:<organisation>/<name>``, or your own weights for it."""
     home = Repository(repo=name.partition(":")[2])
     return _described_in(name, home, weights=_given(name, pretrained))
 
 
 def _folder(name: str, pretrained: str | None) -> OpenClipModel:
-    """A copy of such a repository, ``local-dir:<folder>``, or weights of one's own for it."""
+    """A copy of such a repository, ``local-dir:<folder>``, or your own weights for it."""
     folder = user_path(name.partition(":")[2])
     if not name.partition(":")[2] or not folder.is_dir():
         raise ConfigError(f"--backbone {name}: no such folder; expected local-dir:<folder>")
@@ -250,7 +250,7 @@ def _with_files(
     weights: Callable[[], Path],
     words: Sequence[Repository] = (),
 ) -> OpenClipModel:
-    """Find weights, tokenizer and text configuration of a described model; all that is missing is told at once."""
+    """Find weights, tokenizer and text configuration of a described model; report all that is missing at once."""
     text = config["text_cfg"]
     problems: list[str] = []
 

@@ -1,4 +1,4 @@
-"""What is published: architectures as open_clip describes them, and the folders and hub repositories of files.
+"""Published architectures, as open_clip describes them, and published files in folders and hub repositories.
 
 An architecture is built from its description alone, without weights and without the network. Importing this module
 imports no torch.

@@ -1,4 +1,4 @@
-"""The tiny two-tower model: 1.3 M parameters, 64 pixels, pretrained on phantoms; its weights are in the package."""
+"""The tiny two-tower model: 1.2 M parameters, 64 pixels, pretrained on phantoms; its weights are in the package."""
 
 from __future__ import annotations
 

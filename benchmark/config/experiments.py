@@ -1,9 +1,8 @@
-"""The paper's tables and figures as files: which cells each needs, on whatever suite it is made.
+"""The paper's tables and figures as files, and the cells that each needs on a suite.
 
-``configs/experiments/<name>.yaml`` holds an ``experiment:`` section and, beside it, any key of a configuration. Its
-rows name a method and what is changed about it; the changes that differ from what the suite sets anyway make a
-variant of the method, so that experiments share their cells. `resolve` is the one place where rows become cells: the
-run and the report both ask it.
+``configs/experiments/<name>.yaml`` holds an ``experiment:`` section and, beside it, any key of a configuration. Each
+row names a method and its changes. Changes that differ from the suite's own settings make a variant of the method, so
+that experiments share their cells. `resolve` is the one place where rows become cells, for the run and the report.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def method_layer(name: str, problems: list[str]) -> Layer:
 
 
 def yaml_value(text: str) -> Any:
-    """Return the value of a ``key=value`` word: YAML, or the text itself where it is none."""
+    """Return the value of a ``key=value`` word: YAML, or the text itself if it is not YAML."""
     try:
         return parse_yaml(text)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""What one command asks for: an ordinary configuration, or the cells of the experiments in its ``--config`` files."""
+"""The request of one command: an ordinary configuration, or the cells of the experiments in its ``--config`` files."""
 
 from __future__ import annotations
 

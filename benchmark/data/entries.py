@@ -200,7 +200,7 @@ def _class_problems(entry: Mapping[str, Any], where: Callable[[str], str]) -> It
         return
     names = [str(name) for name in classes]
     if twice := [name for name in names if names.count(name) > 1]:
-        yield f"{where('classes')}: the class '{twice[0]}' stands there twice"
+        yield f"{where('classes')}: the class '{twice[0]}' occurs twice"
     positive = entry.get("positive")
     if entry.get("kind") == "binary" and len(names) != 2:
         yield f"{where('classes')}: expected two classes for kind binary, got {len(names)}"
@@ -209,4 +209,4 @@ def _class_problems(entry: Mapping[str, Any], where: Callable[[str], str]) -> It
     asked = [("positive", positive)] if positive is not None else []
     for key, name in [*asked, *(("prompts", name) for name in prompts or ())]:
         if str(name) not in names:
-            yield f"{where(key)}: '{name}' is none of the classes.{suggest(str(name), names)}"
+            yield f"{where(key)}: '{name}' is not one of the classes.{suggest(str(name), names)}"

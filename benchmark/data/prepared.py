@@ -357,7 +357,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """Read a manifest: text columns stay text (empty when missing), label and size columns become numbers.
 
     Raises:
-        DataError: not a CSV file, or a label that is none of 1, 0, -1 and empty.
+        DataError: not a CSV file, or a label other than 1, 0, -1 and empty.
     """
     import pandas as pd
 

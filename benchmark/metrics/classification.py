@@ -1,4 +1,4 @@
-"""What a metric is, and the metrics of classification; each formula stands once.
+"""The contract of metrics, and the metrics of classification; each formula is written once.
 
 A formula is built from the data once (sorting, comparing with the labels) and then evaluated for many weight vectors at
 the same time: ``formula(weights)`` takes ``weights`` [N, R], how often sample n occurs in resample r, and returns R

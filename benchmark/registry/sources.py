@@ -1,4 +1,4 @@
-"""What a plugin file registers, read off its source, and how plugin files and modules are found and imported."""
+"""Reads what a plugin file registers from its source, and finds and imports plugin files and modules."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def locate(plugin: str) -> tuple[Path, Callable[[], Any]]:
     if plugin.endswith(".py") or "/" in plugin:
         path = user_path(plugin).resolve()
         if path.suffix != ".py" or not path.is_file():
-            what = "is no Python file (.py)" if path.is_file() else "does not exist"
+            what = "is not a Python file (.py)" if path.is_file() else "does not exist"
             raise PluginError(
                 f"--plugins: file '{plugin}' {what}. Give the path of a Python file or a module"
             )

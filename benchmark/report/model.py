@@ -1,4 +1,4 @@
-"""What the report knows of a store: runs, the scores and rows that are made of them, and blocks of rows to compare."""
+"""The report's data model: runs, their scores, rows, and blocks of rows to compare."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def arrays_problem(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
             return f"'{name}' has not one entry per image"
     scores, target = arrays.get("similarity"), arrays.get("target")
     if scores is not None and (scores.ndim != 2 or scores.dtype.kind != "f" or not np.isfinite(scores).all()):
-        return "'similarity' is no table of finite numbers"
+        return "'similarity' is not a table of finite numbers"
     if target is not None and (target.dtype.kind not in "iub" or target.ndim > 2):
         return "'target' holds no classes"
     if scores is None or target is None or not target.size:

@@ -34,7 +34,7 @@ _SUITE_FILES = {
     "a page of the web": ("<!DOCTYPE html>\n<html></html>\n", "s.yaml: expected keys and values, got str"),
     "bytes": (bytes(range(256)), "s.yaml: cannot be read (not a text file)"),
     "UTF-16": (SUITE.encode("utf-16"), "s.yaml: cannot be read (not a text file)"),
-    "a key that stands twice": (SUITE + "recipe: {lr: 1}\n", "the key 'recipe' stands twice"),
+    "a key that stands twice": (SUITE + "recipe: {lr: 1}\n", "the key 'recipe' occurs twice"),
     "a value that holds itself": (SUITE + "paper: &a {b: *a}\n", "s.yaml: not valid YAML: nested too deeply"),
     "a billion laughs": (
         "a: &a [1, 1, 1, 1, 1, 1]\n"

@@ -48,7 +48,7 @@ _CSV: dict[str, tuple[Setup, str]] = {
     "has no column of paths": (_films("path,", "file,"), "films.csv: row 1: no column 'path' (path_column)."),
     "has a column twice": (
         _films("Edema,Effusion", "Edema,Edema"),
-        "films.csv: row 1: column 'Edema' stands there twice",
+        "films.csv: row 1: column 'Edema' occurs twice",
     ),
     "has a row too short": (_films(",p1,", ","), "films.csv: row 4: 6 cells instead of 7"),
     "has a row without a path": (_films("films/4.png", ""), "films.csv: row 6, column 'path': empty"),
@@ -159,10 +159,10 @@ _SIIM: dict[str, tuple[Setup, str, bool]] = {  # setup, what is said, and whethe
     "an image of no bytes": (_siim(images={"i9": b""}), "1 of 5 image files are missing or empty", False),
     "a mask that is no code": (
         _siim("i0,one two\n"),
-        "'one two' is no run-length code of 1024x1024 pixels",
+        "'one two' is not a run-length code of 1024x1024 pixels",
         True,
     ),
-    "a mask of thousands of digits": (_siim(f"i0,1 {'9' * 5000}\n"), "is no run-length code", True),
+    "a mask of thousands of digits": (_siim(f"i0,1 {'9' * 5000}\n"), "is not a run-length code", True),
     "an image that is a page of the web": (
         _siim(images={"i9": HTML}),
         "i9.png: a web page, not the file",

@@ -151,7 +151,7 @@ _CHECKED: dict[str, tuple[Setup, Says]] = {
 }
 _NAMED: dict[str, Says] = {
     "./films": "--plugins: file './films' does not exist",
-    "./films.csv": "--plugins: file './films.csv' is no Python file (.py)",
+    "./films.csv": "--plugins: file './films.csv' is not a Python file (.py)",
     "nowhere_at_all": "--plugins: no module 'nowhere_at_all'",
     "sys": "--plugins: no module 'sys' is installed",
     "os.path.nowhere": "no module 'os.path.nowhere'",

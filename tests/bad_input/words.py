@@ -172,14 +172,14 @@ _PAIRS: dict[str, Says] = {
     "validation.kind=binary validation.classes=[A,B] validation.positive=A": "validation.kind: expected multiclass",
     "tasks.zeroshot.datasets.films.kind=multi": "films.kind: expected one of multiclass, binary",
     "tasks.zeroshot.datasets.films.classes=[]": "films.classes: expected a list of label names, got []",
-    "validation.classes=[Edema,Edema]": "validation.classes: the class 'Edema' stands there twice",
+    "validation.classes=[Edema,Edema]": "validation.classes: the class 'Edema' occurs twice",
     "validation.classes=[Yes,No]": "(write Yes and No in quotes), got True",
     _FILMS
     + "={kind: binary, classes: [a, b, c], positive: a}": "films.classes: expected two classes for kind binary, got 3",
     "tasks.zeroshot.datasets.films.kind=binary": "films.kind: the key 'positive' is missing",
     _FILMS
-    + "={kind: binary, positive: Edma}": "films.positive: 'Edma' is none of the classes. Did you mean 'Edema'?",
-    "validation.prompts={Edma: x}": "validation.prompts: 'Edma' is none of the classes",
+    + "={kind: binary, positive: Edma}": "films.positive: 'Edma' is not one of the classes. Did you mean 'Edema'?",
+    "validation.prompts={Edma: x}": "validation.prompts: 'Edma' is not one of the classes",
     "dry_run=maybe": "dry_run: expected true or false, got 'maybe'",
     "plugins=3": "--plugins: no module '3' is installed",
     "suite=3": "--suite: unknown suite '3'",

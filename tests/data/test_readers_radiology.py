@@ -140,7 +140,7 @@ def test_siim_runs_count_from_the_end_of_the_run_before():
 
 @pytest.mark.parametrize("code", ["1", "a b", "-3 2", "0 21"])
 def test_siim_damaged_runs_are_refused(code):
-    with pytest.raises(DataError, match="no run-length code"):
+    with pytest.raises(DataError, match="not a run-length code"):
         siim.decode_runs(code, (4, 5))
 
 

@@ -1,7 +1,7 @@
 """Converts published checkpoints to safetensors: no code is run, tensors are renamed and checked one by one.
 
-A converted file lies beside the first file that it was made of, or in the user's cache where nothing can be written
-beside it or that file belongs to the hub's cache. A JSON file of the same name says what went into it.
+A converted file is written beside its first source file, or in the user's cache if that folder is not writable or
+belongs to the hub's cache. A JSON file of the same name lists its sources.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a published medical model is, as data: its files, the names of its tensors, its parts, preprocessing and scale.
+"""A published medical model as data: its files, tensor names, parts, preprocessing and scale.
 
 A record is all that differs between models; the code that loads and builds them knows no model by name.
 """

@@ -99,7 +99,7 @@ def _with_split(images: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
     for name, table in (("metadata", images), ("split", split)):
         if table["dicom_id"].duplicated().any():
             twice = table["dicom_id"][table["dicom_id"].duplicated()].iloc[0]
-            raise DataError(f"MIMIC-CXR: image '{twice}' stands twice in the {name} table; download it again")
+            raise DataError(f"MIMIC-CXR: image '{twice}' occurs twice in the {name} table; download it again")
     joined = images.merge(split, on="dicom_id", how="left", suffixes=("", "_split"), validate="one_to_one")
     wrong = (joined["study_id"] != joined["study_id_split"]) | ~joined["split"].isin(list(_PARTS))
     if wrong.any():

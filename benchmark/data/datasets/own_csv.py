@@ -340,7 +340,7 @@ def _parsed(path: Path, column: str, text: str) -> pd.DataFrame:
     names = [name.strip() for name in rows[0]]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: row 1: column '{twice}' stands there twice")
+        raise DataError(f"{path}: row 1: column '{twice}' occurs twice")
     for number, row in enumerate(rows[1:], start=2):
         if row and len(row) != len(names):
             raise DataError(

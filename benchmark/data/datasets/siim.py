@@ -106,7 +106,7 @@ def decode_runs(code: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         numbers = [-1]
     rest = height * width - sum(numbers)
     if len(numbers) % 2 or min(numbers, default=0) < 0 or rest < 0:
-        raise DataError(f"SIIM-ACR: '{code[:40]}' is no run-length code of {height}x{width} pixels")
+        raise DataError(f"SIIM-ACR: '{code[:40]}' is not a run-length code of {height}x{width} pixels")
     inside = np.arange(len(numbers) + 1) % 2 == 1
     return np.repeat(inside, [*numbers, rest]).reshape(width, height).T
 

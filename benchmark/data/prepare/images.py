@@ -1,7 +1,7 @@
 """Reading image files as uint8 pixels.
 
-What is read is what the file shows: deeper pixels are scaled before they become bytes, MONOCHROME1 is inverted, and
-alpha is dropped. A file that is damaged, too large, or no image is an error that names it.
+Pixels deeper than 8 bits are scaled before they become bytes, MONOCHROME1 is inverted, and alpha is dropped. A file
+that is damaged, too large or not an image is an error that names it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all figures share: one style, the look of each method, panels, and how a figure is written.
+"""Shared by all figures: one style, the look of each method, panels, and how a figure is written.
 
 Colours that the colour-blind can tell apart; a marker, a dash pattern and a direct label for each method, so that the
 figures also read in grey. Each is written as PNG and PDF, without dates: the same store gives the same files.
