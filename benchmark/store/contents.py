@@ -86,6 +86,8 @@ def content_problem(content: Any, hint: Any) -> str:
     problems = read(hint, content, lambda path: path or "content")[1]
     if problems:
         return problems[0]
+    if hint is Config:  # the suite is what the user wrote: a rate of 1e30 makes a run fail, not a file wrong
+        content = {key: value for key, value in content.items() if key != "suite"}
     try:
         extreme = next(_extreme(content), "")
     except RecursionError:

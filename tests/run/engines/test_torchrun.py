@@ -67,7 +67,7 @@ def run(world: World, out: Path, specs: list[CellSpec], fail: str = "") -> tuple
         Store(out),
         console.board(len(specs)).__enter__(),
         Summary(),
-        f"{__name__}:cell",
+        cell,
         make_shared=prepare,
     )
     together.run(grid, None, world)
