@@ -250,7 +250,7 @@ class Console:
 
     def line(self, text: str) -> None:
         """Print one line without markup."""
-        self.out.print(text, markup=False)
+        self.out.print(_visible(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Print one warning line."""
@@ -275,7 +275,7 @@ class Console:
         for head in columns:
             table.add_column(head, justify="right" if head in right.split(", ") else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(str(value)) for value in row))
+            table.add_row(*(Text(_visible(str(value))) for value in row))
         self.table(table)
 
     def table(self, content: Any) -> None:
@@ -306,8 +306,13 @@ def duration(seconds: float) -> str:
 
 
 def _one_line(text: str) -> str:
-    # A file name may hold bytes that are no UTF-8: they are shown, not printed.
-    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
+    return _visible(" ".join(text.split()))
+
+
+def _visible(text: str) -> str:
+    """Return a text whose control characters and bytes that are not UTF-8 are written as escapes."""
+    text = "".join(x if x.isprintable() or x in "\n\t" else ascii(x)[1:-1] for x in text)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Stopped(KeyboardInterrupt):

@@ -359,3 +359,14 @@ def _refuse_endless(value: Any, above: tuple[int, ...], reached: Iterator[int]) 
         raise yaml.MarkedYAMLError(problem=f"its aliases stand for more than {_MOST_VALUES:,} values")
     for item in below:
         _refuse_endless(item, (*above, id(value)), reached)
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value as a cell of a CSV file: a text that a spreadsheet would compute begins with an apostrophe."""
+    if not isinstance(value, str) or value[:1] not in ("=", "+", "-", "@", "\t", "\r") or value == "-":
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

@@ -86,3 +86,12 @@ def test_durations_are_for_people(seconds, text):
 def test_no_color_is_honoured(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     assert Console(force_terminal=True).out.no_color
+
+
+def test_control_characters_reach_no_terminal(plain, capsys):
+    plain.line("a\x1b[31m\x07 b\u202e")
+    plain.rows(["name"], [["films\x1b[2J"]])
+    plain.error("no file x\x1b]0;t\x07\udc80")
+    shown = "\n".join(lines(plain)) + "".join(capsys.readouterr())
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert "a\\x1b[31m\\x07 b\\u202e" in shown

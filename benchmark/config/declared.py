@@ -36,7 +36,14 @@ def _paper(section: dict[Any, Any]) -> dict[Any, Any]:
     return section
 
 
+def _name(text: str) -> str:
+    if not 0 < len(text) <= 100 or not text.isprintable() or set(text) & set("/\\"):
+        raise ValueError("a name of 1 to 100 printable characters without / and \\")
+    return text
+
+
 Section = Mapping[str, Any]
+Name = Annotated[str, AfterValidator(_name)]
 Templates = Annotated[
     list[Annotated[Any, PlainValidator(_template, json_schema_input_type=str)]], called("a list of prompts")
 ]
@@ -72,7 +79,7 @@ class MethodSettings(MethodFile, Stored):
 class TaskSettings(Stored):
     """Settings of a task; all other keys are options."""
 
-    datasets: Section | None = setting(None, "name -> data entry")
+    datasets: Mapping[Name, Any] | None = setting(None, "name -> data entry")
     options: Section | None = setting(None, "its options, which may also stand beside this key")
 
 
@@ -98,7 +105,7 @@ class _Shared:
 class Suite(_Shared):
     """``configs/suites/<name>.yaml``; ``hashed``: the adapted weights depend on the key, in a cell of this suite."""
 
-    name: str | None = setting(None, "name of the suite (default: of the file)", hashed=False)
+    name: Name | None = setting(None, "name of the suite (default: of the file)", hashed=False)
     title: str | None = setting(None, "for people", hashed=False)
     description: str | None = setting(None, "for people", hashed=False)
     backbone: str | None = setting(None, "backbone unless another one is asked for", hashed=False)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmark.config.experiments import Experiment, experiments
 from benchmark.errors import ConfigError, StoreError, unknown
-from benchmark.files import write_whole
+from benchmark.files import csv_cell, write_whole
 from benchmark.report.collect import collect_blocks
 from benchmark.report.experiment_tables import MAIN, experiment_blocks, with_papers_rows
 from benchmark.report.figures import write_figures
@@ -80,7 +80,9 @@ class Report:
         if "csv" in formats:
             frames = {_stem(name): frame for name, frame in self.frames().items()}
             frames["efficiency"] = efficiency_frame(self.blocks)
-            texts |= {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()}
+            texts |= {
+                f"{name}.csv": frame.map(csv_cell).to_csv(index=False) for name, frame in frames.items()
+            }
         written = [_write(self.folder / name, text) for name, text in texts.items()]
         if "html" not in formats:
             return written

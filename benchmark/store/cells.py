@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmark.errors import StoreError
-from benchmark.files import LEFTOVERS, file_lock, parse_yaml, remove_dead, write_whole
+from benchmark.files import LEFTOVERS, csv_cell, file_lock, parse_yaml, remove_dead, write_whole
 from benchmark.store.contents import OWN, Config, History, Result, content_problem
 
 if TYPE_CHECKING:
@@ -270,7 +270,9 @@ class Store:
             rows = [row for cell in self.cells() for row in _cell_rows(cell, problems)]
             rows.sort(key=lambda row: tuple(map(_sort_key, row[:7])))
             text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows([RESULT_COLUMNS, *rows])
+            csv.writer(text, lineterminator="\n").writerows(
+                [RESULT_COLUMNS, *(map(csv_cell, row) for row in rows)]
+            )
             target = self.output_dir / "results.csv"
             write_whole(target, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
         return problems

@@ -25,15 +25,22 @@ PACKAGES = (
 _SOURCES = ("run_benchmark.py", "pyproject.toml", "benchmark", "methods", "tasks", "configs")
 
 
-# An absolute path, or one below a home folder, but not the rest of an address (https://...) or of "a/b".
-_PATH = re.compile(r"(?<![\w./~-])(?:~[\w.-]*)?(?:(?<!:)//+|/)(?:[^\s/'\":;,()]+/)*([^\s/'\":;,()]+)/?")
+# Where a path begins: at its root, below a home folder, or at a folder beside or above this one; not the rest of an
+# address (https://...) or of "a/b".
+_ROOT = r"(?:(?:~[\w.-]*)?(?:(?<!:)//+|/)|\.{1,2}/)"
+# A folder's name may hold blanks, but not at its ends: "/a/x and /b/y" are two paths.
+_PATH = re.compile(rf"(?<![\w./~-]){_ROOT}(?:[^\s/'\":;](?:[^/'\":;\n]*[^\s/'\":;])?/)*([^\s/'\":;,()]+)/?")
 
 
-# The same where its end is known, so that names of folders may hold blanks: in quotation marks, or alone.
-_QUOTED = re.compile(r"""(['"])(?:~[\w.-]*)?/(?:[^'"\n]*/)?([^'"/\n]+)/?\1""")
+# The same where its end is known: in quotation marks, or alone.
+_QUOTED = re.compile(rf"""(['"]){_ROOT}(?:[^'"\n]*/)?([^'"/\n]+)/?\1""")
 
 
-_ALONE = re.compile(r"(?!.*\s/)((?:[\w.-]+:)?)(?:~[\w.-]*)?/(?!/)(?:[^:\n]*/)?([^:/\n]+)/?")
+_ALONE = re.compile(rf"(?!.*\s/)((?:[\w.-]+:)?){_ROOT}(?!/)(?:[^:\n]*/)?([^:/\n]+)/?")
+
+
+_FILE = re.compile(r"[^\s/:]+/(?:[^/:\n]+/)*([^/:\n]+\.[A-Za-z]\w{1,7})")
+"""A file below a folder of this one, alone."""
 
 
 def provenance(config: Mapping[str, Any], config_hash: str) -> dict[str, Any]:
@@ -68,13 +75,13 @@ def git_state(root: Path = ROOT) -> dict[str, Any]:
 
 
 def scrub(value: Any) -> Any:
-    """Return a copy of nested values in which every absolute path is only its last part."""
+    """Return a copy of nested values in which every path is only its last part."""
     if isinstance(value, Mapping):
         return {str(key): scrub(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [scrub(item) for item in value]
     if isinstance(value, Path):
-        return value.name if value.is_absolute() else str(value)
+        return value.name
     return _without_folders(value) if isinstance(value, str) else value
 
 
@@ -86,6 +93,8 @@ def _without_folders(text: str) -> str:
         text = text.replace(f"/{home}/", "~/")
     if alone := _ALONE.fullmatch(text):
         return alone[1] + alone[2]
+    if file := _FILE.fullmatch(text):
+        return file[1]
     return _PATH.sub(r"\1", _QUOTED.sub(r"\1\2\1", text))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmark.errors import StoreError
-from benchmark.files import file_lock, write_whole
+from benchmark.files import csv_cell, file_lock, write_whole
 from benchmark.store.cells import RESULT_COLUMNS, CellFolder, Store, UnreadableError
 
 
@@ -141,3 +141,9 @@ def test_unwritable_output_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"--output-dir: '.*file/out' cannot be written \(Not a directory\)"):
         Store(tmp_path / "file" / "out").check_writable()
+
+
+def test_texts_that_a_spreadsheet_would_compute_are_quoted_in_csv():
+    cells = ["=1+1", "+cmd", "-x", "@a", "\tb", "-0.5", "+3", "1e-3", "-", "a=b", -2.0, None]
+    quoted = ["'=1+1", "'+cmd", "'-x", "'@a", "'\tb", *cells[5:]]
+    assert [csv_cell(cell) for cell in cells] == quoted

@@ -27,6 +27,13 @@ from benchmark.store.provenance import git_state, provenance, scrub
         ("https://example.org/a/b", "https://example.org/a/b"),
         ("images/s and 3 / 4 and a/b", "images/s and 3 / 4 and a/b"),
         ("hf-hub:org/model", "hf-hub:org/model"),
+        ("../alice.smith/films.csv", "films.csv"),
+        ("./alice/films.csv: row 3", "films.csv: row 3"),
+        ("alice.smith/films.csv", "films.csv"),
+        ("local-dir:../carol.jones/model", "local-dir:model"),
+        ("/data/Prof. Bob (Uni, lab)/films.csv: row 3", "films.csv: row 3"),
+        ("see /data/Prof. Bob (Uni, lab)/films.csv, row 3", "see films.csv, row 3"),
+        ("Pneumonia/Infiltrate and 1.5/2.5", "Pneumonia/Infiltrate and 1.5/2.5"),
     ],
 )
 def test_absolute_paths_lose_their_folders(text, clean):
