@@ -34,7 +34,7 @@ class NoOptions:
 class IntervalOptions:
     """Options of a task whose metrics have bootstrap intervals."""
 
-    bootstrap: int = setting(1000, "resamples behind every interval", low=1)
+    bootstrap: int = setting(1000, "resamples behind every interval", low=1, high=100_000)
     bootstrap_seed: int = setting(0, "seed of the resamples, the same for all methods", low=0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,18 @@ class ArgumentParser(argparse.ArgumentParser):
         """Add a flag that takes several words, by commas or blanks."""
         self._lists.add(self.add_argument(flag, nargs="+", metavar="NAME", help=help).dest)
 
-    def add_number(self, flag: str, kind: type, help: str, *, low: float, **options: Any) -> None:
-        """Add a flag that takes a number of at least ``low``; other options are those of argparse."""
+    def add_number(
+        self, flag: str, kind: type, help: str, *, low: float, high: float = math.inf, **options: Any
+    ) -> None:
+        """Add a flag that takes a number from ``low`` to ``high``; other options are those of argparse."""
 
         def read(text: str) -> Any:
             try:
                 number = coerce(text, kind)
                 if number < low:
                     raise ValueError(f"a value of at least {low}")
+                if number > high:
+                    raise ValueError(f"a value of at most {high}")
             except ValueError as error:
                 got = text if kind is int and text.lstrip("-").isdecimal() else f"'{text}'"
                 return _WrongNumber(f"{flag}: expected {error}, got {got}")

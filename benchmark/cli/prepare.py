@@ -37,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="all of it by name, as `validate` says it for a backbone with its own rule",
     )
-    parser.add_number("--num-workers", int, "decoding processes (default: one per core)", low=1)
+    parser.add_number("--num-workers", int, "decoding processes (default: one per core)", low=1, high=256)
     parser.add_argument(
         "--on-bad-image", help="error or skip: stop at images that cannot be read, or leave them out"
     )

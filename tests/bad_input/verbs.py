@@ -40,6 +40,7 @@ _ALONE: dict[str, Says] = {
     "prepare rsna --raw . --crop squish": "Did you mean 'squash'?",
     "prepare rsna --raw . --size big": "--size: expected N or HxW, got 'big'",
     "prepare rsna --raw . --num-workers 0": "--num-workers: expected a value of at least 1",
+    "prepare rsna --raw . --num-workers 100000": "--num-workers: expected a value of at most 256",
     "prepare rsna --raw . --on-bad-image ignore": "unknown choice 'ignore'",
     "prepare rsna --raw . --data-root data label=3": "unknown option of dataset 'rsna'",
     "prepare mimic_cxr --raw . --data-root data labels=gold": "labels",
