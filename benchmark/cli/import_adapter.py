@@ -16,12 +16,12 @@ from benchmark.cli._parser import ArgumentParser, add_plugins, given
 from benchmark.config.load import load_config
 from benchmark.config.run_config import RunConfig
 from benchmark.console import Console
-from benchmark.errors import ConfigError, StoreError
+from benchmark.errors import ConfigError, StoreError, quoted
 from benchmark.files import user_path
 from benchmark.plan import CellSpec, make_plan
 from benchmark.registry import METHODS
 from benchmark.store.cells import CellFolder, Store
-from benchmark.store.provenance import provenance
+from benchmark.store.provenance import provenance, scrub
 
 if TYPE_CHECKING:
     from benchmark.run.adapters import AdapterFile
@@ -63,6 +63,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from benchmark.run.build import build_method
 
     checkpoint = adapters.read_checkpoint(user_path(args.file))
+    here = scrub(plain.backbone)
+    if (made_on := (checkpoint.about or {}).get("backbone", here)) != here:
+        raise StoreError(
+            f"'{args.file}' was made on backbone {quoted(made_on)}, not '{here}': give --backbone"
+        )
     backbone = load_backbone(plain.backbone, pretrained=plain.pretrained)
     name = plain.methods[0]
     told = adapters.options_of(checkpoint, name, METHODS.get(name), backbone)

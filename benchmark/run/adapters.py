@@ -80,7 +80,7 @@ def write_adapter(method: Method, spec: CellSpec, target: Path) -> bool:
         "schema_version": 1,
         "method": spec.method,
         "options": public["options"],
-        "backbone": spec.backbone,
+        "backbone": public["backbone"],
         "pretrained": public["pretrained"],
         "source": spec.folder,
         "adapt_hash": spec.adapt_hash,

@@ -171,6 +171,9 @@ def test_a_cell_is_exported_and_comes_back(tmp_path: Path, capsys: pytest.Captur
     capsys.readouterr()
     assert main(["export-adapter", str(cell.path), "--to", str(tmp_path / "made")]) == 2
     assert "is not empty" in one_line(capsys)
+    words = ("--method", "peft:ia3", "--backbone", "tiny_b", "--to", tmp_path / "c")
+    assert run_import(tmp_path / "made", *words) == 2
+    assert "was made on backbone 'tiny', not 'tiny_b'" in one_line(capsys)
 
 
 @pytest.mark.parametrize(

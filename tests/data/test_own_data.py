@@ -99,6 +99,20 @@ def test_texts_labels_and_pixels_stay_together(tmp_path: Path) -> None:
     assert test.clusters[:3] == ["p3", "p3", "p4"]
 
 
+def test_cells_of_the_split_are_stripped_and_empty_ones_counted(tmp_path: Path) -> None:
+    file = films(tmp_path)
+    lines = file.read_text().splitlines()
+    place = lines[0].split(",").index("part")
+    rows = [line.split(",") for line in lines[1:]]
+    tests = [row for row in rows if row[place] == "test"]
+    tests[0][place], tests[1][place] = " test ", "\u00a0test"
+    tests[2][place] = " "
+    file.write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n", encoding="utf-8")
+    view = load(tmp_path, part="test")
+    assert len(view.manifest) == len(tests) - 1
+    assert view.info["notes"][-1] == "rows of films.csv that are in no part (empty cell): 1"
+
+
 def test_without_a_size_nothing_is_decoded(tmp_path: Path) -> None:
     films(tmp_path)
     entry = {"dataset": "csv", "file": str(tmp_path / "films.csv"), "split_column": "part", "part": "test"}

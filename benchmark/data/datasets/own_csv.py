@@ -115,6 +115,7 @@ class _Csv:
     options: CsvOptions
     table: pd.DataFrame = field(init=False)
     row_of: dict[str, int] = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.table = _read(self.options.path, self.options.path_column)
@@ -168,6 +169,9 @@ class _Csv:
                 frame[name] = self.table[column]
         if options.part is not None:
             self._need(options.split_column or "split", "split_column, for 'part'")
+            frame["split"] = frame["split"].str.strip()
+            if outside := int((frame["split"] == "").sum()):
+                self.notes = [f"rows of {options.path.name} that are in no part (empty cell): {outside:,}"]
             known = [value for value in frame["split"].unique() if value]
             if options.part not in known:
                 raise DataError(f"{options.path}: " + unknown("part", options.part, known))
@@ -284,7 +288,12 @@ class _Csv:
             data.select(rows, "rows of a CSV file"),
             name=self.options.path.name,
             manifest=frame.reset_index(drop=True),
-            info={**data.info, "source": str(self.options.path), "patients": patients},
+            info={
+                **data.info,
+                "source": str(self.options.path),
+                "patients": patients,
+                "notes": [*data.info.get("notes", ()), *self.notes],
+            },
             digests={**data.digests, PIXELS: self._of_images(data, rows), MANIFEST: digest},
         )
 
