@@ -86,6 +86,15 @@ def test_few_samples_by_hand() -> None:
     assert (test.test, test.n, test.clusters) == ("permutation", 4, 4)
 
 
+def test_few_samples_are_enumerated() -> None:
+    a, b = rng().random((2, 9))
+    assert permutation(a, b).p_value == pytest.approx(enumerated(a - b))
+    oracle = stats.permutation_test(
+        (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+    )
+    assert permutation(a, b).p_value == pytest.approx(oracle.pvalue)
+
+
 def test_many_samples_are_close_to_enumeration() -> None:
     sums = rng(1).normal(0.4, 1, size=14)
     assert 2 ** len(sums) > FLIPS
@@ -127,6 +136,12 @@ def test_pairs_at_once_equal_pairs_alone() -> None:
         alone = permutation(differences[:, pair], np.zeros(40), codes)
         assert test.p_value == alone.p_value
         assert (test.difference, test.ci_low) == pytest.approx((alone.difference, alone.ci_low))
+
+
+def test_false_alarms_are_as_rare_as_promised() -> None:
+    patient = rng(8).normal(size=(60, 400))  # no difference on average, the same within a patient
+    p_values = flip_p_values(patient * rng(9).integers(1, 5, (60, 1)))
+    assert 0.025 < np.mean(p_values < 0.05) < 0.085
 
 
 # --- DeLong -------------------------------------------------------------------------------------------------
@@ -189,6 +204,16 @@ def test_patients_with_several_images_follow_obuchowski() -> None:
     test = delong_test(placements(a, y), placements(b, y), patients)
     assert test.p_value == pytest.approx(2 * stats.norm.sf(abs(test.difference) / np.sqrt(variance)))
     assert test.clusters == len(ids)
+
+
+def test_copies_of_images_do_not_sharpen_a_clustered_test() -> None:
+    a, b, y = scores_of()
+    patients = np.arange(len(y))
+    single = delong_test(placements(a, y), placements(b, y), patients)
+    a, b, y, patients = (np.repeat(values, 3) for values in (a, b, y, patients))
+    placed = placements(a, y), placements(b, y)
+    assert delong_test(*placed, patients).p_value == pytest.approx(single.p_value)
+    assert delong_test(*placed).p_value < single.p_value
 
 
 def test_mean_over_classes_agrees_with_the_bootstrap() -> None:
