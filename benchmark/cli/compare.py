@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.cli._parser import ArgumentParser, add_smallest_difference, smallest_difference
 from benchmark.console import Console
 from benchmark.errors import ConfigError, PluginError, StoreError, unknown
-from benchmark.files import user_path, write_whole
+from benchmark.files import csv_cell, user_path, write_whole
 from benchmark.registry import METHODS
 from benchmark.store.cells import Store
 
@@ -278,7 +278,7 @@ def _write(path: Path, compared: Compared) -> None:
     import pandas as pd
 
     frame = pd.DataFrame(_record(pair, one) for _, family in _families(compared) for pair, one in family)
-    write_whole(path, lambda temporary: frame.to_csv(temporary, index=False))
+    write_whole(path, lambda temporary: frame.map(csv_cell).to_csv(temporary, index=False))
 
 
 def _record(pair: Pair, one: Comparison) -> dict[str, Any]:

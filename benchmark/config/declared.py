@@ -1,6 +1,6 @@
 """What configuration files may hold: suites, files for ``--config`` and the settings file of a method.
 
-A plain selection of names (``methods: all``) is kept apart from settings by name (``methods: {coop: ...}``), as
+A plain selection of names (``methods: all``) is kept apart from settings by name (``methods: {<name>: ...}``), as
 ``only_methods``; so is ``recipe: authors`` as ``recipe_name`` (`benchmark.config.layers.selections`).
 """
 

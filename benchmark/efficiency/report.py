@@ -21,7 +21,7 @@ from benchmark.console import Console, duration
 from benchmark.efficiency.throughput import PAPER_EPOCHS, PAPER_PAIRS
 from benchmark.efficiency.timing import Times
 from benchmark.efficiency.workbench import Workbench
-from benchmark.files import write_whole
+from benchmark.files import csv_cell, write_whole
 from benchmark.machine import hardware
 from benchmark.report.figures.style import COLOURS, STYLE, new_figure
 from benchmark.run.cost import FLOPS_CONVENTION, peak_memory
@@ -235,7 +235,7 @@ def _table(rows: Sequence[Row]) -> str:
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return table.getvalue()
 
 
