@@ -31,7 +31,7 @@ def _pickled(content: Any) -> bytes:
 
 class _Shell:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
-        return (print, ("this must never be printed",))
+        return (exec, ("raise SystemExit(3)",))
 
 
 def _file(content: Callable[[], bytes], name: str = "f.pt") -> Setup:
