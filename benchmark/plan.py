@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from benchmark.config.cell_settings import adapt_settings
 from benchmark.config.declared import NOT_ADAPTATION
+from benchmark.config.experiments import variant_text
 from benchmark.config.layers import plain
 from benchmark.config.run_config import Recipe, RunConfig
 from benchmark.errors import ConfigError, StoreError, unknown
@@ -21,6 +23,10 @@ from benchmark.store.cells import CellFolder, Store, cell_name, digest, leaves
 from benchmark.store.provenance import scrub
 
 State = Literal["todo", "partial", "done"]
+_SHOWN = 4
+"""Settings that a message names."""
+_LONGEST = 100
+"""Characters of a variant, which is part of a folder's name."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class CellSpec:
         options: all options of the method, as JSON types.
         tasks: task name -> its options and datasets.
         variant: what tells the cell from the method's own, as ``key=value,...``; empty when nothing does.
+        beside: whether it has its variant because results of other settings have the name of the method.
         processes: how many processes work on the cell together.
         hash_ids: whether stored predictions hold hashes of image and patient ids.
         allow_overlap: whether test images may be in the corpus or the validation set; results then say so.
@@ -56,6 +63,7 @@ class CellSpec:
     hash_ids: bool = False
     processes: int = 1
     allow_overlap: bool = False
+    beside: bool = False
 
     @property
     def cell(self) -> str:
@@ -97,7 +105,7 @@ class CellSpec:
 
     def public(self) -> dict[str, Any]:
         """Return the resolved settings for config.yaml: without folders of this machine."""
-        hidden = ("data_root", "eval_only")
+        hidden = ("data_root", "eval_only", *(() if self.beside else ("beside",)))
         return scrub({key: value for key, value in self.to_dict().items() if key not in hidden})
 
 
@@ -118,10 +126,16 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a request, in its order."""
+    """All cells of a request, in its order.
+
+    Attributes:
+        overwrite: whether finished cells run again.
+        notes: one line per thing that is not as the user may expect.
+    """
 
     cells: tuple[PlannedCell, ...]
     overwrite: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def open(self) -> list[PlannedCell]:
@@ -132,7 +146,8 @@ class Plan:
 def make_plan(config: RunConfig | Sequence[RunConfig], store: Store, only: Sequence[str] = ()) -> Plan:
     """Return the cells of one or several configurations with the state that the store gives them.
 
-    A cell that several of them ask for is planned once, with the tasks of all.
+    A cell that several of them ask for is planned once, with the tasks of all. Where a name has finished results of
+    other settings, a method gets a variant beside it, named by what differs.
 
     Args:
         config: those of one request; what is said of the request as a whole is read off the first.
@@ -141,8 +156,8 @@ def make_plan(config: RunConfig | Sequence[RunConfig], store: Store, only: Seque
 
     Raises:
         ConfigError: a name is not that of a cell, or hashed ids and their key would lie together.
-        StoreError: finished cells were made with other settings, or by a newer version, or --eval-only
-            finds no adapter, or two configurations want different cells of one name.
+        StoreError: finished cells were made by a newer version, or with other settings and the same variant, or
+            --eval-only finds no adapter, or two configurations want different cells of one name.
     """
     several = [config] if isinstance(config, RunConfig) else list(config)
     config = several[0]
@@ -150,7 +165,11 @@ def make_plan(config: RunConfig | Sequence[RunConfig], store: Store, only: Seque
         _check_ids(config, store)
     cells = []
     conflicts: dict[str, list[str]] = {}
-    for spec in _named(_distinct(spec for one in several for spec in _specs(one)), only):
+    specs = _distinct(spec for one in several for spec in _specs(one))
+    notes: list[str] = []
+    if config.beside and not config.overwrite:
+        specs = _placed(specs, store, notes)
+    for spec in _named(specs, only):
         folder = store.cell(spec.folder)
         state: State = "todo"
         missing = tuple(spec.tasks)
@@ -165,7 +184,7 @@ def make_plan(config: RunConfig | Sequence[RunConfig], store: Store, only: Seque
         )
     if conflicts:
         raise StoreError(_conflict_message(conflicts, store))
-    return Plan(tuple(cells), config.overwrite)
+    return Plan(tuple(cells), config.overwrite, tuple(notes))
 
 
 def cell_state(spec: CellSpec, folder: CellFolder) -> tuple[State, tuple[str, ...]]:
@@ -191,22 +210,128 @@ def task_done(spec: CellSpec, task: str, folder: CellFolder) -> bool:
 
 def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
     """Return "key: old there, new now" lines for a folder with finished results, or an import, of other settings."""
+    return [f"{key}: {old} there, {new} now" for key, (old, new) in _differing(spec, folder).items()]
+
+
+def _differing(spec: CellSpec, folder: CellFolder) -> dict[str, tuple[Any, Any]]:
+    """Return key -> the value of a folder's finished results, or import, and the one of a cell, where they differ."""
     stored = folder.find_config()
     finished = [
         task for task in folder.results() if folder.find_json(f"{task}.json").get("status") == "success"
     ]
     if not stored or not (finished or folder.imported()):
-        return []
+        return {}
     if stored.get("adapt_hash") != spec.adapt_hash:
-        return _differences(adapt_settings(stored), adapt_settings(spec.public())) or ["settings"]
+        found = _differences(adapt_settings(stored), adapt_settings(spec.public()))
+        return found or {"settings": ("others", "these")}
     if finished and bool(stored.get("hash_ids")) != spec.hash_ids:
-        return _differences({"hash_ids": not spec.hash_ids}, {"hash_ids": spec.hash_ids})
-    lines: list[str] = []
+        return {"hash_ids": (not spec.hash_ids, spec.hash_ids)}
+    differing: dict[str, tuple[Any, Any]] = {}
     for task in spec.tasks if not spec.eval_only else ():
         if task in finished and not task_done(spec, task, folder):
             old, new = (stored.get("tasks") or {}).get(task, {}), scrub(spec.tasks[task])
-            lines += _differences({"tasks": {task: old}}, {"tasks": {task: new}}) or [f"tasks.{task}"]
-    return lines
+            found = _differences({"tasks": {task: old}}, {"tasks": {task: new}})
+            differing |= found or {f"tasks.{task}": ("others", "these")}
+    return differing
+
+
+# --- beside what is there -----------------------------------------------------------------------------------
+
+
+def _placed(specs: Sequence[CellSpec], store: Store, notes: list[str]) -> list[CellSpec]:
+    """Return the cells under names that finished results of other settings do not have; seeds stay together."""
+    groups: dict[str, list[CellSpec]] = {}
+    for spec in specs:
+        groups.setdefault(spec.folder.rpartition("/")[0], []).append(spec)
+    moved: dict[str, list[str]] = {}
+    placed: dict[str, CellSpec] = {}
+    for cells in groups.values():
+        found, why = _place(cells, store)
+        placed |= {cell.folder: new for cell, new in zip(cells, found, strict=True)}
+        if found[0].variant != cells[0].variant:
+            moved.setdefault("; ".join(why), []).append(found[0].cell)
+    for differing, names in moved.items():
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        notes.append(
+            f"finished with other settings ({differing}): this run goes beside, as {listed}; --overwrite replaces"
+        )
+    return [placed[spec.folder] for spec in specs]
+
+
+def _place(cells: Sequence[CellSpec], store: Store) -> tuple[list[CellSpec], list[str]]:
+    """Return the seeds of one method under the first name that is free or has their results, and what had the others.
+
+    They come back as they are where no such name can be made: then the plan says what is in the way.
+    """
+    wanted, why = list(cells), list[str]()
+    while differing := _in_the_way(wanted := [_as_stored(cell, store) for cell in wanted], store):
+        why += [f"{key}: {old} there, {new} now" for key, (old, new) in differing.items()][
+            : _SHOWN - len(why)
+        ]
+        now = dict(leaves(cells[0].public(), lists=False))
+        changes = {_short(key): now.get(key, "absent") for key in differing}
+        variant = _variant(wanted[0].variant, changes)
+        moved = [dataclasses.replace(cell, variant=variant, beside=True) for cell in wanted]
+        no_adapter = cells[0].eval_only and not store.cell(moved[0].folder).exists("adapter.safetensors")
+        if "hash_ids" in differing or no_adapter or moved[0].folder == wanted[0].folder:
+            return list(cells), []
+        wanted = moved
+    return wanted, why
+
+
+def _in_the_way(cells: Sequence[CellSpec], store: Store) -> dict[str, tuple[Any, Any]]:
+    """Return what tells the results that have the name of these seeds from them; nothing when they can go there."""
+    for cell in cells:
+        if found := _differing(cell, store.cell(cell.folder)):
+            return found
+    if any(store.cell(cell.folder).stored_hash() == cell.adapt_hash for cell in cells):
+        return {}
+    others: dict[str, tuple[Any, Any]] = {}
+    for path in sorted((store.output_dir / cells[0].folder).parent.glob("seed-*")):
+        if (number := path.name.partition("-")[2]).isdecimal():
+            cell = _as_stored(dataclasses.replace(cells[0], seed=int(number)), store)
+            folder = store.cell(cell.folder)
+            if folder.stored_hash() == cell.adapt_hash:
+                return {}
+            others = others or _differing(cell, folder)
+    return others
+
+
+def _as_stored(spec: CellSpec, store: Store) -> CellSpec:
+    """Return a cell that trains nothing with the stored recipe, corpus and validation set, on which nothing depends."""
+    stored = store.cell(spec.folder).find_config() if is_deterministic(spec.method) else {}
+    recipe, suite = stored.get("recipe"), stored.get("suite")
+    if not (recipe and suite) or stored.get("adapt_hash") == spec.adapt_hash:
+        return spec
+    own = {item.name: recipe.get(item.name, item.default) for item in dataclasses.fields(Recipe)}
+    own |= {key: getattr(spec.recipe, key) for key in ("precision", "eval_batch_size")}
+    parts = {key: suite.get(key) for key in ("corpus", "validation") if key in suite}
+    rest = {key: value for key, value in spec.suite.items() if key not in ("corpus", "validation")}
+    with contextlib.suppress(ConfigError, TypeError):
+        made = dataclasses.replace(
+            spec, recipe=Recipe(**own | {"betas": tuple(own["betas"])}), suite=rest | parts
+        )
+        return made if made.adapt_hash == stored.get("adapt_hash") else spec
+    return spec
+
+
+def _short(key: str) -> str:
+    """Return a setting's key as rows of experiments spell it: r and not options.r."""
+    return key.removeprefix("options.").removeprefix("suite.")
+
+
+def _variant(own: str, changes: Mapping[str, Any]) -> str:
+    """Return the variant of a method with more changes; a long one is cut, and told from others by a hash."""
+    said = [one for one in own.split(",") if one and one.partition("=")[0] not in changes]
+    words = [*said, *variant_text(changes).split(",")]
+    text = ",".join(words)
+    if len(text) <= _LONGEST:
+        return text
+    kept = [word for at, word in enumerate(words) if len(",".join(words[: at + 1])) <= _LONGEST - 20]
+    return ",".join([*kept, f"more={digest(text)[:8]}"])
+
+
+# --- the request --------------------------------------------------------------------------------------------
 
 
 def _specs(config: RunConfig) -> Iterator[CellSpec]:
@@ -268,7 +393,8 @@ def _distinct(specs: Iterable[CellSpec]) -> list[CellSpec]:
             )
         if known.adapt_hash != spec.adapt_hash or any(known.tasks[x] != spec.tasks[x] for x in shared):
             differing = _differences(adapt_settings(known.public()), adapt_settings(spec.public()))
-            listed = "; ".join(line.replace(" there,", " once,") for line in differing) or "tasks"
+            lines = [f"{key}: {old} once, {new} now" for key, (old, new) in differing.items()]
+            listed = "; ".join(lines) or "tasks"
             raise StoreError(f"{spec.folder} is asked for with different settings ({listed})")
         found[spec.folder] = dataclasses.replace(known, tasks={**known.tasks, **spec.tasks})
     return list(found.values())
@@ -283,17 +409,17 @@ def _places(spec: CellSpec) -> str:
 def _conflict_message(conflicts: Mapping[str, list[str]], store: Store) -> str:
     folder, differing = next(iter(conflicts.items()))
     others = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
-    listed = "; ".join(differing[:4]) + ("; ..." if len(differing) > 4 else "")
+    listed = "; ".join(differing[:_SHOWN]) + ("; ..." if len(differing) > _SHOWN else "")
     return (
         f"{store.output_dir / folder}{others} finished with other settings ({listed}). "
         "Choose another --output-dir, or --overwrite to replace them"
     )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     before, after = dict(leaves(old, lists=False)), dict(leaves(new, lists=False))
     keys = [key for key in before | after if before.get(key) != after.get(key)]
-    return [f"{key}: {before.get(key, 'absent')} there, {after.get(key, 'absent')} now" for key in keys]
+    return {key: (before.get(key, "absent"), after.get(key, "absent")) for key in keys}
 
 
 def _safe(name: str) -> str:

@@ -87,14 +87,59 @@ def test_settings_that_change_no_result_do_not_matter(flags, finished):
         ({"overrides": "tasks.fake_task.depth=9"}, "tasks.fake_task.depth: 2 there, 9 now"),
     ],
 )
-def test_other_settings_are_refused_by_key(flags, finished, change, named):
+def test_other_settings_go_beside_as_a_variant_named_by_them(flags, finished, change, named):
     overrides = [change.pop("overrides")] if "overrides" in change else []
-    with pytest.raises(StoreError, match="other settings") as caught:
-        plan(flags, finished, *overrides, **change)
-    assert named in str(caught.value)
-    assert all(
-        cell.state == "todo" for cell in plan(flags, finished, *overrides, overwrite=True, **change).cells
-    )
+    found = plan(flags, finished, *overrides, **change)
+    assert any(named in line and "--overwrite" in line for line in found.notes)
+    key = named.partition(":")[0].removeprefix("options.").removeprefix("suite.")
+    spec = found.cells[0].spec
+    assert (spec.variant.partition("=")[0], found.cells[0].state, spec.beside) == (key, "todo", True)
+    assert spec.folder == f"runs/fakes/tiny/fake_one+{spec.variant}/seed-0"
+    execute_cell(spec, finished, _Silent(), importlib.import_module("fake_cells").run_cell)
+    again = plan(flags, finished, *overrides, **change).cells[0]
+    assert (again.state, again.spec.variant) == ("done", spec.variant)
+    assert plan(flags, finished).open == []  # the method's own results are as they were
+    replaced = plan(flags, finished, *overrides, overwrite=True, **change)
+    assert all((cell.state, cell.spec.variant) == ("todo", "") for cell in replaced.cells)
+    assert replaced.notes == ()
+
+
+def test_seeds_of_a_method_stay_together(flags, finished):
+    found = plan(flags, finished, seeds="0,1", lr="7e-3", methods=["fake_one"]).cells
+    assert [cell.spec.cell for cell in found] == ["fake_one+recipe.lr=0.007"] * 2
+    alone = plan(flags, finished, seeds="1", lr="7e-3", methods=["fake_one"]).cells
+    assert [cell.spec.cell for cell in alone] == ["fake_one+recipe.lr=0.007"]  # seed 0 has the name
+    assert [cell.spec.cell for cell in plan(flags, finished, seeds="1", methods=["fake_one"]).cells] == [
+        "fake_one"
+    ]
+
+
+def test_a_method_that_trains_nothing_takes_no_part_in_recipes(flags, finished):
+    found = {
+        cell.spec.cell: cell.state
+        for cell in plan(flags, finished, "corpus.n=16", lr="7e-3", batch_size="4").cells
+    }
+    assert found.pop("fake_two") == "done"
+    assert list(found.values()) == ["todo"]
+    limited = plan(flags, finished, limit="4", methods=["fake_two"]).cells[0]
+    assert (limited.spec.cell, limited.state) == ("fake_two+limit=4", "todo")
+
+
+def test_a_variant_of_many_settings_has_a_name_that_fits_a_folder(flags, finished):
+    words = [f"templates=['{'x' * 90} {{}}.']", "corpus.n=16", "recipe.lr=0.5"]
+    spec = plan(flags, finished, *words, methods=["fake_one"]).cells[0].spec
+    assert len(spec.variant) <= 100
+    assert spec.variant.rpartition(",")[2].startswith("more=")
+    other = plan(flags, finished, words[0].replace("x", "y"), *words[1:], methods=["fake_one"]).cells[0].spec
+    assert other.variant != spec.variant
+
+
+def test_rows_of_experiments_keep_their_names(flags, finished):
+    config = dataclasses.replace(load_config(flags | {"lr": "7e-3"}), beside=False)
+    with pytest.raises(
+        StoreError, match=r"finished with other settings \(recipe.lr: 0.0005 there, 0.007 now"
+    ):
+        make_plan(config, finished)
 
 
 def test_a_missing_task_leaves_the_adapter(flags, finished):

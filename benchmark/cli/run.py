@@ -122,6 +122,8 @@ def _main(args: argparse.Namespace, console: Console, world: World) -> int:
     for line in dict.fromkeys(line for one in configs for line in one.notes):
         console.warn(line)
     plan = world.from_first(lambda: make_plan(configs, store, only))
+    for line in plan.notes:
+        console.warn(line)
     elsewhere = config.engine == "ray" or args.format == "sh"
     world.from_first(lambda: _check_identity(plan, store, console, elsewhere, make=not config.dry_run))
     if config.dry_run:
@@ -129,6 +131,7 @@ def _main(args: argparse.Namespace, console: Console, world: World) -> int:
         return 2 if broken else 0
     store.check_writable()
     store.remove_leftovers()
+    _show_beside(plan, store)
     summary = run_plan(
         plan, store, console=console, jobs=config.jobs, debug=config.debug, cluster=cluster,
         prepare=lambda reporter: _prepare(plan, reporter), world=world,
@@ -171,6 +174,14 @@ def _check_identity(plan: Plan, store: Store, console: Console, elsewhere: bool,
         return
     with console.board(1) as board, board.preparing("data") as reporter:
         check(plan, store, reporter=reporter, elsewhere=elsewhere)
+
+
+def _show_beside(plan: Plan, store: Store) -> None:
+    """Let the table of all methods show finished variants that are asked for now, whatever they were made for."""
+    for cell in plan.cells:
+        folder = store.cell(cell.spec.folder)
+        if cell.state == "done" and cell.spec.beside and not (config := folder.read_config()).get("beside"):
+            folder.write_config(config | {"beside": True})
 
 
 def _cluster(config: RunConfig) -> Cluster | None:

@@ -211,7 +211,8 @@ class _Rows(Stack):
         except ConfigError as error:
             self.problems += error.problems
             return
-        yield dataclasses.replace(config, variants={row.method: row.variant} if row.variant else {})
+        variants = {row.method: row.variant} if row.variant else {}
+        yield dataclasses.replace(config, variants=variants, beside=False)
 
 
 def _groups(rows: Sequence[ResolvedRow]) -> list[list[ResolvedRow]]:

@@ -108,6 +108,8 @@ class RunConfig(Settings):
         notes: one line per thing that is not as the user may expect.
         variants: method -> what tells its cells from the method as it is set by default; methods without are left out.
         weights: backbone -> its weights, of those that rows of experiments name.
+        beside: whether methods may become variants where results of other settings have their names; rows of
+            experiments may not, as tables look for them by name.
     """
 
     methods: tuple[str, ...] = ()
@@ -122,6 +124,7 @@ class RunConfig(Settings):
     notes: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    beside: bool = True
 
     def weights_of(self, backbone: str) -> str | None:
         """Return what the section ``weights`` names for a backbone, whatever the options in its name."""

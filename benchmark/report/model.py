@@ -234,6 +234,11 @@ class Row:
         return cell_name(self.method, changes) + (f"@{self.place}" if self.place else "")
 
     @property
+    def beside(self) -> bool:
+        """Whether somebody asked for this variant beside the method, and not an experiment alone."""
+        return any(run.config.get("beside") for run in self.runs)
+
+    @property
     def finished(self) -> list[Run]:
         """Its runs with scores."""
         return [run for run in self.runs if run.scores()]
@@ -266,7 +271,7 @@ class Block:
         suite, backbone: where the rows were measured, unless a row says otherwise (``Row.place``).
         spec: the suite as the runs have it, with all tasks that ran.
         ceiling: a reference row that is no method.
-        variants: cells that are variants of methods; rows of experiments, not of this table.
+        variants: cells that are variants of methods for experiments; not rows of this table.
         experiment: what the rows were chosen by; None for the table of all methods.
         beside: other rows of the same suite and backbone: they know sample counts and reference scores too.
         command: what runs the rows that are missing.

@@ -158,7 +158,9 @@ def _begin(spec: CellSpec, folder: CellFolder, overwrite: bool) -> None:
         folder.clear()
     config = spec.public()
     with contextlib.suppress(UnreadableError):
-        config["tasks"] = {**(folder.read_config().get("tasks") or {}), **config["tasks"]}
+        stored = folder.read_config()
+        config["tasks"] = {**(stored.get("tasks") or {}), **config["tasks"]}
+        config |= {"beside": True} if stored.get("beside") else {}
     folder.write_config({"adapt_hash": spec.adapt_hash, **config})
     origin = folder.imported()
     source = {"imported": origin} if origin else {}

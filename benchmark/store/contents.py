@@ -52,7 +52,7 @@ Result = _file("Result", metrics=_named(_METRIC), status=str, identity=_IDENTITY
 """``<task>.json``: scores by dataset and metric."""
 Config = _file(
     "Config", suite_name=str, backbone=str, method=str, variant=str, seed=int, limit=int, suite=_SUITE, recipe=dict,
-    options=dict, tasks=_named(_TASK),
+    beside=bool, options=dict, tasks=_named(_TASK),
 )  # fmt: skip
 """``config.yaml``: the resolved settings."""
 History = _file("History", rows=list[dict[str, float | None]])

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from benchmark.errors import quoted
-from tests.bad_input.case import RUN, SUITE, Case, Setup, files, small, together
+from tests.bad_input.case import RUN, Case, Setup, files, small, together
 
 CELL = "results/runs/toy/tiny/taskres/seed-0"
 REPORT = "report --output-dir results --formats md"
@@ -233,18 +233,6 @@ REUSED = [
         RUN,
         "zeroshot.json: written by a newer version (schema 9",
         _newer("zeroshot.json"),
-    ),
-    Case(
-        "run: results of other settings",
-        RUN,
-        "finished with other settings (recipe.batch_size: 2 there, 3 now)",
-        together(finished, files({"s.yaml": SUITE.replace("batch_size: 2", "batch_size: 3")})),
-    ),
-    Case(
-        "run: results of other templates",
-        RUN,
-        "finished with other settings (suite.templates: ['a picture of {}.'] there",
-        together(finished, files({"s.yaml": SUITE.replace("a picture", "the picture")})),
     ),
 ]
 

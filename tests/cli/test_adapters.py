@@ -110,8 +110,10 @@ def test_a_run_with_other_settings_does_not_replace_an_import(
     out = tmp_path / "out"
     assert run_import(ace[1], "--method", "ace_lora", "--to", out) == 0
     capsys.readouterr()
-    assert main(["run", "--methods", "ace_lora", "--output-dir", str(out)]) == 2
-    assert "finished with other settings (options.r: 2 there, 4 now" in one_line(capsys)
+    assert main(["run", "--methods", "ace_lora", "--output-dir", str(out), "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert "finished with other settings (options.r: 2 there, 4 now" in said.err
+    assert "ace_lora+" in said.out
     assert run_import(ace[1], "--method", "ace_lora", "--to", out) == 2
     assert "there is a run already" in one_line(capsys)
 
