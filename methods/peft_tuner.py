@@ -158,7 +158,11 @@ class BudgetTuner(PeftTuner):
             if ".lora_A." in name or ".lora_B." in name:
                 rows = value if ".lora_A." in name else value.T
                 gram = similarity(rows, rows)
-                norms.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram)).to(gram)))
+                norms.append(
+                    torch.linalg.matrix_norm(
+                        gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+                    )
+                )
         return torch.stack(norms).mean()
 
     def after_step(self, step: int, total: int) -> None:

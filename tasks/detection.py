@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.backbones.backbone import to_device
 from benchmark.errors import ConfigError
 from benchmark.metrics.classification import Metric, WeightedMetric, plain_value
 from benchmark.metrics.detection import (
@@ -100,7 +101,7 @@ class Detector(DenseHead[Boxes]):
             view.boxes(_boxes(images)[row], self.size)
             for row, view in zip(batch.rows, batch.views, strict=True)
         ]
-        targets = pad_targets(boxes, self.size).to(self.anchors.device)
+        targets = to_device(pad_targets(boxes, self.size), self.anchors.device)
         return yolo_loss(self.head(batch.maps), targets, self.anchors, self.size, self.options.assign)
 
     @torch.no_grad()

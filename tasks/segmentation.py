@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmark.backbones.backbone import to_device
 from benchmark.errors import ConfigError
 from benchmark.metrics.classification import Metric, SampleMean, WeightedMetric
 from benchmark.metrics.segmentation import Overlaps, best_fixed_mask, dice_per_image, segmentation_metrics
@@ -82,7 +83,7 @@ class Decoder(DenseHead[np.ndarray]):
         """Return cross-entropy plus Tversky loss of the foreground."""
         options, pairs = self.options, zip(batch.rows, batch.views, strict=True)
         masks = np.stack([view.mask(images.mask(row)) for row, view in pairs])
-        truth = torch.from_numpy(masks).to(batch.maps[0].device)
+        truth = to_device(torch.from_numpy(masks), batch.maps[0].device)
         logits = self.head(batch.maps, images.size)
         foreground = logits.softmax(dim=1)[:, 1]
         return options.ce_weight * functional.cross_entropy(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.backbones.backbone import cut_texts
+from benchmark.backbones.backbone import cut_texts, to_device
 from benchmark.backbones.towers.precision import autocast
 from benchmark.data.entries import load_dataset
 from benchmark.data.prepared import Prepared
@@ -263,7 +263,7 @@ def image_batches(
             rows = slice(start, min(len(data), start + context.batch_size))
             batch = Batch()
             if features is not None:
-                batch.image_features = features[rows].to(context.device)
+                batch.image_features = to_device(features[rows], context.device)
             if features is None or pixels:
                 batch.images = method.backbone.input_spec.to_input(data.pixels[rows], context.device)
             yield batch

@@ -26,6 +26,12 @@ Tokenizer = Callable[[list[str]], Tensor]
 """Maps N texts to ids ``[N, context_length]``, padded on the right with the tower's pad id."""
 
 
+def to_device(values: Tensor, device: torch.device | str) -> Tensor:
+    """Return values on the device; a GPU copies them, from pinned memory, while this process goes on."""
+    pinned = values.pin_memory() if torch.device(device).type == "cuda" and not values.is_cuda else values
+    return pinned.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What the image tower expects.
@@ -52,15 +58,14 @@ class InputSpec:
             colours become grey as Pillow makes them (ITU-R 601).
         """
         raw = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
-        raw = raw.to(device, non_blocking=True)
+        raw = to_device(raw, device)
         channels = len(self.mean)
         raw = raw.unsqueeze(1) if raw.ndim == len(self.size) + 1 else raw.movedim(-1, 1)
         if channels == 1 and raw.shape[1] == 3:
             red, green, blue = raw.int().unbind(dim=1)
             raw = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16)[:, None]
         shape = (1, channels, *[1] * len(self.size))
-        mean = torch.tensor(self.mean, device=device).view(shape)
-        std = torch.tensor(self.std, device=device).view(shape)
+        mean, std = (to_device(torch.tensor(values), device).view(shape) for values in (self.mean, self.std))
         return raw.float().div_(255).sub(mean).div_(std)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmark.backbones.backbone import to_device
 from benchmark.data.batch_size import check_corpus
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.prepared import Array, Rows
@@ -133,9 +134,9 @@ class PairBatches:
     def _batch(self, rows: np.ndarray, pixels: Tensor | None, *, cached: bool = True) -> Batch:
         """Return a batch on the device from ascending rows and their pixels, where images are needed."""
         index = torch.from_numpy(rows)
-        batch = Batch(labels=None if self._labels is None else self._to_device(self._labels[index]))
+        batch = Batch(labels=None if self._labels is None else to_device(self._labels[index], self._device))
         features = {
-            kind: self._to_device(values[index])
+            kind: to_device(values[index], self._device)
             for kind, values in (("image", self._images), ("text", self._texts))
             if values is not None
         }
@@ -149,13 +150,10 @@ class PairBatches:
         if cached and "text" in self.constant:
             batch.text_features = features["text"]
         else:
-            batch.token_ids = self._to_device(self._padded(torch.from_numpy(self._token_ids[rows]).long()))
+            batch.token_ids = to_device(
+                self._padded(torch.from_numpy(self._token_ids[rows]).long()), self._device
+            )
         return batch
-
-    def _to_device(self, values: Tensor) -> Tensor:
-        """Return values on the device; a GPU copies them while this process goes on."""
-        pinned = values.pin_memory() if self._device.type == "cuda" else values
-        return pinned.to(self._device, non_blocking=True)
 
     def _padded(self, token_ids: Tensor) -> Tensor:
         if self._method.text_padding != "longest":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.backbones.backbone import tower_digest
+from benchmark.backbones.backbone import to_device, tower_digest
 from benchmark.backbones.towers.precision import autocast, resolve
 from benchmark.data.augment import AS_IT_IS, Augment, View
 from benchmark.preprocess import preprocess_of
@@ -153,7 +153,7 @@ class TapBatches:
             self._kept[view] = self._whole(view)
         device, chosen = self._context.device, list(zip(rows, views, strict=True))
         maps = [
-            torch.stack([self._kept[view][tap][int(row)] for row, view in chosen]).to(device)
+            to_device(torch.stack([self._kept[view][tap][int(row)] for row, view in chosen]), device)
             for tap in range(len(self._taps.shapes))
         ]
         return DenseBatch(maps, rows, views)

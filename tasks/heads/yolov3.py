@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.backbones.backbone import to_device
 from benchmark.metrics.detection import MAX_DETECTIONS, box_iou
 
 Rule = Literal["mgca", "yolov3"]
@@ -201,12 +202,12 @@ def assign(
         size: (height, width) of the image.
         rule: see the head of this file. Of two boxes for one cell and anchor the later one counts.
     """
-    shapes = targets[..., 2:] * targets.new_tensor([size[1], size[0]])
+    shapes = targets[..., 2:] * _pair(targets, size[1], size[0])
     best = (_shape_overlap(shapes[:, :, None], anchors.flatten(0, 1), 0.0)).argmax(dim=-1)
     assigned = []
     for scale, (output, own) in enumerate(zip(outputs, anchors, strict=True)):
-        grid = targets.new_tensor([output.shape[-1], output.shape[-2]])
-        stride = targets.new_tensor([size[1], size[0]]) / grid
+        grid = _pair(targets, output.shape[-1], output.shape[-2])
+        stride = _pair(targets, size[1], size[0]) / grid
         chosen = (targets[..., 2:] > 0).all(dim=-1)
         if rule == "mgca":
             overlap = _shape_overlap((shapes / stride)[:, :, None], own / stride, 1.0)
@@ -214,17 +215,20 @@ def assign(
         else:
             chosen, anchor, spared = chosen & (best // len(own) == scale), best % len(own), None
         result = _empty(output, len(own))
+        rows = torch.arange(len(targets), device=targets.device)
         for number in range(targets.shape[1]):
-            rows = torch.nonzero(chosen[:, number])[:, 0]
-            centre = targets[rows, number, :2] * grid
+            # every image writes, those without a box what was there: a GPU waits for nobody to count them
+            here, nearest = chosen[:, number], anchor[:, number]
+            centre = targets[:, number, :2] * grid
             cell = torch.minimum(centre.floor(), grid - 1)
             x, y = cell.long().unbind(dim=1)
-            at = (rows, anchor[rows, number], y, x)
-            result.found[at] = True
-            result.offset[at] = centre - cell
-            result.log_scale[at] = torch.log(shapes[rows, number] / own[anchor[rows, number]])
+            at = (rows, nearest, y, x)
+            scale_of = torch.log(shapes[:, number] / own[nearest])
+            result.found[at] |= here
+            result.offset[at] = torch.where(here[:, None], centre - cell, result.offset[at])
+            result.log_scale[at] = torch.where(here[:, None], scale_of, result.log_scale[at])
             if spared is not None:
-                result.silent[rows, :, y, x] &= ~spared[rows, number]
+                result.silent[rows, :, y, x] &= ~(spared[:, number] & here[:, None])
         if spared is None:
             result.silent.copy_(~result.found & ~_overlapping(output, own, targets, size))
         assigned.append(result)
@@ -248,7 +252,7 @@ def _shape_overlap(ones: Tensor, others: Tensor, extra: float) -> Tensor:
 def _overlapping(output: Tensor, anchors: Tensor, targets: Tensor, size: Size) -> Tensor:
     """Which predictions ``[B, A, h, w]`` overlap a target by more than ``IGNORE_OVERLAP``."""
     boxes = _decoded(_split(output), anchors, size)[..., None, :]
-    sides = targets.new_tensor([size[1], size[0]])
+    sides = _pair(targets, size[1], size[0])
     true = _corners(targets[..., :2] * sides, targets[..., 2:] * sides)[:, None, None, None]
     low, high = torch.maximum(boxes[..., :2], true[..., :2]), torch.minimum(boxes[..., 2:], true[..., 2:])
     shared = (high - low).clamp(min=0).prod(dim=-1)
@@ -332,9 +336,14 @@ def _decoded(cells: Tensor, anchors: Tensor, size: Size) -> Tensor:
     y, x = torch.meshgrid(
         torch.arange(rows, device=cells.device), torch.arange(columns, device=cells.device), indexing="ij"
     )
-    stride = cells.new_tensor([size[1] / columns, size[0] / rows])
+    stride = _pair(cells, size[1] / columns, size[0] / rows)
     centre = (cells[..., :2].sigmoid() + torch.stack([x, y], dim=-1)) * stride
     return _corners(centre, anchors[:, None, None] * cells[..., 2:4].clamp(max=_MAX_LOG_SCALE).exp())
+
+
+def _pair(like: Tensor, x: float, y: float) -> Tensor:
+    """Return (x, y) as a tensor of the type and device of another."""
+    return to_device(torch.tensor([x, y], dtype=like.dtype), like.device)
 
 
 def _corners(centre: Tensor, shape: Tensor) -> Tensor:

@@ -345,8 +345,8 @@ class TextTower(Tower):
         lengths = self.lengths(token_ids)
         last = token_ids.gather(1, (lengths - 1)[:, None])
         short = token_ids[:, :room].clone()
-        cut = lengths > room
-        short[cut, -1] = last[cut, 0]
+        # not short[cut, -1] = ...: a GPU would be waited for, to know how many rows a mask chooses
+        short[:, -1] = torch.where(lengths > room, last[:, 0], short[:, -1])
         return short
 
 

@@ -1,0 +1,1 @@
+"""What a GPU would refuse or wait for, found without one."""
