@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from benchmark.errors import ConfigError, StoreError
 from benchmark.settings import Given, check
 from benchmark.world import World
 from methods.losses import Objective
+
+if TYPE_CHECKING:
+    from methods.supervision import Classes
 
 MAX_LOG_SCALE = math.log(100.0)
 Embeddings = dict[str, Tensor]
@@ -122,6 +125,8 @@ class Method(nn.Module):
             :meth:`embed` treats every pair on its own and :meth:`loss_of` its result is the loss.
         frozen_targets: towers whose frozen features the loss compares with; batches bring them as ``frozen_image``
             and ``frozen_text``.
+        class_bound: what is learnt belongs to one list of classes: there is no loss of image-report pairs, and other
+            classes are refused.
         cost_hint: rough cost of a step, CLIP-LoRA = 1; only orders the queue.
     """
 
@@ -133,6 +138,7 @@ class Method(nn.Module):
     deterministic: ClassVar[bool] = False
     splits: ClassVar[bool] = True
     frozen_targets: ClassVar[frozenset[str]] = frozenset()
+    class_bound: bool = False
     cost_hint: ClassVar[float] = 1.0
 
     def __init__(
@@ -256,6 +262,14 @@ class Method(nn.Module):
         """
         return self.loss(batch)
 
+    def embed_classes(self, batch: Any, classes: Classes) -> Embeddings:
+        """Return all that :meth:`loss_of_classes` needs of labelled images, with the batch in front."""
+        return {"cosines": self.classify(batch, classes.prepared(self))}
+
+    def loss_of_classes(self, embeddings: Embeddings, labels: Tensor) -> Tensor:
+        """Return the scalar loss of embedded images with class indices ``[B]``: cross-entropy of the scaled cosines."""
+        return functional.cross_entropy(self.logit_scale() * at_least_fp32(embeddings["cosines"]), labels)
+
     def after_step(self, step: int, total: int) -> None:
         """Do what has to follow an optimiser step; its gradients are still there. The default bounds the logit scale.
 
@@ -280,8 +294,14 @@ class Method(nn.Module):
     def class_features(self, token_ids: Tensor) -> Tensor:
         """Return unit-norm class features ``[C, E]`` of prompts ``[C, T, L]``: normalise, mean, normalise."""
         classes, templates, _ = token_ids.shape
-        prompts = self.encode_text(token_ids.flatten(0, 1)).unflatten(0, (classes, templates))
-        return functional.normalize(prompts.mean(dim=1), dim=-1)
+        return ensemble(self.encode_text(token_ids.flatten(0, 1)).unflatten(0, (classes, templates)))
+
+    def from_class_features(self, features: Tensor) -> Tensor:
+        """Return what :meth:`prepare_classes` gives, from the frozen tower's features ``[C, T, E]`` of the prompts.
+
+        Asked where the method leaves the text tower alone.
+        """
+        return ensemble(self.from_text_features(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
 
     def prepare_classes(self, token_ids: Tensor) -> Tensor:
         """Return what :meth:`classify` needs of the prompts ``[C, T, L]``; computed once per class list."""
@@ -366,6 +386,11 @@ class Method(nn.Module):
             StoreError: if no options give that form.
         """
         raise StoreError(f"{cls.card.title} has no form in peft's layout")
+
+
+def ensemble(prompts: Tensor) -> Tensor:
+    """Return unit-norm class features ``[C, E]`` of unit-norm features ``[C, T, E]`` of the classes' prompts."""
+    return functional.normalize(prompts.mean(dim=1), dim=-1)
 
 
 def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:

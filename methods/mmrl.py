@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.backbones import Intervention, Tower
-from benchmark.backbones.towers.precision import at_least_fp32, full_precision
+from benchmark.backbones.towers.precision import at_least_fp32, full_precision, similarity
 from benchmark.errors import ConfigError
 from benchmark.registry import register_method
 from benchmark.settings import setting
 from methods.base import Embeddings, Method, MethodCard
 from methods.layers.official import OfficialTensors
 from methods.layers.prompts import BlockTokens
+from methods.supervision import Classes
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,22 @@ class MMRL(Method):
         moved = (1 - (embeddings["image"] * embeddings["frozen_image"]).sum(dim=-1)).mean()
         moved = moved + (1 - (text * embeddings["frozen_text"]).sum(dim=-1)).mean()
         return contrastive + weight * moved
+
+    def embed_classes(self, batch: Any, classes: Classes) -> Embeddings:
+        """Return the cosines of both image features with the classes, and how far images and classes have moved."""
+        plain, representation = self.encode_both(batch.images)
+        text = self.class_features(classes.prompts)
+        frozen = _frozen(batch, "image", self.backbone.image, batch.images)
+        moved = (1 - (plain * frozen).sum(dim=-1)) + (1 - (text * classes.frozen()).sum(dim=-1)).mean()
+        cosines, represented = similarity(plain, text), similarity(representation, text)
+        return {"cosines": cosines, "representation": represented, "moved": moved}
+
+    def loss_of_classes(self, embeddings: Embeddings, labels: Tensor) -> Tensor:
+        """Return the card's loss with cross-entropy over classes in the place of NCE."""
+        alpha, scale = self.options.alpha, self.logit_scale()
+        loss = alpha * functional.cross_entropy(scale * embeddings["cosines"], labels)
+        loss = loss + (1 - alpha) * functional.cross_entropy(scale * embeddings["representation"], labels)
+        return loss + self.options.reg_weight * embeddings["moved"].mean()
 
     def expected_parameters(self) -> int:
         """Return K d + L (d v + v) + L (d w + w) + v E."""

@@ -151,6 +151,10 @@ class BudgetTuner(PeftTuner):
         """Return the loss plus orth_reg_weight times the mean distance of P and Q from orthogonal matrices."""
         return super().loss_of(embeddings, labels) + self.options.orth_reg_weight * self.distance()
 
+    def loss_of_classes(self, embeddings: Embeddings, labels: Tensor) -> Tensor:
+        """Return the same with the loss of labelled images."""
+        return super().loss_of_classes(embeddings, labels) + self.options.orth_reg_weight * self.distance()
+
     def distance(self) -> Tensor:
         """Return the mean over all P and Q of the Frobenius norm of P^T P - I (AdaLoRA, Eq. 4, not squared)."""
         norms = []

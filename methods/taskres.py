@@ -68,6 +68,7 @@ class TaskRes(Method):
 
     def setup(self) -> None:
         """Create the residuals at zero."""
+        self.class_bound = self.options.rows == "per_class"
         width = self.backbone.embed_dim
         shape = (width,) if self.options.n_classes is None else (self.options.n_classes, width)
         sides = SIDES[self.options.apply_to]
@@ -101,17 +102,19 @@ class TaskRes(Method):
         Raises:
             ConfigError: if there are more or fewer classes than rows.
         """
+        raw = self.backbone.text.features(token_ids.flatten(0, 1))
+        return self.from_class_features(raw.unflatten(0, token_ids.shape[:2]))
+
+    def from_class_features(self, features: Tensor) -> Tensor:
+        """Return the same from the frozen tower's features ``[C, T, E]``."""
         if self.options.rows == "shared":
-            return super().class_features(token_ids)
-        if len(token_ids) != self.options.n_classes:
+            return super().from_class_features(features)
+        if len(features) != self.options.n_classes:
             raise ConfigError(
                 f"taskres: rows=per_class is bound to its {self.options.n_classes} classes, got prompts of "
-                f"{len(token_ids)}; rows=shared works for any classes"
+                f"{len(features)}; rows=shared works for any classes"
             )
-        raw = at_least_fp32(self.backbone.text.features(token_ids.flatten(0, 1)))
-        return functional.normalize(
-            self._add("text", raw.unflatten(0, token_ids.shape[:2]).mean(dim=1)), dim=-1
-        )
+        return functional.normalize(self._add("text", at_least_fp32(features).mean(dim=1)), dim=-1)
 
     def expected_parameters(self) -> int:
         """Return E per side, times the number of classes where each has its row."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import io
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,34 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones.towers.precision import TrainingArithmetic
-from benchmark.conformance import probes
-from benchmark.conformance.small_models import FAMILIES, Build, made, move, moved, small_backbone, small_batch
+from benchmark.conformance import class_checks, probes  # noqa: F401  (the first registers its checks)
+from benchmark.conformance.requirements import (
+    CHECKS,
+    ConformanceError,
+    check,
+    check_in_eval,
+    close,
+    hold,
+    none,
+)
+from benchmark.conformance.small_models import (
+    FAMILIES,
+    Build,
+    loss_of,
+    made,
+    move,
+    moved,
+    small_backbone,
+    small_batch,
+    worlds,
+)
 from benchmark.data.samples import Batch
 from benchmark.errors import ConfigError, unknown
 from benchmark.run.training.gradients import backward
 from benchmark.store.cells import CellFolder
 from methods.base import Method
 
-Check = Callable[[Build, str], None]
-CHECKS: dict[str, Check] = {}
 _GROUPS = ("image", "text", "shared", "scale")
-
-
-class ConformanceError(AssertionError):
-    """A method violates a requirement for methods, or its own declaration."""
 
 
 @dataclass(frozen=True)
@@ -78,54 +90,25 @@ def matching(words: Sequence[str]) -> list[str]:
     return [name for name in CHECKS if not words or any(word.lower() in name.lower() for word in words)]
 
 
-def _check(check: Check) -> Check:
-    CHECKS[check.__name__.removeprefix("_").replace("_", " ")] = check
-    return check
-
-
-def _check_in_eval(check: Callable[[Method, Any], None]) -> None:
-    """Register a check of a method in eval mode, without gradients, its trained values moved from their start."""
-
-    @_check
-    @functools.wraps(check)
-    def run(build: Build, family: str) -> None:
-        method, batch = moved(build, family)
-        with torch.no_grad():
-            check(method.eval(), batch)
-
-
-def _hold(condition: bool, what: str) -> None:
-    if not condition:
-        raise ConformanceError(what)
-
-
-def _close(ours: Tensor, expected: Tensor, what: str, tolerance: float = 1e-5) -> None:
-    _hold(*probes.close(ours, expected, what, tolerance))
-
-
-def _none(names: Sequence[str], what: str) -> None:
-    _hold(not names, f"{what}: {', '.join(names[:3])}")
-
-
 def _step(method: Method, batch: Batch, optimiser: torch.optim.Optimizer, step: int, total: int) -> None:
     method.train()
     optimiser.zero_grad()
-    method.loss(batch).backward()
+    loss_of(method, batch).backward()
     optimiser.step()
     method.after_step(step + 1, total)
 
 
-@_check
+@check
 def _declared_parameter_count(build: Build, family: str) -> None:
     method, _ = made(build, family)
     for name in method.trainable_parameters():
         group = method.parameter_group(name)
-        _hold(group in _GROUPS, f"{name}: parameter group '{group}' is none of {', '.join(_GROUPS)}")
+        hold(group in _GROUPS, f"{name}: parameter group '{group}' is none of {', '.join(_GROUPS)}")
     counted, declared = probes.trained_values(method), method.expected_parameters()
-    _hold(counted == declared, f"trains {counted:,} values, its formula says {declared:,}")
+    hold(counted == declared, f"trains {counted:,} values, its formula says {declared:,}")
 
 
-@_check
+@check
 def _frozen_tensors_stay_bit_identical(build: Build, family: str) -> None:
     method, batch = made(build, family)
     trained = method.trainable_parameters()
@@ -134,90 +117,96 @@ def _frozen_tensors_stay_bit_identical(build: Build, family: str) -> None:
     }
     if trained:
         optimiser = torch.optim.AdamW(trained.values(), lr=1e-3)
-        for step in range(3):
-            _step(method, batch, optimiser, step, 3)
+        for each in worlds(method, batch):
+            for step in range(3):
+                _step(method, each, optimiser, step, 3)
     after = method.state_dict()
     changed = [name for name, value in frozen.items() if not torch.equal(after[name], value)]
-    _none(changed, "frozen tensors changed in three steps")
+    none(changed, "frozen tensors changed in three steps")
 
 
-@_check
+@check
 def _trained_tensors_receive_gradients(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     if not method.trainable_parameters():
         return
-    method.train().loss(batch).backward()
-    without = [name for name, value in method.trainable_parameters().items() if value.grad is None]
-    _none(without, "trained tensors without gradient")
-    stray = [n for n, v in method.named_parameters() if not v.requires_grad and v.grad is not None]
-    _none(stray, "frozen tensors with gradient")
+    for each in worlds(method.train(), batch):
+        method.zero_grad(set_to_none=True)
+        loss_of(method, each).backward()
+        without = [name for name, value in method.trainable_parameters().items() if value.grad is None]
+        none(without, "trained tensors without gradient")
+        stray = [n for n, v in method.named_parameters() if not v.requires_grad and v.grad is not None]
+        none(stray, "frozen tensors with gradient")
 
 
-@_check
+@check
 def _identity_at_initialisation(build: Build, family: str) -> None:
     method, batch = made(build, family)
     if method.identity_at_init:
-        _hold(*probes.starts_as_frozen(method, batch, small_backbone(family)))
+        hold(*probes.starts_as_frozen(method, batch, small_backbone(family)))
 
 
-@_check
+@check
 def _towers_it_leaves_alone_keep_their_features(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     frozen = small_backbone(family)
     for kind in probes.KINDS:
         if kind not in method.adapts:
-            _hold(*probes.keeps_tower(method, batch, kind, frozen, tolerance=0.0))
-            _hold(*probes.cacheable(method, batch, kind, frozen))
+            hold(*probes.keeps_tower(method, batch, kind, frozen, tolerance=0.0))
+            hold(*probes.cacheable(method, batch, kind, frozen))
 
 
-@_check_in_eval
+@check_in_eval
 def _features_are_unit_norm(method: Method, batch: Any) -> None:
     for features in (method.encode_image(batch.images), method.encode_text(batch.token_ids)):
         expected = (len(batch.images), method.backbone.embed_dim)
-        _hold(features.shape == expected, f"features have shape {tuple(features.shape)}")
-        _close(features.norm(dim=-1), torch.ones(len(batch.images)), "feature norms", 1e-4)
+        hold(features.shape == expected, f"features have shape {tuple(features.shape)}")
+        close(features.norm(dim=-1), torch.ones(len(batch.images)), "feature norms", 1e-4)
 
 
-@_check_in_eval
+@check_in_eval
 def _evaluation_is_deterministic(method: Method, batch: Any) -> None:
     first = method.similarity(batch.images, batch.token_ids)
-    _close(method.similarity(batch.images, batch.token_ids), first, "two passes in eval mode", 0.0)
+    close(method.similarity(batch.images, batch.token_ids), first, "two passes in eval mode", 0.0)
     method.train()
     if not any(name.startswith("backbone.") for name in method.trainable_parameters()):
-        _hold(not any(m.training for m in method.backbone.modules()), "a frozen tower is in train mode")
+        hold(not any(m.training for m in method.backbone.modules()), "a frozen tower is in train mode")
 
 
-@_check_in_eval
+@check_in_eval
 def _batch_mates_and_padding_do_not_matter(method: Method, batch: Any) -> None:
     together = method.similarity(batch.images, batch.token_ids)
     for row in range(len(batch.images)):
         image, ids = batch.images[row : row + 1], batch.token_ids[row : row + 1]
         if method.text_padding == "longest":
             ids = method.backbone.trim(ids)
-        _close(method.similarity(image, ids)[0, 0], together[row, row], f"pair {row} alone", 2e-4)
+        close(method.similarity(image, ids)[0, 0], together[row, row], f"pair {row} alone", 2e-4)
 
 
-@_check_in_eval
+@check_in_eval
 def _order_of_pairs_does_not_matter(method: Method, batch: Any) -> None:
     order = torch.tensor([3, 1, 5, 0, 2, 4])
-    shuffled = _each(batch, lambda value: value[order])
-    logits = method.similarity(batch.images, batch.token_ids)
-    permuted = method.similarity(shuffled.images, shuffled.token_ids)
-    _close(permuted, logits[order][:, order], "permuted logits", 2e-4)
-    _close(method.loss(shuffled), method.loss(batch), "loss of permuted pairs", 2e-4)
+    if not method.class_bound:
+        shuffled: Any = batch.changed(lambda value: value[order])
+        logits = method.similarity(batch.images, batch.token_ids)
+        permuted = method.similarity(shuffled.images, shuffled.token_ids)
+        close(permuted, logits[order][:, order], "permuted logits", 2e-4)
+    for each in worlds(method, batch):
+        shuffled = each.changed(lambda value: value[order])
+        close(loss_of(method, shuffled), loss_of(method, each), "loss of permuted samples", 2e-4)
 
 
-@_check_in_eval
+@check_in_eval
 def _zero_shot_path_equals_training_path(method: Method, batch: Any) -> None:
     images, prompts = Batch(images=batch.images), batch.token_ids[:, None]
     cosines = method.classify(images, method.prepare_classes(prompts))
     logits = method.similarity(batch.images, batch.token_ids)
-    _close(method.logit_scale() * cosines, logits, "logits", 2e-4)
+    close(method.logit_scale() * cosines, logits, "logits", 2e-4)
     twice = method.classify(images, method.prepare_classes(prompts.repeat(1, 2, 1)))
-    _close(twice, cosines, "a repeated template", 1e-5)
+    close(twice, cosines, "a repeated template", 1e-5)
 
 
-@_check
+@check
 def _trained_state_survives_the_store(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     torch.manual_seed(5)  # another start
@@ -227,10 +216,10 @@ def _trained_state_survives_the_store(build: Build, family: str) -> None:
         cell.write_tensors("adapter.safetensors", method.trainable_state())
         fresh.load_trainable_state(cell.read_tensors("adapter.safetensors"))
         ours, stored = (m.eval().similarity(batch.images, batch.token_ids) for m in (method, fresh))
-    _close(stored, ours, "logits after saving and loading", 1e-6)
+    close(stored, ours, "logits after saving and loading", 1e-6)
 
 
-@_check
+@check
 def _overfits_sixteen_pairs(build: Build, family: str) -> None:
     """Train on 16 random pairs and nothing else, without labels.
 
@@ -292,44 +281,49 @@ def _loss(method: Method, batch: Batch) -> float:
     return float(method.eval().loss(batch))
 
 
-@_check
+@check
 def _parts_of_a_batch_give_its_gradients(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     if not method.trainable_parameters() or not method.splits:
         return
     method.eval()  # dropout masks of a whole and of parts differ; everything else must not
-    gradients = []
-    for size in (None, 4):
-        method.zero_grad(set_to_none=True)
-        backward(method, batch, size, _no_scaler())
-        gradients.append(
-            {n: v.grad.clone() for n, v in method.trainable_parameters().items() if v.grad is not None}
-        )
-    _hold(gradients[0].keys() == gradients[1].keys(), "other tensors receive gradients")
-    for name, whole in gradients[0].items():
-        error = float((gradients[1][name] - whole).norm() / whole.norm().clamp(min=1e-4))
-        _hold(error < 1e-3, f"gradient of {name} differs by {error:.2g}")
+    for each in worlds(method, batch):
+        gradients, parts = _gradients(method, each, None), _gradients(method, each, 4)
+        hold(gradients.keys() == parts.keys(), "other tensors receive gradients")
+        for name, whole in gradients.items():
+            error = float((parts[name] - whole).norm() / whole.norm().clamp(min=1e-4))
+            hold(error < 1e-3, f"gradient of {name} differs by {error:.2g}")
+
+
+def _gradients(method: Method, batch: Batch, micro_batch: int | None) -> dict[str, Tensor]:
+    method.zero_grad(set_to_none=True)
+    backward(method, batch, micro_batch, _no_scaler())
+    return {n: v.grad.clone() for n, v in method.trainable_parameters().items() if v.grad is not None}
 
 
 def _no_scaler() -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cpu", enabled=False)
 
 
-@_check_in_eval
+@check_in_eval
 def _runs_in_bf16_and_float64(method: Method, batch: Any) -> None:
-    plain = method.loss(batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = method.loss(batch)
-    _hold(bool(rounded.isfinite()), "loss under bf16 autocast is not finite")
-    near = abs(float(rounded - plain)) < 0.15 * max(1.0, float(plain))
-    _hold(near, f"bf16 loss {rounded:.3f}, fp32 {plain:.3f}")
+    losses = []
+    for each in worlds(method, batch):
+        plain = loss_of(method, each)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = loss_of(method, each)
+        hold(bool(rounded.isfinite()), "loss under bf16 autocast is not finite")
+        near = abs(float(rounded - plain)) < 0.15 * max(1.0, float(plain))
+        hold(near, f"bf16 loss {rounded:.3f}, fp32 {plain:.3f}")
+        losses.append(plain)
     method.double()
     batch.images = batch.images.double()
-    precise = method.loss(batch)
-    _hold(abs(float(precise - plain)) < 1e-3, f"float64 loss {precise:.5f}, fp32 {plain:.5f}")
+    for plain, each in zip(losses, worlds(method, batch), strict=True):
+        precise = loss_of(method, each)
+        hold(abs(float(precise - plain)) < 1e-3, f"float64 loss {precise:.5f}, fp32 {plain:.5f}")
 
 
-@_check
+@check
 def _makes_a_step_in_bf16(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     trained = method.train().trainable_parameters()
@@ -337,16 +331,17 @@ def _makes_a_step_in_bf16(build: Build, family: str) -> None:
         return
     optimiser = torch.optim.AdamW(trained.values(), lr=1e-4)
     with TrainingArithmetic("bf16", torch.device("cpu"), method.backbone.model)():
-        backward(method, batch, None, _no_scaler())
+        for each in worlds(method, batch):
+            backward(method, each, None, _no_scaler())
     optimiser.step()
     method.after_step(1, 2)
     lost = [
         n for n, v in trained.items() if v.grad is None or not bool((v.grad.isfinite() & v.isfinite()).all())
     ]
-    _hold(not lost, f"no finite gradient for {', '.join(lost[:3])}")
+    hold(not lost, f"no finite gradient for {', '.join(lost[:3])}")
 
 
-@_check_in_eval
+@check_in_eval
 def _similarities_and_loss_are_not_rounded(method: Method, batch: Any) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         images, classes = Batch(images=batch.images), method.prepare_classes(batch.token_ids[:, None])
@@ -359,28 +354,23 @@ def _similarities_and_loss_are_not_rounded(method: Method, batch: Any) -> None:
     for what, values in found.items():
         # few fp32 values are bf16 values too; a product that was rounded and widened again always is one
         exact = values.dtype == torch.float32 and (values.bfloat16() == values).float().mean() <= 0.5
-        _hold(bool(exact), f"{what} is rounded to bf16 under autocast: multiply by precision.similarity")
-    _hold(loss.dtype == torch.float32, f"the loss is {loss.dtype} under bf16 autocast, expected fp32")
+        hold(bool(exact), f"{what} is rounded to bf16 under autocast: multiply by precision.similarity")
+    hold(loss.dtype == torch.float32, f"the loss is {loss.dtype} under bf16 autocast, expected fp32")
     if method.splits:
-        _close(loss, method.loss_of(embeddings, batch.labels), "loss under bf16 autocast", 1e-5)
+        close(loss, method.loss_of(embeddings, batch.labels), "loss under bf16 autocast", 1e-5)
 
 
-@_check
+@check
 def _every_tensor_moves_with_the_method(build: Build, family: str) -> None:
     method, batch = moved(build, family)
-    _hold(*probes.registers_every_tensor(method))
+    hold(*probes.registers_every_tensor(method))
     if torch.cuda.is_available():
         here = _loss(method, batch)
-        there = _loss(method.cuda(), _each(batch, lambda value: value.cuda()))
-        _hold(abs(there - here) < 1e-2, f"loss on the GPU {there:.4f}, on the CPU {here:.4f}")
+        there = _loss(method.cuda(), batch.changed(lambda value: value.cuda()))
+        hold(abs(there - here) < 1e-2, f"loss on the GPU {there:.4f}, on the CPU {here:.4f}")
 
 
-def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a batch with every tensor changed."""
-    return Batch(**{name: None if value is None else change(value) for name, value in vars(batch).items()})
-
-
-@_check
+@check
 def _trains_the_same_tensors_once_moved(build: Build, family: str) -> None:
     method, _ = made(build, family)
     trained = set(method.trainable_parameters())
@@ -390,35 +380,35 @@ def _trains_the_same_tensors_once_moved(build: Build, family: str) -> None:
         ("it was built on a moved backbone", build(small_backbone(family).bfloat16())),
     ):
         other = sorted(trained ^ set(there.trainable_parameters()))
-        _none(other, f"once {order}, it trains {len(other)} other tensors")
+        none(other, f"once {order}, it trains {len(other)} other tensors")
 
 
-@_check_in_eval
+@check_in_eval
 def _a_copy_stands_on_its_own(method: Method, batch: Any) -> None:
     copied = copy.deepcopy(method)
     before = method.similarity(batch.images, batch.token_ids)
-    _close(copied.similarity(batch.images, batch.token_ids), before, "logits of a copy", 0.0)
+    close(copied.similarity(batch.images, batch.token_ids), before, "logits of a copy", 0.0)
     move(copied, size=0.5)
     unmoved = method.similarity(batch.images, batch.token_ids)
-    _close(unmoved, before, "logits after the copy was trained", 0.0)
+    close(unmoved, before, "logits after the copy was trained", 0.0)
     after = copied.similarity(batch.images, batch.token_ids)
     trains = probes.trained_values(method) > 0
-    _hold(trains != torch.equal(after, before), "training a copy changes nothing in the copy")
+    hold(trains != torch.equal(after, before), "training a copy changes nothing in the copy")
 
 
-@_check_in_eval
+@check_in_eval
 def _classes_are_scored_one_by_one(method: Method, batch: Any) -> None:
-    _hold(*probes.scores_unseen_classes(method, batch))
+    hold(*probes.scores_unseen_classes(method, batch))
 
 
-@_check
+@check
 def _declared_merge_gives_the_same_features(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     if method.mergeable:
-        _hold(*probes.can_merge(method, batch, small_backbone(family)))
+        hold(*probes.can_merge(method, batch, small_backbone(family)))
 
 
-@_check
+@check
 def _seeds_and_prints_nothing(build: Build, family: str) -> None:
     states, printed = [], io.StringIO()
     with (
@@ -431,5 +421,5 @@ def _seeds_and_prints_nothing(build: Build, family: str) -> None:
             method = build(small_backbone(family))
             _loss(method, small_batch(method.backbone))
             states.append(torch.get_rng_state())
-    _hold(not torch.equal(*states), "the random state does not depend on the run's seed: it seeds by itself")
-    _hold(not printed.getvalue(), f"prints '{printed.getvalue().strip()[:60]}'")
+    hold(not torch.equal(*states), "the random state does not depend on the run's seed: it seeds by itself")
+    hold(not printed.getvalue(), f"prints '{printed.getvalue().strip()[:60]}'")

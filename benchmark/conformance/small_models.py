@@ -10,13 +10,17 @@ from typing import Any
 import torch
 
 from benchmark.backbones import Backbone, InputSpec, from_open_clip, load_backbone
+from benchmark.backbones.towers.precision import at_least_fp32
 from benchmark.data.samples import Batch
 from methods.base import Method
+from methods.supervision import Classes
 
 Build = Callable[[Backbone], Method]
 """Wraps a fresh backbone with a method, as ``methods.build`` does."""
 
 FAMILIES = ("timm+bert", "open_clip")
+_MODELS = dict(zip(("random:small_timm_bert", "random:small_clip"), FAMILIES, strict=True))
+CLASSES = 3
 _SIZE, _CONTEXT = 32, 24
 
 
@@ -37,6 +41,33 @@ def small_batch(backbone: Backbone, pairs: int = 6, *, seed: int = 0) -> Batch:
         ids[row, 0], ids[row, words] = 2, 79  # the largest id ends a text where a tower looks for it
     labels = torch.randint(0, 2, (pairs, 2), generator=generator).float()
     return Batch(images=images, token_ids=ids, labels=labels)
+
+
+def worlds(method: Method, batch: Any) -> list[Any]:
+    """Return the same images as pairs and with class labels; a method that is bound to classes has no pairs."""
+    return ([] if method.class_bound else [batch]) + [with_classes(method, batch)]
+
+
+@torch.no_grad()
+def with_classes(method: Method, batch: Any) -> Any:
+    """Return a batch of pairs with class labels in the place of texts; six of the texts are prompts of three classes.
+
+    Frozen features have the number type of the images.
+    """
+    frozen = small_backbone(_MODELS[method.backbone.name])
+    prompts = batch.token_ids[: 2 * CLASSES]
+    features = at_least_fp32(frozen.text.features(prompts)).to(batch.images.dtype)
+    shape = (CLASSES, 2)
+    return Batch(
+        images=batch.images,
+        labels=torch.arange(len(batch.images)) % CLASSES,
+        supervision=Classes(prompts.unflatten(0, shape), features.unflatten(0, shape)),
+    )
+
+
+def loss_of(method: Method, batch: Any) -> torch.Tensor:
+    """Return the loss that a batch's supervision makes."""
+    return batch.supervision.loss(method, batch)
 
 
 def made(build: Build, family: str) -> tuple[Method, Any]:  # Any: a Batch whose inputs are all there

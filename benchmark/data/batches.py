@@ -1,4 +1,4 @@
-"""Batches of image-report pairs for a method: cached features instead of inputs if a tower is frozen."""
+"""Batches of image-report pairs or of labelled images for a method: cached features where a tower is frozen."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from benchmark.backbones.backbone import to_device
 from benchmark.data.batch_size import check_corpus
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.prepared import Array, Rows
-from benchmark.data.samples import Batch, PairData
+from benchmark.data.samples import Batch, LabelledImages, PairData
 from benchmark.errors import CellError, ConfigError
 from methods.base import Method
+from methods.supervision import Classes
 
 _STEP = 16
 """Texts of similar length are padded to a multiple of this, so that few shapes occur."""
@@ -28,73 +29,62 @@ _STEP = 16
 _CHUNK = 4096
 
 
-class PairBatches:
-    """Batches of a corpus for one method: towers that it leaves alone bring features instead of inputs.
+class Batches:
+    """Batches of a training set for one method: a tower that it leaves alone brings features instead of inputs.
 
     Args:
-        method: decides which inputs are needed and how texts are padded.
-        corpus: the pairs.
+        method: decides which inputs are needed.
+        data: images to train on.
         frozen: source of constant features and of token ids.
-        batch_size: pairs per step of all processes together; the last, smaller batch of an epoch is dropped.
+        batch_size: samples per step of all processes together; the last, smaller batch of an epoch is dropped.
         seed: order of the epochs.
         device: where batches go.
         num_workers: processes that read images ahead; 0 reads in this one. Batches are the same, bit for bit.
-        length_bucket: within so many batches rows are sorted by text length, so that those of a batch are similar, and
-            the batches of the epoch are shuffled; 0 leaves rows as they were drawn. Acts where the method trains on
-            texts padded to the longest of a batch.
         rank, size: which process of how many this is: all draw the same order, each takes its share of every batch.
         start_method: how processes are started; None is the system's way.
 
     Raises:
-        DataError: if the corpus is smaller than a batch.
         ConfigError: if the processes cannot share a batch evenly.
     """
 
     def __init__(
         self,
         method: Method,
-        corpus: PairData,
+        data: PairData | LabelledImages,
         frozen: FrozenFeatures,
         *,
         batch_size: int,
         seed: int,
         device: torch.device,
         num_workers: int = 0,
-        length_bucket: int = 0,
         rank: int = 0,
         size: int = 1,
         start_method: str | None = None,
     ) -> None:
-        _check(corpus, batch_size, size)
-        self._method, self._corpus = method, corpus
+        _check_shares(batch_size, size)
+        self._method, self._count = method, len(data)
         self._batch_size, self._seed, self._device = batch_size, seed, device
         self._share = slice(rank * batch_size // size, (rank + 1) * batch_size // size)
         constant = {"image", "text"} - method.adapts
-        wanted = constant | method.frozen_targets
+        self._wanted = constant | method.frozen_targets
         self.constant = sorted(constant)
-        self._token_ids = frozen.token_ids(corpus.texts)
-        self._images = frozen.of_images(corpus.pixels, corpus.digest) if "image" in wanted else None
-        self._texts = frozen.of_texts(self._token_ids) if "text" in wanted else None
-        self._labels = None if corpus.labels is None else torch.from_numpy(corpus.labels)
-        self._pixels = PixelRows(corpus.pixels)
+        self._images = frozen.of_images(data.pixels, data.digest) if "image" in self._wanted else None
+        self._pixels = PixelRows(data.pixels)
         self._loader: PixelLoader | None = None
         if num_workers and "image" not in constant:
             self._loader = PixelLoader(
-                corpus.pixels, workers=num_workers, device=device, start_method=start_method
+                data.pixels, workers=num_workers, device=device, start_method=start_method
             )
-        sorts = length_bucket and method.text_padding == "longest" and "text" not in constant
-        self._bucket = length_bucket if sorts else 0
-        self._lengths = self._text_lengths() if sorts else np.empty(0)
 
     @property
     def pairs(self) -> int:
-        """Pairs of the corpus."""
-        return len(self._corpus)
+        """Samples of the training set."""
+        return self._count
 
     @property
     def steps(self) -> int:
         """Batches per epoch."""
-        return len(self._corpus) // self._batch_size
+        return self._count // self._batch_size
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's share of the batches of an epoch; their order depends on seed and number alone.
@@ -114,7 +104,7 @@ class PairBatches:
                 yield self._batch(chosen, pixels)
 
     def batch(self, rows: np.ndarray, *, cached: bool = True) -> Batch:
-        """Return the pairs of ``rows``; with ``cached=False`` inputs even where features are constant."""
+        """Return the samples of ``rows``; with ``cached=False`` inputs even where features are constant."""
         # ascending reads are much cheaper on a memory-mapped file; the order within a batch changes nothing
         rows = np.sort(rows)
         needed = not cached or "image" not in self.constant
@@ -123,32 +113,69 @@ class PairBatches:
     def _order(self, number: int) -> np.ndarray:
         """Return the rows of all batches of an epoch, ``[steps, batch_size]``; each occurs once at most."""
         rng = np.random.default_rng([self._seed, number])
-        order = rng.permutation(len(self._corpus))[: self.steps * self._batch_size]
+        return self._arranged(rng.permutation(self._count)[: self.steps * self._batch_size], rng)
+
+    def _arranged(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return drawn rows as batches."""
+        return order.reshape(self.steps, -1)
+
+    def _batch(self, rows: np.ndarray, pixels: Tensor | None, *, cached: bool = True) -> Batch:
+        """Return a batch on the device from ascending rows and their pixels, where images are needed."""
+        batch = Batch()
+        features = (
+            None if self._images is None else to_device(self._images[torch.from_numpy(rows)], self._device)
+        )
+        batch.frozen_image = features if "image" in self._method.frozen_targets else None
+        if pixels is None:
+            batch.image_features = features
+        else:
+            batch.images = self._method.backbone.input_spec.to_input(pixels, self._device)
+        return batch
+
+
+class PairBatches(Batches):
+    """Batches of image-report pairs.
+
+    Args:
+        method: decides, beside what :class:`Batches` asks, how texts are padded.
+        corpus: the pairs.
+        frozen, how: see :class:`Batches`.
+        length_bucket: within so many batches rows are sorted by text length, so that those of a batch are similar, and
+            the batches of the epoch are shuffled; 0 leaves rows as they were drawn. Acts where the method trains on
+            texts padded to the longest of a batch.
+
+    Raises:
+        DataError: if the corpus is smaller than a batch.
+        ConfigError: if the processes cannot share a batch evenly.
+    """
+
+    def __init__(
+        self, method: Method, corpus: PairData, frozen: FrozenFeatures, *, length_bucket: int = 0, **how: Any
+    ) -> None:
+        check_corpus(corpus.name, len(corpus), [how["batch_size"]])
+        super().__init__(method, corpus, frozen, **how)
+        self._token_ids = frozen.token_ids(corpus.texts)
+        self._texts = frozen.of_texts(self._token_ids) if "text" in self._wanted else None
+        self._labels = None if corpus.labels is None else torch.from_numpy(corpus.labels)
+        sorts = length_bucket and method.text_padding == "longest" and "text" not in self.constant
+        self._bucket = length_bucket if sorts else 0
+        self._lengths = self._text_lengths() if sorts else np.empty(0)
+
+    def _arranged(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not self._bucket:
-            return order.reshape(self.steps, -1)
+            return super()._arranged(order, rng)
         window = self._bucket * self._batch_size
         parts = [order[start : start + window] for start in range(0, len(order), window)]
         alike = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in parts])
         return alike.reshape(self.steps, -1)[rng.permutation(self.steps)]
 
     def _batch(self, rows: np.ndarray, pixels: Tensor | None, *, cached: bool = True) -> Batch:
-        """Return a batch on the device from ascending rows and their pixels, where images are needed."""
-        index = torch.from_numpy(rows)
-        batch = Batch(labels=None if self._labels is None else to_device(self._labels[index], self._device))
-        features = {
-            kind: to_device(values[index], self._device)
-            for kind, values in (("image", self._images), ("text", self._texts))
-            if values is not None
-        }
-        batch.frozen_image, batch.frozen_text = (
-            features.get(kind) if kind in self._method.frozen_targets else None for kind in ("image", "text")
-        )
-        if pixels is None:
-            batch.image_features = features["image"]
-        else:
-            batch.images = self._method.backbone.input_spec.to_input(pixels, self._device)
+        batch, index = super()._batch(rows, pixels, cached=cached), torch.from_numpy(rows)
+        batch.labels = None if self._labels is None else to_device(self._labels[index], self._device)
+        features = None if self._texts is None else to_device(self._texts[index], self._device)
+        batch.frozen_text = features if "text" in self._method.frozen_targets else None
         if cached and "text" in self.constant:
-            batch.text_features = features["text"]
+            batch.text_features = features
         else:
             batch.token_ids = to_device(
                 self._padded(torch.from_numpy(self._token_ids[rows]).long()), self._device
@@ -170,8 +197,41 @@ class PairBatches:
         return np.concatenate([lengths(part).numpy() for part in parts])
 
 
-def _check(corpus: PairData, batch_size: int, size: int) -> None:
-    check_corpus(corpus.name, len(corpus), [batch_size])
+class ClassBatches(Batches):
+    """Batches of images with one class each; where there are fewer images than a batch, all of them are one.
+
+    Args:
+        method: see :class:`Batches`.
+        support: the images.
+        frozen, how: see :class:`Batches`.
+        prompts: token ids ``[C, T, L]`` of the classes' prompts.
+    """
+
+    def __init__(
+        self, method: Method, support: LabelledImages, frozen: FrozenFeatures, *, prompts: Tensor, **how: Any
+    ) -> None:
+        size = min(how["batch_size"], len(support))
+        super().__init__(method, support, frozen, **{**how, "batch_size": size})
+        self._targets = torch.from_numpy(support.targets)
+        features = frozen.of_texts(prompts.flatten(0, 1).cpu()).unflatten(0, prompts.shape[:2])
+        self.classes = Classes(prompts.to(self._device), features.to(self._device))
+
+    def _batch(self, rows: np.ndarray, pixels: Tensor | None, *, cached: bool = True) -> Batch:
+        batch = super()._batch(rows, pixels, cached=cached)
+        batch.labels = to_device(self._targets[torch.from_numpy(rows)], self._device)
+        batch.supervision = self.classes
+        return batch
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Return frozen features ``[N, E]`` and class indices ``[N]`` of all images, for a solver.
+
+        Only for methods that leave the image tower alone.
+        """
+        assert self._images is not None
+        return self._images.to(self._device), self._targets.to(self._device)
+
+
+def _check_shares(batch_size: int, size: int) -> None:
     if batch_size % size:
         raise ConfigError(
             f"--batch-size {batch_size} is the batch of all {size} processes together and must be a multiple of {size}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark.data.labels import POLICIES, Labels
 from benchmark.data.prepared import MANIFEST, PIXELS, Array, Prepared, take
 from benchmark.errors import ConfigError, DataError
+from methods.supervision import PAIRS, Supervision
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +27,11 @@ class Batch:
     """One step's samples. A tower whose features are constant during training brings features instead of inputs.
 
     Attributes:
-        images: ``[B, C, H, W]`` or None. token_ids: ``[B, L]`` or None. labels: ``[B, K]`` or None.
+        images: ``[B, C, H, W]`` or None. token_ids: ``[B, L]`` or None. labels: findings ``[B, K]`` or None; in a batch
+            that classes supervise, class indices ``[B]``.
         image_features, text_features: pooled, projected, un-normalised features ``[B, E]`` of the frozen towers.
         frozen_image, frozen_text: the same, beside the inputs, for losses that compare with the frozen model.
+        supervision: what the loss is made of.
     """
 
     images: Tensor | None = None
@@ -38,6 +41,7 @@ class Batch:
     text_features: Tensor | None = None
     frozen_image: Tensor | None = None
     frozen_text: Tensor | None = None
+    supervision: Supervision = PAIRS
 
     @property
     def size(self) -> int:
@@ -51,16 +55,19 @@ class Batch:
 
     def split(self, size: int) -> list[Batch]:
         """Return parts of at most ``size`` samples, in order."""
-        count = self.size
-        return [
-            Batch(
-                **{name: None if value is None else value[i : i + size] for name, value in vars(self).items()}
-            )
-            for i in range(0, count, size)
-        ]
+        starts = range(0, self.size, size)
+        return [self.changed(lambda value, i=start: value[i : i + size]) for start in starts]  # type: ignore[misc]
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor of its samples changed."""
+        tensors: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
 
     def _tensors(self) -> list[Tensor]:
-        return [value for name, value in vars(self).items() if value is not None and name != "labels"]
+        found = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return [value for name, value in found.items() if name != "labels"]
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ class Registry:
         return f"{nearest} Known: {', '.join(self.names()) or 'none'}{more}"
 
 
-METHODS = Registry("method", "methods", not_plugins=("base", "losses"))
+METHODS = Registry("method", "methods", not_plugins=("base", "losses", "supervision"))
 TASKS = Registry("task", "tasks", not_plugins=("base", "dense", "score_rules"))
 DATASETS = Registry("dataset", "benchmark/data/datasets")
 BACKBONES = Registry("backbone", "benchmark/backbones")

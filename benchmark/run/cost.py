@@ -137,7 +137,7 @@ def measure_method(method: Method, batch: Any, *, pairs: int | None = None) -> d
 
     Args:
         method: the method, on the device of the batch.
-        batch: what ``method.loss`` takes; its ``token_ids`` [B, L] say how many pairs it holds.
+        batch: what is trained on; its ``token_ids`` [B, L] say how many pairs it holds.
         pairs: the number of pairs if the batch has no token_ids.
 
     Returns:
@@ -163,7 +163,7 @@ def measure_method(method: Method, batch: Any, *, pairs: int | None = None) -> d
 
 def _step_flops(method: Method, batch: Any, *, trains: bool) -> tuple[int, int | None]:
     with _counting() as counter, torch.set_grad_enabled(trains):
-        loss = method.loss(batch)
+        loss = batch.supervision.loss(method, batch)
         forward = int(counter.get_total_flops())
         if not trains:
             return forward, None

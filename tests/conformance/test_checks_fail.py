@@ -159,6 +159,18 @@ BROKEN = {
             "logits: differs",
         )
     ],
+    "classes supervise what is evaluated": [
+        (
+            sound_but(
+                from_class_features=lambda self, features: functional.normalize(features[:, 0], dim=-1)
+            ),
+            "scores in training: differs",
+        ),
+        (
+            sound_but(embed_classes=lambda self, batch, classes: {"cosines": torch.zeros(3)}),
+            "batch not in front",
+        ),
+    ],
     "trained state survives the store": [(ForgetsHalf, "logits after saving and loading")],
     "overfits sixteen pairs": [(LearnsNothing, "loss went from")],
     "parts of a batch give its gradients": [(sound_but(embed=embeds_by_size), "gradient of ")],

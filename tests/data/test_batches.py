@@ -52,7 +52,7 @@ def lengths(batch: Batch) -> list[int]:
 
 def same(one: Batch, other: Batch) -> bool:
     pairs = zip(vars(one).values(), vars(other).values(), strict=True)
-    return all(a is b if a is None or b is None else torch.equal(a, b) for a, b in pairs)
+    return all(a is b or torch.equal(a, b) for a, b in pairs)
 
 
 # ---------------------------------------------------------------------------------------------- reading ahead

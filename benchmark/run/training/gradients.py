@@ -1,4 +1,4 @@
-"""Gradients of a contrastive loss, also for a batch that several processes share or that does not fit into memory."""
+"""Gradients of a batch's loss, also for a batch that several processes share or that does not fit into memory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def backward(
     world: World = ALONE,
     step: int = 0,
 ) -> Tensor:
-    """Accumulate the gradients of ``method.loss(batch)`` and return the detached loss.
+    """Accumulate the gradients of the loss that the batch's supervision makes, and return the detached loss.
 
     Args:
         method: whose trained tensors receive gradients.
-        batch: pairs that the loss compares; with several processes, this one's share of them, or all of them where the
-            method does not take parts (:attr:`Method.splits`).
-        micro_batch: pairs per pass through the towers; None passes all at once. The loss always sees the whole batch,
+        batch: what the loss compares; with several processes, this one's share of it, or all of it where the method
+            does not take parts (:attr:`Method.splits`).
+        micro_batch: samples per pass through the towers; None passes all at once. The loss always sees the whole batch,
             so its negatives and gradients stay those of the full batch (Gao et al., RepL4NLP 2021, arXiv 2101.06983):
             a first pass collects embeddings, the loss gives their gradients, a second pass carries these into the
             towers with the same random masks.
         scaler: for fp16; does nothing otherwise.
-        world: processes whose pairs the loss compares. Each embeds its share and computes the loss of all, so that the
-            mean of their gradients is the gradient of the joint batch.
+        world: processes that share a batch. Each embeds its share and computes the loss of all, so that the mean of
+            their gradients is the gradient of the joint batch.
         step: number of the step, from which each process draws its masks.
     """
     if micro_batch is None or micro_batch >= batch.size or not method.splits:
@@ -45,18 +45,18 @@ def backward(
     with world.own_draws(step), torch.no_grad():
         for part in parts:
             states.append(random_state(batch.device))
-            embedded.append(method.embed(part))
+            embedded.append(part.supervision.embed(method, part))
     own: Embeddings = {
         name: torch.cat([piece[name] for piece in embedded]).requires_grad_() for name in embedded[0]
     }
-    loss = _joint_loss(method, own, batch.labels, world)
+    loss = _joint_loss(method, own, batch, world)
     with _as_computed(batch):
         scaler.scale(loss).backward()
     start = 0
     with world.own_draws(step):
         for part, state in zip(parts, states, strict=True):
             set_random_state(state, batch.device)
-            pieces = method.embed(part)
+            pieces = part.supervision.embed(method, part)
             moving = {name: piece for name, piece in pieces.items() if piece.requires_grad}
             with _as_computed(batch):
                 torch.autograd.backward(
@@ -78,14 +78,15 @@ def _as_computed(batch: Batch) -> torch.autocast:
 
 def _loss(method: Method, batch: Batch, world: World, step: int) -> Tensor:
     if world.size == 1 or not method.splits:
-        return method.loss_together(batch, world)
+        return batch.supervision.loss(method, batch, world)
     with world.own_draws(step):
-        own = method.embed(batch)
-    return _joint_loss(method, own, batch.labels, world)
+        own = batch.supervision.embed(method, batch)
+    return _joint_loss(method, own, batch, world)
 
 
-def _joint_loss(method: Method, own: Embeddings, labels: Tensor | None, world: World) -> Tensor:
-    """Return the loss of all processes' pairs."""
+def _joint_loss(method: Method, own: Embeddings, batch: Batch, world: World) -> Tensor:
+    """Return the loss of all processes' samples."""
+    labels = batch.labels
     values = world.gather([*own.values(), *([] if labels is None else [labels])])
     joint = dict(zip(own, values, strict=False))
-    return method.loss_of(joint, None if labels is None else values[-1])
+    return batch.supervision.loss_of(method, joint, None if labels is None else values[-1])

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmark.backbones.towers.precision import TrainingArithmetic
 from benchmark.config.run_config import Recipe
 from benchmark.console import Reporter, Stopped
-from benchmark.data.batches import PairBatches
+from benchmark.data.batches import Batches
 from benchmark.data.samples import Batch
 from benchmark.errors import CellError
 from benchmark.run.checks.frozen import check_mode
@@ -99,11 +99,11 @@ def make_optimiser(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 class Trainer:
-    """Adapts one method on one corpus.
+    """Adapts one method on one training set.
 
     Args:
         method: to be trained; holds the best weights afterwards.
-        batches: the corpus.
+        batches: the training set; each batch says what it supervises with.
         recipe: how.
         validate: returns named scores of the method on the validation set; ``metric`` among them is maximised.
         metric: validation score that selects.
@@ -117,7 +117,7 @@ class Trainer:
     def __init__(
         self,
         method: Method,
-        batches: PairBatches,
+        batches: Batches,
         recipe: Recipe,
         *,
         validate: Validate,

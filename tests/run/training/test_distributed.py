@@ -15,7 +15,7 @@ from torch import Tensor
 import methods
 from benchmark import machine
 from benchmark.config.run_config import Recipe
-from benchmark.conformance.small_models import moved, small_batch
+from benchmark.conformance.small_models import moved, small_batch, with_classes
 from benchmark.console import QueueReporter, Stopped
 from benchmark.data.batches import PairBatches
 from benchmark.data.samples import Batch
@@ -52,13 +52,14 @@ class Case:
     labels: bool = True
     train: bool = False
     pairs: int = 8
+    classes: bool = False
 
 
 def share(built: Method, batch: Batch, rank: int, size: int) -> Batch:
     """Return the rows of one process, its texts as short as they allow."""
     rows = slice(rank * batch.size // size, (rank + 1) * batch.size // size)
-    own = Batch(**{name: None if value is None else value[rows] for name, value in vars(batch).items()})
-    if built.text_padding == "longest":
+    own = batch.changed(lambda value: value[rows])
+    if built.text_padding == "longest" and own.token_ids is not None:
         own.token_ids = built.backbone.trim(own.token_ids)
     return own
 
@@ -67,6 +68,7 @@ def prepared(case: Case) -> tuple[Method, Batch]:
     built, _ = moved(functools.partial(methods.build, case.name), FAMILY)
     batch = small_batch(built.backbone, case.pairs)
     batch.labels = batch.labels if case.labels else None
+    batch = with_classes(built, batch) if case.classes else batch
     built.train(case.train)  # dropout draws in each process on its own: off
     torch.manual_seed(7)
     return built, batch
@@ -129,6 +131,9 @@ def test_two_processes_make_the_step_of_one(both: Pair, name: str) -> None:
         Case("mmrl", micro=1),  # frozen features among what is gathered
         Case("cocoop", train=True),  # one anchor, drawn alike: 15 texts for two processes
         Case("cocoop", labels=False, pairs=2),
+        Case("clip_lora", micro=3, classes=True),
+        Case("mmrl", classes=True),
+        Case("cocoop", classes=True),
     ],
     ids=str,
 )

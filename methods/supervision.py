@@ -1,0 +1,91 @@
+"""What a batch supervises with: the pairing of images and reports, or class labels.
+
+A method is told neither. It says how a batch is embedded and what the loss of that is, once for pairs
+(:meth:`Method.embed`, :meth:`Method.loss_of`) and once for classes (:meth:`Method.embed_classes`,
+:meth:`Method.loss_of_classes`), and inherits both; the object that a batch carries asks for its own. Embeddings have
+the batch in front in both worlds, so that parts of a batch and shares of several processes are joined alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+from torch.nn import functional
+
+from benchmark.backbones.towers.precision import at_least_fp32
+from benchmark.world import ALONE, World
+
+if TYPE_CHECKING:
+    from methods.base import Embeddings, Method
+
+
+class Supervision(Protocol):
+    """Turns a method's embeddings of a batch into the loss."""
+
+    def embed(self, method: Method, batch: Any) -> Embeddings:
+        """Return all that :meth:`loss_of` needs of a batch or a part of one, with the batch in front."""
+
+    def loss_of(self, method: Method, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
+        """Return the scalar loss of an embedded batch."""
+
+    def loss(self, method: Method, batch: Any, world: World = ALONE) -> Tensor:
+        """Return the scalar loss of a whole batch, which several processes may hold alike."""
+
+
+class Pairs:
+    """Each image belongs to its report: a contrastive loss over the batch; labels are findings ``[B, K]`` or None."""
+
+    def embed(self, method: Method, batch: Any) -> Embeddings:
+        """Return the method's embeddings of pairs."""
+        return method.embed(batch)
+
+    def loss_of(self, method: Method, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
+        """Return the method's loss of embedded pairs."""
+        return method.loss_of(embeddings, labels)
+
+    def loss(self, method: Method, batch: Any, world: World = ALONE) -> Tensor:
+        """Return the method's loss of pairs."""
+        return method.loss_together(batch, world)
+
+
+PAIRS = Pairs()
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Each image belongs to one of C classes: cross-entropy over their prompts; labels are class indices ``[B]``.
+
+    Attributes:
+        prompts: token ids ``[C, T, L]`` of T templates filled with each class.
+        features: what the frozen text tower makes of them, not normalised, ``[C, T, E]``.
+    """
+
+    prompts: Tensor
+    features: Tensor
+
+    def frozen(self) -> Tensor:
+        """Return the frozen model's class features ``[C, E]``: normalise, mean over templates, normalise."""
+        return functional.normalize(
+            functional.normalize(at_least_fp32(self.features), dim=-1).mean(dim=1), dim=-1
+        )
+
+    def prepared(self, method: Method) -> Any:
+        """Return what :meth:`Method.classify` needs of the classes; a text tower that is not adapted need not work."""
+        if "text" in method.adapts:
+            return method.prepare_classes(self.prompts)
+        return method.from_class_features(self.features)
+
+    def embed(self, method: Method, batch: Any) -> Embeddings:
+        """Return the method's embeddings of labelled images."""
+        return method.embed_classes(batch, self)
+
+    def loss_of(self, method: Method, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
+        """Return the method's loss of embedded, labelled images."""
+        assert labels is not None  # a batch of this world has them
+        return method.loss_of_classes(embeddings, labels)
+
+    def loss(self, method: Method, batch: Any, world: World = ALONE) -> Tensor:
+        """Return the method's loss of labelled images; every process computes the whole."""
+        return self.loss_of(method, self.embed(method, batch), batch.labels)
