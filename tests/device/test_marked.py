@@ -41,7 +41,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Operations]:
 
 
 def on_gpu(batch: Batch) -> Batch:
-    return Batch(*(value if value is None else value.to(GPU) for value in vars(batch).values()))
+    return batch.changed(lambda value: value.to(GPU))
 
 
 def test_what_is_planted_is_seen(gpu: Operations) -> None:
