@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,12 +20,10 @@ from benchmark.report.html import page
 from benchmark.report.model import SMALLEST_DIFFERENCE, Block
 from benchmark.report.paper import PaperTables, load_paper
 from benchmark.report.tables.datasets import dataset_tables
-from benchmark.report.tables.formats import latex, markdown, terminal
+from benchmark.report.tables.formats import latex, markdown
 from benchmark.report.tables.render import efficiency_frame, render_block
+from benchmark.report.tables.screen import Screen
 from benchmark.report.tables.table import Table
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 FORMATS = ("md", "tex", "csv", "html")
 ALL = "all"
@@ -90,9 +88,19 @@ class Report:
         index = _write(self.folder / "index.html", page(self.blocks, self.rendered, pictures))
         return [*written, *(path for picture in pictures for path in picture.files), index]
 
-    def console(self) -> RenderableType:
-        """The tables with scores, for ``rich``: intervals, trainable parameters, step time, what differs."""
-        return terminal([item for item in self.rendered if any(row.scores for row in item.block.rows)])
+    def console(self, command: str = "") -> Screen:
+        """The last screen, for ``rich``: scores, verdicts, doubts, the page, and the ``command`` to type next."""
+        index = self.folder / "index.html"
+        return Screen(self.rendered, str(index) if index.is_file() else "", command or self.next_command())
+
+    def next_command(self) -> str:
+        """A comparison of the first method with the next one or the baseline; empty with fewer than two."""
+        for decision in (table.decision for table in self.rendered if table.decision is not None):
+            if decision.standings:
+                rows = [decision.standings[0].row, decision.base or decision.standings[1].row]
+                names = " ".join(shlex.quote(row.cell) for row in rows)
+                return f"python run_benchmark.py compare {names} --output-dir {shlex.quote(str(self.folder.parent))}"
+        return ""
 
     def _by_id(self) -> dict[str, list[Table]]:
         groups: dict[str, list[Table]] = {}

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmark.config.experiments import Experiment, ResolvedRow, resolve
+from benchmark.metrics.classification import plain_value, zero_shot_metrics
 from benchmark.report import collect, experiment_tables, report
 from benchmark.report.tables import datasets
 from benchmark.report.tables.table import Table
@@ -130,6 +132,57 @@ def write_cell(tmp_path: Path) -> WriteCell:
         return cell
 
     return write
+
+
+ROUNDS = 90
+TWO_SETS: dict[str, Any] = {
+    "name": "toy",
+    "title": "Toy suite",
+    "tasks": {"zeroshot": {"datasets": {"films": {"title": "Wide film set"}, "slides": {"title": "Slides"}}}},
+}
+
+
+def store_predictions(
+    folder: Path, method: str, skills: Sequence[float], seed: int = 0, trained: int = 97
+) -> None:
+    """Store a cell with predictions on two sets, whose accuracy grows with the skill on each."""
+    shared, own = np.random.default_rng(1), np.random.default_rng((seed, len(method), trained))
+    cell = Store(folder).cell(f"runs/toy/tiny/{method}/seed-{seed}")
+    cell.write_config(
+        {"suite_name": "toy", "backbone": "tiny", "method": method, "seed": seed, "suite": TWO_SETS}
+    )
+    cell.write_json("status.json", {"status": "success"})
+    costs = {"trainable_parameters": trained, "total_parameters": 1_000_000, "forward_flops_per_pair": 1e8}
+    cell.write_json("efficiency.json", {**costs, "step_time_p50_s": 1e-5 * trained or None})
+    datasets = {}
+    for name, skill in zip(("films", "slides"), skills, strict=True):
+        target, ids = np.arange(ROUNDS) % 3, np.array([f"{name}{at}" for at in range(ROUNDS)])
+        noise = shared.normal(0, 1, (ROUNDS, 3)) + own.normal(0, 0.1, (ROUNDS, 3))
+        similarity = (skill * np.eye(3)[target] + noise).astype(np.float32)
+        found = zero_shot_metrics("multiclass", similarity, 1.0, target)
+        values = {key: plain_value(found[key], ROUNDS) for key in ("acc", "auroc")}
+        entries = {
+            key: {"value": value, "ci_low": value - 0.08, "ci_high": min(1.0, value + 0.08), "n": ROUNDS}
+            for key, value in values.items()
+        }
+        info = {"logit_scale": 1.0, "classes": ["a", "b", "c"]}
+        datasets[name] = {"n": ROUNDS, "kind": "multiclass", "metrics": entries, "info": info}
+        arrays = {"image_id": ids, "patient_id": ids, "similarity": similarity, "target": target}
+        cell.write_npz(f"predictions/zeroshot-{name}.npz", arrays)
+    cell.write_json("zeroshot.json", {"task": "zeroshot", "status": "success", "datasets": datasets})
+
+
+@pytest.fixture(scope="session")
+def decided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of five methods on two sets: one gains everywhere, one gains and loses, one loses, one is alike."""
+    folder = tmp_path_factory.mktemp("decided")
+    store_predictions(folder, "zero_shot", (1.0, 1.0), trained=0)
+    for seed in (0, 1):
+        store_predictions(folder, "clip_adapter", (3.0, 3.0), seed, 4_609)
+        store_predictions(folder, "full_ft", (4.0, 0.0), seed, 900_000)
+        store_predictions(folder, "taskres", (1.0, 1.0), seed, 97)
+    store_predictions(folder, "peft:dora", (0.0, 0.0), 0, 12_000)
+    return folder
 
 
 @pytest.fixture

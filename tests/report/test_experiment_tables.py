@@ -177,7 +177,6 @@ def test_ties_are_marked_in_every_format_and_explained(tmp_path, write_cell, cho
     monkeypatch.setattr("benchmark.report.tables.render.block_tests", lambda block: tests)
     words = "benchmark.report.tables.render"
     monkeypatch.setattr(f"{words}.sentences", lambda tests, keys: ["CoOp is better than zero-shot."])
-    monkeypatch.setattr(f"{words}.summary", lambda tests: ["1 better."])
     write_cell("ace_lora", 0, (0.50, 0.8))
     write_cell("coop", 0, (0.49, 0.7))
     write_cell("zero_shot", 0, (0.40, 0.7))

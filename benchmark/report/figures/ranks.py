@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from benchmark.registry import register_figure
 from benchmark.report.figures.style import Drawing, look, new_figure
 from benchmark.report.model import Block
-from benchmark.report.significance.comparisons import Ranks, block_tests
+from benchmark.report.significance.comparisons import Ranks
+from benchmark.report.significance.decision import decide
 from benchmark.report.significance.wording import p_text
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ _BAR = 0.13  # between two bars
 
 @register_figure("ranks")
 def draw(block: Block) -> Iterator[Drawing]:
-    """Yield the diagram (Demsar, JMLR 7, 2006) where there are enough methods and columns to rank."""
-    ranks = block_tests(block).ranks()
+    """Yield the diagram (Demsar, JMLR 7, 2006) where there are enough methods and test sets to rank."""
+    ranks = decide(block).ranks
     if ranks is None:
         return
     numbers = {row.cell: number for number, row in enumerate(block.rows)}

@@ -44,25 +44,6 @@ def sentences(tests: BlockTests, keys: Sequence[Key]) -> list[str]:
     return [*found, *_limits(tests, keys)] if found else []
 
 
-def summary(tests: BlockTests) -> list[str]:
-    """One short line per column: how many rows are better and worse than the baseline, and which differs most."""
-    base = tests.by_cell.get(tests.baseline)
-    if base is None:
-        return [text for key in tests.keys if (text := _ties(tests, key))]
-    lines = []
-    for key in tests.keys:
-        tested = [one for one in _comparisons(tests, key) if one.test is not None]
-        differ = [one for one in tested if one.matters]
-        if tested:
-            most = f", most {_named(tests, differ[0])}" if differ else ""
-            better = sum(one.verdict == "better" for one in differ)
-            lines.append(
-                f"{column_text(tests.block, key)}: of {len(tested)} tested, {better} better and "
-                f"{len(differ) - better} worse than {base.title}{most}."
-            )
-    return lines
-
-
 def least_text(block: Block) -> str:
     """The smallest difference that matters in a table: ``0.5 points``."""
     return f"{100 * block.smallest:g} points"

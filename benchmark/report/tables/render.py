@@ -12,7 +12,8 @@ from benchmark.config.experiments import Experiment
 from benchmark.report.model import NOT_RUN, Block, Key, Row, Score
 from benchmark.report.paper import PaperTables
 from benchmark.report.significance.comparisons import BlockTests, block_tests
-from benchmark.report.significance.wording import sentences, summary
+from benchmark.report.significance.decision import decide
+from benchmark.report.significance.wording import sentences
 from benchmark.report.tables.columns import (
     difference_reason,
     reported,
@@ -49,7 +50,7 @@ def render_block(block: Block, paper: PaperTables) -> Table:
         doubts=doubts(block),
         costs=_costs(block),
         words=sentences(writer.tests, writer.tests.keys),
-        short=summary(writer.tests),
+        decision=decide(block),
         records=_records(writer),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from benchmark.report.model import Block, Doubt, Key
+from benchmark.report.significance.decision import Decision
 
 Role = Literal["method", "switch", "paper", "measured", "difference", "cost"]
 Rank = Literal["", "best", "second"]
@@ -99,7 +100,7 @@ class Table:
         block: whose rows these are; the tables of datasets have a block without rows.
         notes: what a reader must know of the rows. doubts: why numbers may not be what they seem.
         costs: the same rows with what they cost; None where nothing was run.
-        words: in words, which differences matter. short: the same for the terminal.
+        words: in words, which differences matter. decision: what the table answers; None where it compares nothing.
         records: the rows as numbers, for CSV.
     """
 
@@ -113,7 +114,7 @@ class Table:
     doubts: Sequence[Doubt] = ()
     costs: Table | None = None
     words: Sequence[str] = ()
-    short: Sequence[str] = ()
+    decision: Decision | None = None
     records: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
     @property
