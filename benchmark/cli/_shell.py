@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.files import ROOT
@@ -21,19 +21,25 @@ def cell_commands(plan: Plan, words: Sequence[str]) -> list[str]:
         plan: whose cells.
         words: of the ``run`` command.
     """
-    program = [sys.executable, str(ROOT / "run_benchmark.py"), *_kept(words)]
+    program = [sys.executable, str(ROOT / "run_benchmark.py"), *_kept(words, _LEFT_OUT)]
     names = [cell.spec.folder.partition("/")[2] for cell in plan.open]  # without the store's "runs/"
     return [
         f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join([*program, '--cell', name])}" for name in names
     ]
 
 
-def _kept(words: Sequence[str]) -> Iterator[str]:
+def with_seeds(words: Sequence[str], seeds: str) -> str:
+    """Return the user's own command with other seeds: finished cells are reused, and the others added."""
+    kept = _kept([word for word in words if not word.startswith("seeds=")], {"--seeds": 1})
+    return f"python run_benchmark.py {shlex.join([*kept, '--seeds', seeds])}"
+
+
+def _kept(words: Sequence[str], left_out: Mapping[str, int]) -> Iterator[str]:
     rest = iter(words)
     for word in rest:
         flag, equals, _ = word.partition("=")
-        if flag not in _LEFT_OUT:
+        if flag not in left_out:
             yield word
         elif not equals:
-            for _ in range(_LEFT_OUT[flag]):
+            for _ in range(left_out[flag]):
                 next(rest, None)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from benchmark.cli._parser import ArgumentParser, add_data_root, add_plugins, add_smallest_difference, given
 from benchmark.cli._plan_tables import print_plan, recipe_table
-from benchmark.cli._shell import cell_commands
+from benchmark.cli._shell import cell_commands, with_seeds
 from benchmark.config.experiments import Experiment
 from benchmark.config.request import Request, load_request
 from benchmark.config.run_config import RunConfig
@@ -31,6 +31,8 @@ from benchmark.world import World
 NO_SETTINGS = ("config", "cell", "format")
 """Flags that are no settings of the run."""
 PLAN_FORMATS = ("table", "sh")
+SEEDS = "0,1,2"
+"""What a run with one seed is advised to go on with."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -136,10 +138,10 @@ def _main(args: argparse.Namespace, console: Console, world: World) -> int:
         plan, store, console=console, jobs=config.jobs, debug=config.debug, cluster=cluster,
         prepare=lambda reporter: _prepare(plan, reporter), world=world,
     )  # fmt: skip
-    written = not world.is_first or _finish(
-        configs, store, summary, console, report=not only, experiments=request.experiments
-    )
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
+    written = not world.is_first or _finish(
+        configs, store, summary, console, words=None if only else args.words, experiments=request.experiments
+    )
     if summary.interrupted:
         console.warn(
             "stopped: finished cells are kept, and what the others had saved. The same command goes on from there"
@@ -244,10 +246,13 @@ def _finish(
     summary: Summary,
     console: Console,
     *,
-    report: bool,
+    words: Sequence[str] | None,
     experiments: Sequence[Experiment],
 ) -> bool:
-    """Rebuild the summary file, and write the report of a whole run; return whether the file could be written."""
+    """Rebuild the summary file, and write the report of a whole run; return whether the file could be written.
+
+    ``words`` are those of the command; None: it named single cells, so there is no report.
+    """
     try:
         problems = store.rebuild_results_csv()
     except OSError as error:
@@ -255,18 +260,22 @@ def _finish(
         return False
     for problem in problems:
         console.warn(f"left out of results.csv: {problem}")
-    if not report:
+    if words is None:
         folder = configs[0].output_dir
         console.line(f"no report with --cell: `report --output-dir {folder}` writes it from all cells")
     elif not summary.interrupted:
-        _report(configs, store, console, experiments)
+        _report(configs, store, console, words, experiments)
     return True
 
 
 def _report(
-    configs: Sequence[RunConfig], store: Store, console: Console, experiments: Sequence[Experiment]
+    configs: Sequence[RunConfig],
+    store: Store,
+    console: Console,
+    words: Sequence[str],
+    experiments: Sequence[Experiment],
 ) -> None:
-    """Write the report and print its table; none of this can lose the run."""
+    """Write the report and print what it answers; none of this can lose the run."""
     config, suites = configs[0], {config.suite_name for config in configs}
     suite = config.suite_name if len(suites) == 1 else None
     try:
@@ -281,7 +290,7 @@ def _report(
                 more=experiments,
             )
             report.write()
-        console.table(report.console())
+        console.table(report.console(with_seeds(words, SEEDS) if report.ran_once() else ""))
     except Exception as error:  # the results are safe in the store
         reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
         reason = file_fault(error) if isinstance(error, OSError) else reason

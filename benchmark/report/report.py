@@ -19,6 +19,7 @@ from benchmark.report.figures import write_figures
 from benchmark.report.html import page
 from benchmark.report.model import SMALLEST_DIFFERENCE, Block
 from benchmark.report.paper import PaperTables, load_paper
+from benchmark.report.significance.decision import decide
 from benchmark.report.tables.datasets import dataset_tables
 from benchmark.report.tables.formats import latex, markdown
 from benchmark.report.tables.render import efficiency_frame, render_block
@@ -92,6 +93,11 @@ class Report:
         """The last screen, for ``rich``: scores, verdicts, doubts, the page, and the ``command`` to type next."""
         index = self.folder / "index.html"
         return Screen(self.rendered, str(index) if index.is_file() else "", command or self.next_command())
+
+    def ran_once(self) -> bool:
+        """Whether a method that varies over seeds was run with one alone, in the tables of all methods."""
+        found = (decide(block) for block in self.blocks)
+        return any(one.tests.ran_once(one.keys) for one in found)
 
     def next_command(self) -> str:
         """A comparison of the first method with the next one or the baseline; empty with fewer than two."""

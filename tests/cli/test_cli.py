@@ -11,6 +11,7 @@ import pytest
 from benchmark.cli import main
 from benchmark.cli import run as run_verb
 from benchmark.cli._parser import ArgumentParser, normalised
+from benchmark.cli._shell import with_seeds
 from benchmark.config.request import load_request
 from benchmark.errors import PluginError
 from benchmark.plan import make_plan
@@ -194,3 +195,12 @@ def test_every_suite_and_backbone_of_an_experiment_is_prepared_once(flags, world
     more = dataclasses.replace(specs[0], tasks={"other_task": {"datasets": {}}})
     prepare_suite.prepare_cells([*specs, more], None)
     assert seen == ["tiny", "tiny_b", ["fake_task", "other_task"]]
+
+
+def test_the_next_command_is_the_same_one_with_more_seeds():
+    assert with_seeds(["--methods", "coop", "--seeds", "0", "lr=1"], "0,1") == (
+        "python run_benchmark.py --methods coop lr=1 --seeds 0,1"
+    )
+    assert with_seeds(["--seeds=3", "seeds=[1]", "--suite", "my suite"], "0") == (
+        "python run_benchmark.py --suite 'my suite' --seeds 0"
+    )

@@ -172,14 +172,14 @@ def _costs(row: Row) -> tuple[Text, Text]:
 
 def _best(decision: Decision, width: int) -> Fitted:
     """The best row of each column; names of tied ones stay whole, so lines are broken between them."""
-    block, found = decision.block, []
-    for one in decision.best:
-        value = block.metric(one.key).text(one.row.scores[one.key].value)
-        found.append((column_text(block, one.key), f"{one.row.title} {value}", one.tied))
-    room = width - sum(max(cell_len(line[at]) for line in found) for at in (0, 1)) - 2 * GAP
+    block = decision.block
+    heads = [column_text(block, one.key) for one in decision.best]
+    values = [block.metric(one.key).text(one.row.scores[one.key].value) for one in decision.best]
+    firsts = [f"{one.row.title} {value}" for one, value in zip(decision.best, values, strict=True)]
+    room = width - sum(max(map(cell_len, texts)) for texts in (heads, firsts)) - 2 * GAP
     rows = tuple(
-        (Text(column), Text(best, style="bold"), Text(_name_lines(tied, room) or "-"))
-        for column, best, tied in found
+        (Text(head), Text(first, style="bold"), Text(_name_lines(one.tied, room) or "-"))
+        for head, first, one in zip(heads, firsts, decision.best, strict=True)
     )
     return Fitted(("column", "best", "tied with it"), rows, whole=frozenset(("best", "tied with it")))
 
