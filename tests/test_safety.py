@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,23 @@ def test_a_pickle_before_an_archive_is_refused(tmp_path, trap):
     assert zipfile.is_zipfile(path)
     with pytest.raises(DataError, match="refused"):
         read_foreign(path)
+
+
+def test_a_small_pickle_takes_little_memory(tmp_path):
+    """Python's reader in C keeps a list as long as the largest number of an object: one kilobyte takes gigabytes."""
+    torch.save({"weights": torch.zeros(2), "path": Path("x")}, tmp_path / "weights.pt")
+    with zipfile.ZipFile(tmp_path / "weights.pt") as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(tmp_path / "weights.pt", "w") as target:
+        for name, data in members.items():
+            many = b"N" + pickle.LONG_BINPUT + b"\xff\xff\xff\x01" + pickle.POP
+            target.writestr(name, data[:2] + many + data[2:] if name.endswith("data.pkl") else data)
+    tracemalloc.start()
+    try:
+        assert set(read_foreign(tmp_path / "weights.pt").tensors) == {"weights"}
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 def test_objects_in_arrays_are_refused(tmp_path, trap):

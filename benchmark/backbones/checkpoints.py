@@ -89,7 +89,8 @@ def _with_stand_ins(path: Path, inert: set[str]) -> Any:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise DataError(f"{path}: refused, it is a TorchScript program, not a file of weights")
 
-    class Restricted(pickle.Unpickler):
+    # The reader in Python: the one in C keeps a list as long as the largest number that a file gives an object.
+    class Restricted(pickle._Unpickler):
         def find_class(self, module_name: str, global_name: str) -> Any:
             """Return one of the few things that tensors are made with, else a stand-in."""
             found = _ALLOWED.get((module_name, global_name))

@@ -131,7 +131,7 @@ def _picture(path: Path, content: bytes, max_pixels: int) -> tuple[Pixels, dict[
         if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
             raise ImageError(f"{path}: {frames} frames in one file, expected one")
         orientation = image.getexif().get(_ORIENTATION, 1)
-        values = _deep_png(content)
+        values = _deep_png(image, content)
         if values is None:
             image.load()
             _check_size(path, *image.size, max_pixels)
@@ -161,18 +161,44 @@ def _reason(error: Exception, content: bytes, max_pixels: int) -> str:
     return f"damaged or truncated image ({_short(error)})"
 
 
-def _deep_png(content: bytes) -> npt.NDArray[Any] | None:
+def _deep_png(image: PIL.Image.Image, content: bytes) -> npt.NDArray[Any] | None:
     """Return ``[H, W, C]`` uint16 of a 16-bit PNG with colour or alpha, of which Pillow keeps the high byte only."""
-    if not content.startswith(b"\x89PNG") or len(content) < 26 or content[24] != 16 or content[25] == 0:
+    if image.format != "PNG" or content[24] != 16 or content[25] == 0:
         return None
     import torch
     from torchvision.io import ImageReadMode, decode_png
 
-    raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    try:
-        return decode_png(raw, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    except RuntimeError as error:
-        raise ValueError(_short(error)) from error
+    image.load()  # torchvision's process dies of most damage, so it gets what Pillow could read, packed anew
+    raw = torch.frombuffer(bytearray(_packed_anew(content, *image.size)), dtype=torch.uint8)
+    return decode_png(raw, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+
+
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row, and steps between columns and rows, of the passes of an interlaced PNG."""
+
+
+def _packed_anew(content: bytes, width: int, height: int) -> bytes:
+    """Return a PNG with header and pixels of a 16-bit one alone; raise ValueError where they are damaged."""
+    packed, at, colour, interlaced = b"", 8, content[25], content[28]
+    while at + 12 <= len(content):
+        end = at + 8 + struct.unpack_from(">I", content, at)[0]
+        if content[at + 4 : at + 8] == b"IDAT":
+            if content[end : end + 4] != struct.pack(">I", zlib.crc32(content[at + 4 : end])):
+                raise ValueError("wrong checksum")
+            packed += content[at + 8 : end]
+        at = end + 4
+    expected = 0
+    for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        expected += rows * (1 + 2 * {2: 3, 4: 2, 6: 4}[colour] * columns) if columns > 0 else 0
+    pixels = zlib.decompressobj().decompress(packed, expected)
+    if len(pixels) < expected:
+        raise ValueError("not enough pixels")
+    parts = ((b"IDAT", zlib.compress(pixels, 1)), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x)) for kind, x in parts
+    )
+    return content[:33] + b"".join(chunks)
 
 
 def _values(path: Path, image: PIL.Image.Image) -> tuple[npt.NDArray[Any], dict[str, Any]]:
