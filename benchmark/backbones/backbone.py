@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmark.backbones.published import OPENAI_MEAN, OPENAI_STD
 from benchmark.backbones.towers.base import ImageTower, TextTower
 from benchmark.backbones.towers.clip_native import ClipTextTower, ClipVitTower
+from benchmark.backbones.towers.deltas import FUSED
 from benchmark.backbones.towers.hf_bert import HFBertTower
 from benchmark.backbones.towers.resnet import ResNetTower, is_resnet
 from benchmark.backbones.towers.split import PARTS
@@ -67,6 +68,25 @@ class InputSpec:
         shape = (1, channels, *[1] * len(self.size))
         mean, std = (to_device(torch.tensor(values), device).view(shape) for values in (self.mean, self.std))
         return raw.float().div_(255).sub(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class VolumeSpec(InputSpec):
+    """What a tower of CT volumes expects; ``size`` is (slices, rows, columns) in the order of its axes.
+
+    Attributes:
+        mean, std: of values scaled to [0, 1] over the window.
+        window: lowest and highest Hounsfield unit (HU); what lies beyond is cut off.
+    """
+
+    window: tuple[float, float]
+
+    def to_input(self, pixels: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Turn Hounsfield units, whole numbers ``[B, *size]``, into normalised input, float32 ``[B, 1, *size]``."""
+        raw = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
+        low, high = self.window
+        scaled = raw.to(device, non_blocking=True).float().clamp_(low, high).sub_(low).div_(high - low)
+        return scaled.sub_(self.mean[0]).div_(self.std[0]).unsqueeze(1)
 
 
 class Backbone(nn.Module):
@@ -155,12 +175,20 @@ class Backbone(nn.Module):
         Args:
             kind: "image" or "text".
             index: 0-based block.
-            site: one of ``towers.SITES``.
+            site: one of ``towers.SITES``, or "kv" where one map makes keys and values.
+
+        Raises:
+            BenchmarkError: half of such a map, which has no name of its own.
         """
         tower = self.image if kind == "image" else self.text
         linear = tower.linear_at(index, site)
         name = next(name for name, module in self.model.named_modules() if module is linear)
         fused = site in PARTS and linear is tower.linear_at(index, "v" if site == "q" else "q")
+        if site in FUSED["kv"] and "kv" in tower.linears(index):
+            raise BenchmarkError(
+                f"backbone '{self.name}': one map makes keys and values in its {kind} tower: adapt both k and v, "
+                "or neither"
+            )
         return f"{name}.{site}" if fused else name
 
     def fingerprint(self, tower: str = "") -> str:

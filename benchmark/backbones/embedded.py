@@ -76,12 +76,13 @@ tiny_b = register_backbone("tiny_b", summary="the same from another pretraining 
 
 
 @register_backbone(
-    "random", summary="random:biomedclip, random:tiny or random:<open_clip name>: untrained weights"
+    "random",
+    summary="random:biomedclip, random:tiny, random:ct_clip or random:<open_clip name>: untrained weights",
 )
 def random(name: str, *, pretrained: str | None = None) -> Backbone:
-    """Build ``random:biomedclip``, ``random:tiny`` or ``random:<open_clip name>``: the architecture, untrained.
+    """Build ``random:biomedclip``, ``random:tiny``, ``random:ct_clip`` or ``random:<open_clip name>``, untrained.
 
-    For efficiency figures and tests; no tokenizer for ``biomedclip`` (its vocabulary is a download).
+    For efficiency figures and tests; no tokenizer for ``biomedclip`` and ``ct_clip`` (their vocabulary is a download).
     """
     import torch
 
@@ -98,6 +99,15 @@ def random(name: str, *, pretrained: str | None = None) -> Backbone:
 
             _, tokenizer = load_tiny("tiny")
             return _wrapped(name, build_tiny(tokenizer.vocab_size), tokenizer)
+        base, _, options = architecture.partition(":")
+        if base == "ct_clip":
+            from benchmark.backbones.ct import CT_CLIP
+            from benchmark.backbones.medical.heads import Shapes
+            from benchmark.backbones.medical.model import build as build_medical
+
+            backbone = build_medical(CT_CLIP.with_options(options), Shapes(CT_CLIP.shapes))
+            backbone.name = name
+            return backbone
         return _random_open_clip(architecture, name)
 
 

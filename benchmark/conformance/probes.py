@@ -276,7 +276,9 @@ def folded(method: Method, onto: Backbone) -> Backbone:
     for kind in KINDS:
         tower, target = getattr(source.backbone, kind), getattr(onto, kind)
         for index in range(tower.depth):
-            for site in () if isinstance(tower, ResNetTower) else SITES:  # a ResNet takes no deltas
+            for site in (
+                () if isinstance(tower, ResNetTower) else tower.sites_of(SITES)
+            ):  # a ResNet takes none
                 if _is_adapted(tower, index, site):
                     linear, (weight, bias) = target.linear_at(index, site), _measured(tower, index, site)
                     linear.weight.copy_(weight)

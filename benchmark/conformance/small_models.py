@@ -31,8 +31,8 @@ def small_backbone(family: str) -> Backbone:
 
 def small_batch(backbone: Backbone, pairs: int = 6, *, seed: int = 0) -> Batch:
     """Return random pairs: texts of several lengths, padded to the context length; labels with repeated rows."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(pairs, 3, *backbone.input_spec.size, generator=generator)
+    generator, channels = torch.Generator().manual_seed(seed), len(backbone.input_spec.mean)
+    images = torch.randn(pairs, channels, *backbone.input_spec.size, generator=generator)
     length = backbone.text.context_length
     ids = torch.zeros(pairs, length, dtype=torch.long)
     for row in range(pairs):

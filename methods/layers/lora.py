@@ -182,7 +182,7 @@ def place_lora(backbone: Backbone, options: LoRAOptions) -> nn.ModuleDict:
         blocks = nn.ModuleDict()
         for index in blocks_at(options.position, tower.depth):
             placed = nn.ModuleDict()
-            for part in options.params:
+            for part in tower.sites_of(options.params):
                 num_inputs, num_outputs = tower.site_shape(index, part)
                 placed[part] = LoRA(
                     num_inputs, num_outputs, r=options.r, scale=options.scale, dropout=options.lora_dropout
@@ -213,5 +213,5 @@ def count_lora(backbone: Backbone, options: LoRAOptions) -> int:
         options.r * sum(tower.site_shape(index, part))
         for tower in towers_of(backbone, options.encoder).values()
         for index in blocks_at(options.position, tower.depth)
-        for part in options.params
+        for part in tower.sites_of(options.params)
     )

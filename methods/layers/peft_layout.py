@@ -8,6 +8,7 @@ from typing import get_args
 
 from benchmark.backbones import Backbone
 from benchmark.backbones.towers.base import SITES
+from benchmark.backbones.towers.deltas import FUSED
 from benchmark.errors import StoreError
 from methods.base import SIDES
 from methods.layers.lora import Position, blocks_at, towers_of
@@ -28,7 +29,7 @@ def places(
         backbone.linear_name(kind, index, site): (kind, index, site)
         for kind, tower in towers_of(backbone, encoder).items()
         for index in blocks_at(position, tower.depth)
-        for site in chosen
+        for site in tower.sites_of(chosen)
     }
 
 
@@ -55,7 +56,8 @@ def placement(backbone: Backbone, tensors: Iterable[str]) -> tuple[tuple[str, ..
                     f"'{tensor}' belongs to no linear map of backbone '{backbone.name}' (q, k and v apart)"
                 )
             found.add(known[owner])
-    sites = tuple(site for site in SITES if site in {place[2] for place in found})
+    adapted = {site for place in found for site in FUSED.get(place[2], (place[2],))}
+    sites = tuple(site for site in SITES if site in adapted)
     for encoder in SIDES:
         for position in get_args(Position):
             if found and found == set(places(backbone, sites, encoder, position).values()):

@@ -87,9 +87,9 @@ class Taps:
                 maps = [tower.final_norm(one.movedim(1, -1)).movedim(-1, 1) for one in maps]
         return [one.float() for one in maps]
 
-    def _shapes(self) -> list[tuple[int, int, int]]:
+    def _shapes(self) -> list[tuple[int, ...]]:
         blank = np.zeros((1, *self.spec.size), dtype=np.uint8)
-        return [(one.shape[1], one.shape[2], one.shape[3]) for one in self(blank)]
+        return [tuple(one.shape[1:]) for one in self(blank)]
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,17 @@ def filled(record: Record, path: Path) -> Backbone:
     Raises:
         DataError: the file cannot be read or does not fit.
     """
-    state = read_content(path, cure="Delete it; it is made again")
-    fit(record, Renamed(state), str(path))
+    return fill(record, Renamed(read_content(path, cure="Delete it; it is made again")), str(path))
+
+
+def fill(record: Record, renamed: Renamed, where: str) -> Backbone:
+    """Build the backbone of a record and fill it from tensors that have their names here.
+
+    Raises:
+        DataError: they do not fit.
+    """
+    fit(record, renamed, where)
+    state: dict[str, Any] = dict(renamed.state)
     with torch.random.fork_rng(devices=[]):  # building draws weights that are then replaced
         backbone = build(record, Shapes.of(state))
     own = backbone.model.state_dict()

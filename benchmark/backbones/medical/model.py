@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.backbones.backbone import Backbone, InputSpec, Tokenizer, from_open_clip
+from benchmark.backbones.backbone import Backbone, InputSpec, Tokenizer, VolumeSpec, from_open_clip
 from benchmark.backbones.medical.extras import build_extras
 from benchmark.backbones.medical.heads import Shapes
 from benchmark.backbones.medical.records import WORD_TABLE, Record
@@ -17,9 +18,11 @@ from benchmark.backbones.medical.text import SentenceTower, build_text
 from benchmark.backbones.medical.visual import build_visual, freeze_statistics, heads_of
 from benchmark.backbones.medical.words import Words
 from benchmark.backbones.towers.base import ImageTower
+from benchmark.backbones.towers.ctvit import CTTower
 from benchmark.backbones.towers.resnet import ResNetTower
 from benchmark.backbones.towers.timm_vit import TimmVitTower
 from benchmark.errors import DataError
+from benchmark.volumes import VolumePreprocess
 
 EXTRAS = "extras."
 
@@ -50,7 +53,10 @@ def build(record: Record, shapes: Shapes) -> Backbone:
         MissingTensor: a tensor that tells a size is not there.
         BenchmarkError: sizes that do not go together.
     """
-    spec = InputSpec(record.preprocess.size, record.preprocess.mean, record.preprocess.std)
+    fitted = record.preprocess
+    spec = InputSpec(fitted.size, fitted.mean, fitted.std)
+    if isinstance(fitted, VolumePreprocess):
+        spec = VolumeSpec(fitted.size, fitted.mean, fitted.std, fitted.window)
     if record.image.trunk == "clip":
         backbone = from_open_clip(_clip(record, shapes), input_spec=spec, name=record.name)
     else:
@@ -61,7 +67,8 @@ def build(record: Record, shapes: Shapes) -> Backbone:
 
 def _two_towers(record: Record, shapes: Shapes, spec: InputSpec) -> Backbone:
     visual: Any = build_visual(record.image, shapes, spec.size)
-    image: ImageTower = TimmVitTower(visual) if record.image.trunk == "vit" else ResNetTower(visual)
+    towers: dict[str, Callable[[nn.Module], ImageTower]] = {"vit": TimmVitTower, "ctvit": CTTower}
+    image = towers.get(record.image.trunk, ResNetTower)(visual)
     text, tower = build_text(record.text, shapes)
     model = TwoTowers(visual, text, record.scale or 1.0)
     backbone = Backbone(model, image, tower, input_spec=spec, name=record.name)

@@ -28,6 +28,11 @@ Steps = tuple[str, ...]
 layernorm, relu, gelu, constant (values appended to every cell). Their sizes are read from the tensors."""
 
 
+HEAD_WIDTH = 64
+"""Width of one attention head of ViT-B, BERT-base and CLIP; shapes do not tell the number of heads."""
+QuantiserMode = Literal["straight_through", "published", "off"]
+
+
 @dataclass(frozen=True)
 class CheckpointFile:
     """One file of a checkpoint.
@@ -48,22 +53,27 @@ class ImageSide:
     """The image tower.
 
     Attributes:
-        trunk: "resnet" (torchvision's layout), "vit" (timm's), "modified_resnet" and "clip" (open_clip's).
+        trunk: "resnet" (torchvision's layout), "vit" (timm's), "modified_resnet" and "clip" (open_clip's), "ctvit"
+            (CT-CLIP's, for volumes).
         upsample: side that images are stretched to inside the tower, corners aligned; dense tasks leave it out.
         cells: layers that act on each cell of the last map, before pooling.
         pool: "mean" of the cells, "attention" (CLIP's), or "token" (class token of a ViT).
         heads: of attention pooling; shapes do not tell it.
         head: layers after pooling.
         quick_gelu: activation of a "clip" trunk and its text transformer.
+        box: voxels of a token of "ctvit": slices, rows, columns.
+        quantiser: what that of "ctvit" does, see ``ctvit.Quantiser``.
     """
 
-    trunk: Literal["resnet", "vit", "modified_resnet", "clip"] = "resnet"
+    trunk: Literal["resnet", "vit", "modified_resnet", "clip", "ctvit"] = "resnet"
     upsample: int | None = None
     cells: Steps = ()
     pool: Literal["mean", "attention", "token"] = "mean"
     heads: int | None = None
     head: Steps = ()
     quick_gelu: bool = False
+    box: tuple[int, ...] = ()
+    quantiser: QuantiserMode = "straight_through"
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,7 @@ class TextSide:
         clean: "words" keeps runs of letters and digits in sentences of two and more of them, as GLoRIA and MGCA do.
         bank: how a sentence picks its prototype, "softmax" or "gumbel" (random, as published).
         heads: of the attention over sentences.
+        head_width: of the transformer's attention; shapes do not tell it.
     """
 
     pool: Literal["cls", "pooler", "sum4_mean", "sentences"] = "cls"
@@ -90,6 +101,7 @@ class TextSide:
     clean: Literal["words"] | None = None
     bank: Literal["softmax", "gumbel"] = "softmax"
     heads: int = 8
+    head_width: int = HEAD_WIDTH
 
 
 @dataclass(frozen=True)

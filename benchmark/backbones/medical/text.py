@@ -165,7 +165,7 @@ def build_text(side: TextSide, shapes: Shapes) -> tuple[Text, BertTower]:
     Raises:
         MissingTensor: a tensor that determines a size is missing.
     """
-    transformer = _transformer(shapes, pooler=side.pool == "pooler")
+    transformer = _transformer(shapes, side)
     longest = int(transformer.config.max_position_embeddings) - (2 if is_roberta(shapes) else 0)
     side = replace(side, max_length=min(side.max_length, longest))
     text = Text(transformer, side, shapes)
@@ -177,17 +177,17 @@ def is_roberta(shapes: Shapes) -> bool:
     return shapes["text.transformer.embeddings.token_type_embeddings.weight"][0] == 1
 
 
-def _transformer(shapes: Shapes, *, pooler: bool) -> Any:
+def _transformer(shapes: Shapes, side: TextSide) -> Any:
     from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
-    prefix = "text.transformer"
+    prefix, pooler = "text.transformer", side.pool == "pooler"
     words, width = shapes[WORD_TABLE]
     roberta = is_roberta(shapes)
     sizes: dict[str, Any] = {
         "vocab_size": words,
         "hidden_size": width,
         "num_hidden_layers": shapes.count(f"{prefix}.encoder.layer"),
-        "num_attention_heads": heads_of(width),
+        "num_attention_heads": heads_of(width, side.head_width),
         "intermediate_size": shapes[f"{prefix}.encoder.layer.0.intermediate.dense.weight"][0],
         "max_position_embeddings": shapes[f"{prefix}.embeddings.position_embeddings.weight"][0],
         "type_vocab_size": 1 if roberta else 2,

@@ -10,17 +10,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.backbones.medical.ctvit import CTViT
 from benchmark.backbones.medical.heads import AttentionPool, Shapes, head, width_behind
-from benchmark.backbones.medical.records import ImageSide
+from benchmark.backbones.medical.records import HEAD_WIDTH, ImageSide
 from benchmark.errors import BenchmarkError
 
-_HEAD_WIDTH = 64
-"""Width of one attention head of ViT-B, BERT-base and CLIP; shapes do not tell the number of heads."""
 
-
-def heads_of(width: int) -> int:
+def heads_of(width: int, head_width: int = HEAD_WIDTH) -> int:
     """Return the attention heads of a transformer of this width."""
-    return max(1, width // _HEAD_WIDTH)
+    return max(1, width // head_width)
 
 
 class Visual(nn.Module):
@@ -95,6 +93,8 @@ def build_visual(side: ImageSide, shapes: Shapes, size: tuple[int, ...]) -> nn.M
     Raises:
         MissingTensor: a tensor that determines a size is missing.
     """
+    if side.trunk == "ctvit":
+        return CTViT(side, shapes, size)
     if side.trunk == "modified_resnet":
         return _modified_resnet(side, shapes, size)
     trunk = _vit(shapes, size) if side.trunk == "vit" else _resnet(shapes)

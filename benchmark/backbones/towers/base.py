@@ -9,12 +9,14 @@ the subclasses. A method acts on a tower in two ways, both removable and composa
 
 With neither, the output equals the library's own, bit for bit (``tests/backbones/test_towers.py``).
 
-Shape letters: B batch, N tokens, D tower width, E shared embedding width, H heads, h x w patch grid.
+Shape letters: B batch, N tokens, D tower width, E shared embedding width, H heads; h x w patch grid, t x h x w that of
+a volume.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -354,21 +356,20 @@ class ImageTower(Tower):
     """What image towers share: a patch grid.
 
     Attributes:
-        grid: patches (h, w). image_size: pixels the tower expects.
+        grid: patches (h, w), of a volume (t, h, w). image_size: pixels or voxels the tower expects.
     """
 
     kind = "image"
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     image_size: tuple[int, ...]
 
     def tap(self, sequence: TokenSequence) -> Tensor:
-        """Return the patch tokens as a map ``[B, D, h, w]``, without class token and inserted tokens."""
-        rows, cols = self.grid
-        patches = sequence.tokens[:, sequence.content_at : sequence.content_at + rows * cols]
-        return patches.transpose(1, 2).unflatten(2, (rows, cols))
+        """Return the patch tokens as a map ``[B, D, *grid]``, without class token and inserted tokens."""
+        patches = sequence.tokens[:, sequence.content_at : sequence.content_at + math.prod(self.grid)]
+        return patches.transpose(1, 2).unflatten(2, self.grid)
 
     def patch_features(self, inputs: Tensor, *, interventions: Iterable[Intervention] = ()) -> Tensor:
-        """Return projected features ``[B, h w, E]`` of all patches, row by row, not normalised.
+        """Return projected features ``[B, N, E]`` of all patches, row by row of the grid, not normalised.
 
         Each patch takes the way of the global token: final norm, what the library does before projecting, projection.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -14,6 +14,8 @@ from benchmark.backbones.towers.split import PARTS, SplitAttention, SplitLinear,
 
 SITES = ("q", "k", "v", "o", "up", "down")
 """The linear maps of a block that take deltas: attention's query, key, value and output, the MLP's two layers."""
+FUSED = {"qkv": PARTS, "kv": ("k", "v")}
+"""Maps that serve several sites: name -> their sites, in the order of the output columns."""
 
 
 class Delta:
@@ -52,7 +54,7 @@ class DeltaSites(ABC):
     # ------------------------------------------------------------------ what a subclass says about its library
     @abstractmethod
     def linears(self, index: int) -> Mapping[str, nn.Module]:
-        """Return the linear maps of block ``index`` by site; one fused map of q, k and v stands under "qkv"."""
+        """Return the linear maps of block ``index`` by site; a fused map stands under its name in :data:`FUSED`."""
 
     def split_qkv(self) -> None:  # noqa: B027  (nothing to do is the usual case)
         """Give q, k and v a Linear each where the library has one fused map; outputs stay the same.
@@ -67,32 +69,40 @@ class DeltaSites(ABC):
     def linear_of(self, index: int, site: str) -> tuple[nn.Module, str, int, int]:
         """Return module, its name, and the output columns [start, stop) that serve ``site`` in block ``index``."""
         maps = self.linears(index)
-        if site not in PARTS or "qkv" not in maps:
-            return maps[site], site, 0, size_of(maps[site])[1]
-        third = size_of(maps["qkv"])[1] // 3
-        start = third * PARTS.index(site)
-        return maps["qkv"], "qkv", start, start + third
+        name = next((name for name, parts in FUSED.items() if site in parts and name in maps), site)
+        columns = size_of(maps[name])[1]
+        if name == site:
+            return maps[name], name, 0, columns
+        share = columns // len(FUSED[name])
+        start = share * FUSED[name].index(site)
+        return maps[name], name, start, start + share
+
+    def sites_of(self, chosen: Iterable[str]) -> tuple[str, ...]:
+        """Return where the chosen sites are adapted: "kv" for k and v where one map makes both, else as they are."""
+        sites = tuple(chosen)
+        if not {"k", "v"} <= set(sites) or "kv" not in self.linears(0):
+            return sites
+        return tuple(dict.fromkeys("kv" if site in FUSED["kv"] else site for site in sites))
 
     def linear_at(self, index: int, site: str) -> nn.Module:
         """Return the Linear that serves ``site`` alone; a fused map as a whole until :meth:`split_qkv`."""
-        maps = self.linears(index)
-        fused = maps.get("qkv")
-        if site not in PARTS or fused is None:
-            return maps[site]
-        return getattr(fused, site) if isinstance(fused, SplitLinear | SplitAttention) else fused
+        module = self.linear_of(index, site)[0]
+        split = site in PARTS and isinstance(module, SplitLinear | SplitAttention)
+        return getattr(module, site) if split else module
 
     def attach(self, index: int, site: str, delta: nn.Module) -> Delta:
         """Add ``delta(x)`` to the output of the frozen linear map ``site`` of block ``index``.
 
         Args:
             index: 0-based block.
-            site: one of :data:`SITES`.
+            site: one of :data:`SITES`, or what :meth:`sites_of` returns.
             delta: maps the linear's input ``[..., in]`` to an addend ``[..., out]`` of that site alone.
 
         Raises:
             ValueError: if the tower has no such block or site.
         """
-        if not 0 <= index < self.depth or site not in SITES:
+        known = 0 <= index < self.depth and (site in SITES or (site == "kv" and site in self.linears(index)))
+        if not known:
             raise ValueError(f"{self.kind} tower has no site '{site}' in block {index} (depth {self.depth})")
         _, name, start, stop = self.linear_of(index, site)
         self._columns[index, site] = start, stop

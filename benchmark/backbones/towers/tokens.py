@@ -83,7 +83,7 @@ class TowerOutput:
 
     Attributes:
         sequence: tokens after the final norm, before projection, ``[B, N, D]``, with mask and pooling position.
-        taps: for each requested block, image towers: feature map ``[B, D, h, w]``; text towers: ``[B, N, D]``.
+        taps: for each requested block, image towers: feature map ``[B, D, *grid]``; text towers: ``[B, N, D]``.
         global_row: ``[B, N]`` head mean of the last block's attention row of the global token, when requested:
             image towers scaled scores before softmax, text towers probabilities after it (padding exactly 0).
         positions: ``[B, m]`` where the tokens of ``sequence`` stand among all, when the last block computed only

@@ -1,0 +1,1 @@
+"""Stored numbers of other people's code, and what compares this project with them."""
