@@ -54,7 +54,7 @@ def with_classes(method: Method, batch: Any) -> Any:
 
     Frozen features have the number type of the images.
     """
-    frozen = small_backbone(_MODELS[method.backbone.name])
+    frozen = small_backbone(_MODELS.get(method.backbone.name, method.backbone.name))
     prompts = batch.token_ids[: 2 * CLASSES]
     features = at_least_fp32(frozen.text.features(prompts)).to(batch.images.dtype)
     shape = (CLASSES, 2)
