@@ -168,13 +168,21 @@ class Task(ABC):
             yield "metric", unknown("metric", entry["metric"], cls.validates)
 
     @classmethod
-    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
-        """Refuse a dataset that contradicts its entry, before any work begins; its pixels may not be there yet.
+    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> str | None:
+        """Refuse a dataset that contradicts its entry, before any work begins.
+
+        Args:
+            entry: of the suite; its ``limit`` is that of the run, where that is lower.
+            data: the dataset.
+
+        Returns:
+            A line that users should know of the data, or None.
 
         Raises:
             DataError: labels are missing or contradict the entry.
         """
-        return
+        del entry, data
+        return None
 
     @abstractmethod
     def evaluate(

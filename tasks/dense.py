@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.data.entries import PARTS
+from benchmark.data.prepared import Prepared
 from benchmark.metrics.classification import UNTRAINED, WeightedMetric
 from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext
-from tasks.heads.images import DenseImages, DenseOptions, check_apart, panel_rows, read_part
+from tasks.heads.images import DenseImages, DenseOptions, check_apart, check_truth, panel_rows, read_part
 from tasks.heads.taps import DenseBatch, TapBatches, Taps
 from tasks.heads.training import HeadFit, fit_head, seeded
 
@@ -68,6 +69,13 @@ class DenseTask(Task, Generic[Prediction]):
     Options: ClassVar[type] = DenseOptions
     kind: ClassVar[str]
     truth: ClassVar[Literal["masks", "boxes"]]
+
+    @classmethod
+    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> str | None:
+        """Refuse a part without masks or boxes."""
+        del entry
+        check_truth(data, cls.truth)
+        return None
 
     @abstractmethod
     def new_head(self, taps: Taps, train: DenseImages, device: torch.device) -> DenseHead[Prediction]:

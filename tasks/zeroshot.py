@@ -72,9 +72,10 @@ class ClassificationTask(Task):
     needs = ("kind", "classes")
 
     @classmethod
-    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> None:
+    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> str | None:
         """Read the labels of a dataset; see :meth:`Task.check_data`."""
         labelled_images("", data, dict(entry), limit=entry.get("limit"))
+        return None
 
 
 @register_task("zeroshot")
@@ -91,6 +92,12 @@ class ZeroShotTask(ClassificationTask):
         yield from super().check_entry(entry, validation=validation)
         if validation and entry.get("kind") == "binary":
             yield "kind", "expected multiclass or multilabel, got 'binary'"
+
+    @classmethod
+    def check_data(cls, entry: Mapping[str, Any], data: Prepared) -> str | None:
+        """Read the labels of a dataset; of a validation set also whether they can be scored, and how."""
+        labelled = labelled_images("", data, dict(entry), limit=entry.get("limit"))
+        return _counted(labelled, entry)[1] if entry.get("metric") else None
 
     def evaluate(
         self, method: Method, entry: Mapping[str, Any], name: str, context: TaskContext
@@ -131,13 +138,8 @@ class ZeroShotTask(ClassificationTask):
             )
         data = read_images(entry, "validation", context)
         multilabel = data.kind == "multilabel"
-        targets = data.targets if multilabel else np.eye(len(data.classes), dtype=np.int64)[data.targets]
-        least = int(entry.get("min_positives", 1))
-        counted = scored_classes(targets, min_positives=least)
-        if not counted.any():
-            raise ConfigError(
-                f"suite:validation: no class has {least} positives and a negative; lower min_positives or raise --limit"
-            )
+        targets = _indicators(data)
+        counted, _ = _counted(data, {**entry, "limit": context.limit or entry.get("limit")})
         if not counted.all():
             left = [name for name, enough in zip(data.classes, counted, strict=True) if not enough]
             context.reporter.log(
@@ -153,6 +155,36 @@ class ZeroShotTask(ClassificationTask):
             return {"auroc": plain_value(area, len(data))}
 
         return validate
+
+
+def _indicators(data: LabelledImages) -> np.ndarray:
+    """Return 0 or 1 for every image and class, ``[N, C]``."""
+    return (
+        data.targets if data.kind == "multilabel" else np.eye(len(data.classes), dtype=np.int64)[data.targets]
+    )
+
+
+def _counted(data: LabelledImages, entry: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+    """Return which classes of a validation set are scored, and a line where that needs fewer positives than asked for.
+
+    Only a set that is cut by a limit is scored with fewer.
+
+    Raises:
+        ConfigError: no class can be scored.
+    """
+    targets, least = _indicators(data), int(entry.get("min_positives", 1))
+    counted = scored_classes(targets, min_positives=least)
+    if counted.any():
+        return counted, ""
+    mixed = scored_classes(targets, min_positives=1)
+    if not mixed.any() or entry.get("limit") is None:
+        raise ConfigError(
+            f"suite:validation: no class has {least} positives and a negative; lower min_positives or raise --limit"
+        )
+    most = int(targets[:, mixed].sum(axis=0).max())
+    fewer = max(1, most // 2)
+    line = f"validation: of {len(data)} images no class has {least} positives: min_positives is lowered to {fewer}"
+    return scored_classes(targets, min_positives=fewer), line
 
 
 def scored(

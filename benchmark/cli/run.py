@@ -51,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("--pretrained", "weights of the backbone: tag or path"),
         ("--output-dir", "folder of the results (default: results)"),
         ("--epochs", "passes over the corpus"),
-        ("--max-steps", "stop adaptation after this many steps"),
+        ("--max-steps", "stop adaptation after this many steps, and the training of heads"),
         ("--batch-size", "pairs per step"),
         ("--lr", "peak learning rate, of all methods"),
         ("--loss", "label_guided or clip"),
@@ -74,6 +74,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_smallest_difference(parser)
     parser.add_argument(
         "--cell", action="append", metavar="METHOD/seed-N", help="run only this cell (can be repeated)"
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="two steps and a few images of everything, to see that it works: results of a suite NAME-smoke",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument(
@@ -279,7 +284,7 @@ def _report(
     config, suites = configs[0], {config.suite_name for config in configs}
     suite = config.suite_name if len(suites) == 1 else None
     try:
-        from benchmark.report.report import read_report
+        from benchmark.report.report import FORMATS, read_report
 
         with store.reporting():
             report = read_report(
@@ -289,7 +294,7 @@ def _report(
                 smallest=config.smallest_difference / 100,
                 more=experiments,
             )
-            report.write()
+            report.write(("csv", "md") if config.smoke else FORMATS)  # a smoke run is too short for pictures
         console.table(report.console(with_seeds(words, SEEDS) if report.ran_once() else ""))
     except Exception as error:  # the results are safe in the store
         reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"

@@ -251,12 +251,10 @@ def file_problems(layer: Layer, *, suite: bool) -> list[str]:
     return read(Suite if suite else RunFile, layer.values, layer.where)[1]
 
 
-def missing_problems(suite: Layer, values: Mapping[str, Any]) -> Iterator[str]:
+def missing_problems(suite: Layer, values: Mapping[str, Any], *, trains: bool) -> Iterator[str]:
     """Yield one line for each key that a run needs and neither the suite nor the user gives."""
-    needed = {
-        "templates": 'prompts such as ["a picture of {}"]',
-        "corpus": "the pairs that methods are adapted on",
-    }
+    needed = {"templates": 'prompts such as ["a picture of {}"]'}
+    needed |= {"corpus": "the pairs that methods are adapted on"} if trains else {}
     for key, meaning in needed.items():
         if not values.get(key):
             yield f"{suite.source}: the key '{key}' is missing: {meaning}"

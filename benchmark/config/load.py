@@ -32,6 +32,7 @@ from benchmark.config.layers import (
     suite_layer,
 )
 from benchmark.config.run_config import Recipe, RunConfig, Settings, family_of
+from benchmark.config.short import NOTE, fitting_batch, smoke_suite, task_layers, with_smoke
 from benchmark.data.batch_size import one_pair
 from benchmark.errors import ConfigError, PluginError
 from benchmark.files import configs, default_data_root, shown
@@ -151,13 +152,13 @@ class _Loader(Stack):
     ) -> None:
         super().__init__([], problems)
         self.entries = DataEntries(self.problems)
-        self.user = list(user)
+        self.user = with_smoke(user)
         self.defaults = from_yaml(configs("defaults.yaml"), self.problems)
-        self.layers = [self.defaults, *user]
+        self.layers = [self.defaults, *self.user]
         before = len(self.problems)
         self.suite = suite or suite_layer(self.last("suite", DEFAULT_SUITE), self.problems)
         self.readable = len(self.problems) == before
-        self.layers = [self.defaults, self.suite, *user]
+        self.layers = [self.defaults, self.suite, *self.user]
         self.variants: tuple[str, ...] = VARIANTS[:1]
 
     def load(self) -> RunConfig:
@@ -167,7 +168,6 @@ class _Loader(Stack):
         self.variants = VARIANTS if settings.get("recipe_name") == "authors" else VARIANTS[:1]
         methods = self._select(METHODS, "methods", METHODS.names(extras=False))
         suite = self._suite()
-        self.problems += missing_problems(self.suite, suite) if self.readable else []
         known_tasks = list(mapping(suite.get("tasks")))
         everything = [name for name in known_tasks if name in TASKS and TASKS.entry(name).in_all]
         tasks = self._select(TASKS, "tasks", everything)
@@ -180,17 +180,21 @@ class _Loader(Stack):
                 )
         layers = {name: self.method_layers(name) for name in methods}
         given = {name: self.recipe_values(name, layers[name]) for name in methods}
-        recipes = {name: self.recipe(given[name]) for name in methods}
+        written = {name: self.recipe(given[name]) for name in methods}
         self.raise_problems()
         broken = load_plugins(settings.get("plugins", ()))
         methods, options, more = self.options(METHODS, methods, layers)
-        tasks, task_options, lost = self.options(TASKS, tasks, dict.fromkeys(tasks, self.layers))
+        short = list(task_layers(tasks, self.user, smoke=bool(settings.get("smoke"))))
+        tasks, task_options, lost = self.options(TASKS, tasks, dict.fromkeys(tasks, [*short, *self.layers]))
         broken += more + lost
         self.entries.check_keys()
         trained = [name for name in methods if not is_deterministic(name)]
+        recipes = written | {name: fitting_batch(written[name], settings.get("limit")) for name in trained}
         for task in tasks:
             self.entries.check_task(task, TASKS.get(task))
         self.entries.check_validation(self.suite, trains=bool(trained))
+        if self.readable:
+            self.problems += missing_problems(self.suite, suite, trains=bool(trained))
         for name in trained:
             self.problems += _one_pair(recipes[name], given[name])
         self.raise_problems()
@@ -198,12 +202,16 @@ class _Loader(Stack):
             raise PluginError(
                 "; ".join(told_once(broken)) or "nothing to run: no method or no task is selected"
             )
+        if settings.get("smoke"):
+            suite, task_options = smoke_suite(suite, task_options)
+        notes = [self._without_authors(trained, given)]
+        notes += _shortened(settings, [written[name] for name in trained])
         return RunConfig(
             **settings, methods=tuple(methods), tasks=tuple(tasks), recipes=recipes, options=options,
             suite_name=str(suite["name"]), suite=suite | {"tasks": task_options},
             task_options=task_options, broken=tuple(told_once(broken)),
             origins={name: _origins(given[name]) for name in methods},
-            notes=tuple(filter(None, [self._without_authors(trained, given)])),
+            notes=tuple(filter(None, notes)),
         )  # fmt: skip
 
     def _settings(self) -> dict[str, Any]:
@@ -360,6 +368,18 @@ def _one_pair(recipe: Recipe, given: Sequence[tuple[str, Given]]) -> Iterator[st
     if found := one_pair(recipe.batch_size, processes() if recipe.negatives == "local" else 1):
         where = [item.where for _, item in given if item.key == "batch_size"] or ["recipe.batch_size"]
         yield f"{where[-1]}: {found}"
+
+
+def _shortened(settings: Mapping[str, Any], written: Sequence[Recipe]) -> Iterator[str]:
+    """Yield one line per thing that a short run is given unasked."""
+    limit = settings.get("limit")
+    large = sorted(
+        {recipe.batch_size for recipe in written if limit is not None and recipe.batch_size > limit}
+    )
+    if settings.get("smoke"):
+        yield NOTE
+    elif large:
+        yield f"--limit {limit}: batches of {', '.join(map(str, large))} pairs are lowered to {limit}"
 
 
 def build_options(cls: type, values: Mapping[str, Any]) -> Any:

@@ -85,6 +85,9 @@ class Settings:
         0.5, "smallest difference of two scores that matters, in points", low=0.05, high=100, hashed=False
     )
     recipe_name: Literal["common", "authors"] = setting("common", "one recipe for all, or each paper's own")
+    smoke: bool = setting(
+        False, "a few images and steps of everything, to see that it works; kept apart", hashed=False
+    )
     dry_run: bool = setting(False, "print the plan and stop")
     overwrite: bool = setting(False, "run finished cells again")
     eval_only: bool = setting(False, "evaluate existing adapters again")

@@ -150,11 +150,12 @@ class _Cell:
         corpus = self.corpus()
         self.identity = self.sources.of_adaptation(spec)
         shared = self.method.splits or spec.recipe.negatives == "local"
+        trains = bool(self.method.trainable_parameters())
         batches = PairBatches(
             self.method,
             corpus,
             self.context.frozen,
-            batch_size=spec.recipe.batch_size,
+            batch_size=spec.recipe.batch_size if trains else min(spec.recipe.batch_size, len(corpus)),
             seed=spec.seed,
             device=self.device,
             num_workers=spec.num_workers,
@@ -165,7 +166,7 @@ class _Cell:
         key = f"{spec.adapt_hash} {digest(self.identity)}"
         checkpoint = Checkpoint(self.folder.inside("checkpoint") / "state.pt", key)
         outcome = None
-        if self.method.trainable_parameters():
+        if trains:
             frozen = frozen_digests(self.method)
             outcome = self.train(batches, checkpoint)
             check_frozen(self.method, frozen)
@@ -218,14 +219,16 @@ class _Cell:
         """Return the pairs to adapt on; without any, a method that trains nothing has its costs read off blank ones."""
         try:
             return self.pairs or self.stored_pairs()
-        except DataError:
+        except BenchmarkError:
             if self.method.trainable_parameters():
                 raise
             count = max(_FLOPS_PAIRS, self.spec.recipe.batch_size)
             return blank_pairs(self.method.backbone.input_spec.size, self.prompts, count)
 
     def stored_pairs(self) -> PairData:
-        entry = self.spec.suite["corpus"]
+        entry = self.spec.suite.get("corpus")
+        if not entry:
+            raise DataError(f"suite '{self.spec.suite_name}' has no corpus")
         prepared = load_dataset(entry, self.spec.data_root, self.reporter, self.context.fitting)
         return read_pairs(entry, prepared, self.spec.limit)
 

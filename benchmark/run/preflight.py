@@ -147,7 +147,7 @@ def _data_item(name: str, entry: Mapping[str, Any], config: RunConfig, fitting: 
         if getattr(dataset, "fits_images", False):  # but not before it is told how
             rows = len(load_dataset(entry, config.data_root, NullReporter()))
             return Item("data", name, "ok", f"{rows:,} rows; images are prepared on first use")
-        if entry is config.suite["corpus"]:  # shows whether it has the backbone's size; tests stay closed
+        if entry is config.suite.get("corpus"):  # shows whether it has the backbone's size; tests stay closed
             load_dataset(entry, config.data_root, NullReporter(), fitting)
         return Item("data", name, "ok", "nothing to prepare: its plugin makes it when it is first used")
     except BenchmarkError as error:
@@ -204,7 +204,9 @@ def _split(report: Mapping[str, Any]) -> str:
 
 def _corpus_pairs(config: RunConfig) -> int | None:
     """Return the pairs to adapt on; None when the corpus is not there."""
-    entry = config.suite["corpus"]
+    entry = config.suite.get("corpus")
+    if not entry:
+        return None
     try:
         dataset = DATASETS.get(entry["dataset"])
         if isinstance(dataset, RawDataset):

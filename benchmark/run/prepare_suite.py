@@ -14,6 +14,7 @@ from benchmark.data.entries import entries_by_use, load_dataset, needed
 from benchmark.data.labels import POLICIES
 from benchmark.data.prepared import Prepared
 from benchmark.data.samples import PairData, pairs
+from benchmark.errors import BenchmarkError
 from benchmark.files import LEFTOVERS, remove_dead
 from benchmark.plan import CellSpec
 from benchmark.preprocess import Fitting
@@ -75,22 +76,46 @@ def prepare_suite(
         BenchmarkError: data are missing, damaged, or contradict the suite.
     """
     remove_dead(data_root, *(f"{depth}{LEFTOVERS}" for depth in ("", "*/", "*/*/")))
+    fittings = tuple(fittings)
     for use, entry in entries_by_use(suite):
-        prepared = load_dataset(entry, data_root, reporter)
+        prepared = _fitted(entry, data_root, reporter, fittings)
         if use == "corpus":
             count = len(read_pairs(entry, prepared))
-            if few := check_corpus(str(entry["dataset"]), min(count, limit or count), batch_sizes):
-                reporter.log(few)
+            said = check_corpus(str(entry["dataset"]), min(count, limit or count), batch_sizes)
         elif check := getattr(TASKS.get(use), "check_data", None):
-            check(entry, prepared)
+            limits = [most for most in (entry.get("limit"), limit) if most is not None]
+            said = check({**entry, "limit": min(limits)} if limits else entry, prepared)
+        else:
+            continue
+        if said:
+            reporter.log(said)
     found = {
         str(item): item
-        for fitting in tuple(fittings) or (None,)
+        for fitting in fittings or (None,)
         for item in overlap.overlaps(suite, data_root, reporter, fitting=fitting, limit=limit)
     }
     for line in found:
         reporter.log(line)
     overlap.check(found.values(), allow=allow_overlap)
+
+
+def _fitted(
+    entry: Mapping[str, Any], data_root: Path, reporter: Reporter, fittings: Sequence[Fitting]
+) -> Prepared:
+    """Return a dataset as the first of several backbones takes it that can; without any backbone, its rows.
+
+    Raises:
+        BenchmarkError: no backbone can take its images.
+    """
+    fault: BenchmarkError | None = None
+    for fitting in fittings:
+        try:
+            return load_dataset(entry, data_root, reporter, fitting)
+        except BenchmarkError as error:  # the cells of the others say so themselves
+            fault = fault or error
+    if fault:
+        raise fault
+    return load_dataset(entry, data_root, reporter)
 
 
 def read_pairs(entry: Mapping[str, Any], prepared: Prepared, limit: int | None = None) -> PairData:

@@ -22,6 +22,7 @@ from benchmark.files import file_lock
 from benchmark.metrics.classification import UNTRAINED
 from benchmark.plan import CellSpec
 from benchmark.run import identity
+from benchmark.settings import unsaid
 from benchmark.store.cells import CellFolder, UnreadableError, digest
 from benchmark.store.provenance import scrub
 from methods.base import Method
@@ -70,8 +71,10 @@ class TowerResults:
             found = task.evaluate(one, entry, dataset, self.context)
             return replace(found, predictions=self.hide(found.predictions))
 
+        said = {key: one for key, one in asdict(task.options).items() if key not in unsaid(task.options)}
+
         def once(tower: str, make: Callable[[], Method]) -> DatasetResult:
-            key = {"task": name, "options": asdict(task.options), "dataset": dataset, "tower": tower}
+            key = {"task": name, "options": said, "dataset": dataset, "tower": tower}
             rests_on = {"entry": scrub(entry), **made_of(entry, self.context)}
             return self._once(key | rests_on, lambda: measure(make()))
 

@@ -38,6 +38,9 @@ class DenseOptions(IntervalOptions):
     weight_decay: float = setting(0.05, "AdamW weight decay", low=0)
     epochs: int = setting(50, "passes over the training part", low=1)
     warmup_epochs: float = setting(1.0, "length of the linear warm-up in epochs", low=0)
+    max_steps: int | None = setting(
+        None, "stop after this many steps (--max-steps sets it too)", low=1, hashed="unless default"
+    )
     patience: int = setting(10, "epochs without a better validation score before training stops", low=1)
     batch_size: int = setting(4, "images per step", low=1)
     hflip: float = setting(0.5, "probability of a left-right flip", low=0)
@@ -123,10 +126,7 @@ def read_part(
     """
     merged = part_entry(entry, part)
     data = load_dataset(merged, context.data_root, context.reporter, fitting)
-    if truth == "masks" and data.masks is None:
-        raise DataError(f"{data.folder}: '{data.name}' has no masks, which this task needs")
-    if truth == "boxes" and "boxes" not in data.manifest:
-        raise DataError(f"{data.folder}/manifest.csv: column 'boxes' is missing, which this task needs")
+    check_truth(data, truth)
     all_boxes = _boxes(data) if truth == "boxes" else None
     shown = [len(boxes) > 0 for boxes in all_boxes] if all_boxes is not None else _has_mask(data)
     rows = np.flatnonzero(shown) if positives_only else np.arange(len(data))
@@ -145,6 +145,18 @@ def read_part(
         clusters=clusters,
         digest=f"{data.digests[PIXELS]}:{data.digests[MANIFEST]}:{truth}:{len(rows)}:{data.selection}",
     )
+
+
+def check_truth(data: Prepared, truth: Literal["masks", "boxes"]) -> None:
+    """Refuse data without any mask or box.
+
+    Raises:
+        DataError: says what is missing where.
+    """
+    if truth == "masks" and data.masks is None:
+        raise DataError(f"{data.folder}: '{data.name}' has no masks, which this task needs")
+    if truth == "boxes" and "boxes" not in data.manifest:
+        raise DataError(f"{data.folder}/manifest.csv: column 'boxes' is missing, which this task needs")
 
 
 def check_apart(parts: Mapping[str, DenseImages]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -70,21 +71,24 @@ def fit_head(
         CellError: the loss is not finite.
     """
     steps = batches.steps(options.batch_size)
+    total = min(options.epochs * steps, options.max_steps or math.inf)
     optimiser = torch.optim.AdamW(head.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     history: list[dict[str, float]] = []
     best, best_state = -math.inf, copy.deepcopy(head.state_dict())
     best_epoch = 0
-    context.reporter.start(stage, options.epochs * steps)
+    context.reporter.start(stage, int(total))
     with seeded(context.seed, context.device):
         for epoch in range(1, options.epochs + 1):
-            epoch_batches = batches.epoch(epoch, options.batch_size, context.seed)
-            mean = _epoch(head, epoch_batches, loss, optimiser, options, (epoch - 1) * steps, steps)
+            done = (epoch - 1) * steps
+            left = int(min(steps, total - done))
+            epoch_batches = itertools.islice(batches.epoch(epoch, options.batch_size, context.seed), left)
+            mean = _epoch(head, epoch_batches, loss, optimiser, options, done, steps)
             score = _score(head, validate)
             history.append({"epoch": epoch, "train_loss": mean, "score": score})
-            context.reporter.advance(steps, f"loss {mean:.3f} val {score:.3f}")
+            context.reporter.advance(left, f"loss {mean:.3f} val {score:.3f}")
             if score > best:
                 best, best_epoch, best_state = score, epoch, copy.deepcopy(head.state_dict())
-            if epoch - best_epoch >= options.patience:
+            if epoch - best_epoch >= options.patience or done + left >= total:
                 break
     head.load_state_dict(best_state)
     head.eval()

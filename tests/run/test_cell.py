@@ -18,7 +18,9 @@ from benchmark.data.entries import data_entries, needed
 from benchmark.errors import ConfigError, DataError, StoreError
 from benchmark.files import configs
 from benchmark.plan import CellSpec
+from benchmark.preprocess import Fitting
 from benchmark.run import cell
+from benchmark.run.prepare_suite import prepare_suite
 from benchmark.store.cells import Store
 
 SUITE: dict[str, Any] = {
@@ -88,6 +90,34 @@ def test_a_method_that_trains_nothing_needs_no_corpus(tmp_path: Path) -> None:
     assert folder.read_json("efficiency.json")["forward_flops_per_pair"] > 0
     with pytest.raises(DataError, match="'medmnist/pneumoniamnist' is not prepared"):
         run(spec(tmp_path, "taskres", suite=suite), tmp_path / "out")
+
+
+def test_a_method_that_trains_nothing_needs_no_batch_of_pairs(tmp_path: Path) -> None:
+    for name, changes in (("few", {"corpus": SUITE["corpus"] | {"n": 8}}), ("none", {"corpus": None})):
+        one = spec(tmp_path, "zero_shot", suite=SUITE | changes, recipe=Recipe(batch_size=64))
+        told = run(one, tmp_path / name).read_json("adapt.json")
+        assert told["pairs"] == (8 if changes["corpus"] else 0)
+    few = spec(tmp_path, "taskres", suite=SUITE | {"corpus": SUITE["corpus"] | {"n": 8}})
+    with pytest.raises(DataError, match="8 pairs, fewer than one batch of 16"):
+        run(few, tmp_path / "few")
+
+
+def test_data_that_no_cell_can_use_are_said_before_the_first(tmp_path: Path) -> None:
+    told: list[str] = []
+    reporter = NullReporter()
+    reporter.log = told.append  # type: ignore[method-assign]
+    fitting = Fitting((224, 224), "squash")
+    with pytest.raises(DataError, match="images of 64 x 64 pixels, the backbone takes 224 x 224"):
+        prepare_suite(SUITE, tmp_path, reporter, fittings=[fitting])
+    maskless = {"segmentation": {"datasets": {"nih": {part: {"dataset": "phantom", "part": "nih", "n": 16, "seed": at}
+                for at, part in enumerate(("train", "val", "test"))}}}}  # fmt: skip
+    with pytest.raises(DataError, match="has no masks, which this task needs"):
+        prepare_suite(SUITE | {"tasks": maskless}, tmp_path, reporter, fittings=[Fitting((64, 64), "squash")])
+    many = SUITE | {"validation": SUITE["validation"] | {"min_positives": 40}}
+    with pytest.raises(ConfigError, match="no class has 40 positives"):
+        prepare_suite(many, tmp_path, reporter)
+    prepare_suite(many, tmp_path, reporter, limit=24)
+    assert any("no class has 40 positives: min_positives is lowered to" in line for line in told)
 
 
 def test_a_task_refuses_a_method_before_it_is_adapted(tmp_path: Path) -> None:

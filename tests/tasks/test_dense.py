@@ -232,6 +232,15 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(root: Path) -> None:
     assert not head.training
 
 
+def test_steps_end_training_in_the_middle_of_an_epoch(root: Path) -> None:
+    per_epoch = -(-len(part(root)) // 4)
+    _, fit, seen = train(root, frozen(), [0.1, 0.2, 0.3], max_steps=per_epoch + 1)
+    assert [row["epoch"] for row in fit.history] == [1, 2]
+    _, whole, all_seen = train(root, frozen(), [0.1, 0.2, 0.3])
+    assert torch.equal(seen[0], all_seen[0])  # the schedule is that of the whole training
+    assert len(whole.history) == 3
+
+
 def test_a_seed_fixes_the_head_and_the_global_generator_goes_on(root: Path) -> None:
     first, again, other = (train(root, frozen(), [0.1], seed)[2][0] for seed in (0, 0, 1))
     assert torch.equal(first, again)

@@ -108,6 +108,8 @@ def test_validation_scores_classes_with_enough_positives(tmp_path: Path) -> None
     assert 0 < score < 1
     with pytest.raises(ConfigError, match="no class has 60 positives"):
         ZeroShotTask().validator(entry | {"min_positives": 60}, around)
+    cut = context(wrapped.backbone, tmp_path, limit=60)
+    assert 0 < ZeroShotTask().validator(entry | {"min_positives": 60}, cut)(wrapped)["auroc"] < 1
     with pytest.raises(ConfigError, match="expected multiclass or multilabel"):
         ZeroShotTask().validator(entry | {"kind": "binary"}, around)
 
