@@ -74,7 +74,22 @@ def collect_blocks(
             smallest=smallest,
         )
         blocks.append(block)
-    return blocks
+    return _numbered(blocks, order)
+
+
+def _numbered(blocks: Sequence[Block], order: Mapping[str, int]) -> list[Block]:
+    """Give each method its number: the paper's own come first, in its order; the same one in all blocks."""
+    found: dict[str, int] = {}
+    for row in (row for block in blocks for row in (*block.rows, *block.variants)):
+        own = order.get(row.paper_row) if row.cell == row.method else None
+        if row.cell not in found and (own is None or own in found.values()):
+            own = len(order) + sum(number >= len(order) for number in found.values())
+        found.setdefault(row.cell, own or 0)
+
+    def numbered(rows: Sequence[Row]) -> tuple[Row, ...]:
+        return tuple(replace(row, number=found[row.cell]) for row in rows)
+
+    return [replace(block, rows=numbered(block.rows), variants=numbered(block.variants)) for block in blocks]
 
 
 def other_backbone(spec: Mapping[str, Any], backbone: str) -> str:

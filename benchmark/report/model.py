@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,8 @@ DatasetKey = tuple[str, str]
 SMALLEST_DIFFERENCE = 0.005
 """Smallest difference of two scores that matters unless another one is asked for, as a fraction."""
 NOT_RUN = "not run"
+NORMAL = 1.96
+"""Standard errors on each side of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -175,12 +178,26 @@ class Score:
         """The interval, where there is one."""
         return None if self.ci_low is None or self.ci_high is None else (self.ci_low, self.ci_high)
 
-    def bars(self, scale: float) -> list[list[float]] | None:
-        """The interval as lengths below and above the value, times ``scale``, as matplotlib takes them."""
+    @property
+    def lengths(self) -> tuple[float, float] | None:
+        """How far the interval reaches below and above the value."""
         if self.bounds is None:
             return None
-        lengths = (self.value - self.bounds[0], self.bounds[1] - self.value)
-        return [[scale * max(0.0, length)] for length in lengths]
+        low, high = self.bounds
+        return max(0.0, self.value - low), max(0.0, high - self.value)
+
+    @property
+    def whole(self) -> tuple[float, float] | None:
+        """The same for the interval over test patients and training seeds: lengths add as squares (statistics.md)."""
+        if self.lengths is None:
+            return None
+        noise = NORMAL * (self.sd or 0.0) / math.sqrt(self.seeds)
+        below, above = (math.hypot(length, noise) for length in self.lengths)
+        return below, above
+
+    def bars(self, scale: float) -> list[list[float]] | None:
+        """That interval times ``scale``, as matplotlib takes it."""
+        return None if self.whole is None else [[scale * length] for length in self.whole]
 
     @property
     def seeds(self) -> int:
@@ -205,6 +222,7 @@ class Row:
         place: the row's backbone where it is not that of its block.
         missing: why there are no runs: "not run", or what is unknown here.
         difference: titles of the two rows whose difference this one is.
+        number: its place among all rows of the report, which gives its colour and marker in every figure.
     """
 
     method: str
@@ -221,6 +239,7 @@ class Row:
     place: str = ""
     missing: str = ""
     difference: tuple[str, str] | None = None
+    number: int = 0
 
     @property
     def trains(self) -> bool:
@@ -253,14 +272,22 @@ class Row:
         return next((score.runs for score in scores if not score.apart), ())
 
     def mean_over(self, keys: Collection[Key]) -> Score | None:
-        """Mean of several scores, with the spread of the seeds' means; None when one of them is missing."""
+        """Mean of several scores, with the spread of the seeds' means; None when one of them is missing.
+
+        Its interval takes the scores' patients for different ones: lengths add as squares.
+        """
         if not keys or not all(key in self.scores for key in keys):
             return None
         complete = tuple(run for run in self.runs if all(run in self.scores[key].runs for key in keys))
         per_seed = [fmean(run.scores()[key]["value"] for key in keys) for run in complete]
         spread = stdev(per_seed) if len(per_seed) > 1 else None
-        apart = any(self.scores[key].apart for key in keys)
-        return Score(fmean(self.scores[key].value for key in keys), spread, runs=complete, apart=apart)
+        scores = [self.scores[key] for key in keys]
+        value, apart = fmean(score.value for score in scores), any(score.apart for score in scores)
+        lengths = [score.lengths for score in scores if score.lengths is not None]
+        if len(lengths) < len(scores):
+            return Score(value, spread, runs=complete, apart=apart)
+        below, above = (math.hypot(*side) / len(scores) for side in zip(*lengths, strict=True))
+        return Score(value, spread, value - below, value + above, complete, apart=apart)
 
 
 @dataclass(frozen=True, eq=False)

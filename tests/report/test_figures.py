@@ -90,21 +90,35 @@ def _one(drawings: Iterator[Drawing]) -> Drawing:
     return drawing
 
 
-def test_every_method_has_another_look_also_in_grey():
-    looks = [style.look(number) for number in range(11)]
-    assert len({(one.colour, one.marker) for one in looks}) == 11
-    assert len({one.marker for one in looks}) == 11
-    assert len({(one.marker, str(one.dashes)) for one in looks[:5]}) == len(
-        {str(one.dashes) for one in looks[:5]}
-    )
+def test_every_method_has_a_colour_and_a_marker_of_its_own():
+    looks = [style.look(number) for number in range(60)]  # the paper's eleven, all of peft's tuners, and more
+    assert len({one.colour for one in looks}) == 60
+    assert len({one.marker for one in looks}) == 60
+    assert len({str(one.dashes) for one in looks[:5]}) == 5
+    for one in looks:  # dark enough on white
+        red, green, blue = (int(one.colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+        assert 0.21 * red + 0.72 * green + 0.07 * blue < 0.72
 
 
 def test_scores_stand_against_all_costs_that_were_measured(tmp_path, write_cell):
     write_cell("zero_shot", parameters=0, flops=None, step=None, curve=())
     write_cell("coop", scores=(0.5, 0.8))
+    assert list(efficiency.draw(_blocks(tmp_path)[0])) == []  # two methods make no plot
+    for seed in (0, 1):
+        write_cell("taskres", seed, scores=(0.4 + 0.1 * seed, 0.8))
     (block,) = _blocks(tmp_path)
-    paper, every = efficiency.draw(block)
-    assert [paper.name, every.name] == ["A1", "efficiency"]
+    first, paper, every = efficiency.draw(block)
+    assert [first.name, paper.name, every.name] == ["cost", "A1", "efficiency"]
+    (bars,) = [one for one in first.figure.axes[0].containers if one[0].get_ydata()[0] == pytest.approx(50)]
+    # two sets of half width 3 and two seeds 10 points apart: sqrt(3^2 + 3^2) / 2 and 1.96 * 7.07 / sqrt(2)
+    (end,) = bars[2][0].get_segments()
+    assert end[:, 1] == pytest.approx([50 - 10.027, 50 + 10.027], abs=0.01)
+    assert "training seeds" in first.caption
+    assert (
+        first.figure.get_suptitle()
+        == first.title
+        == "Mean ACC against trained parameters: Toy suite, backbone tiny"
+    )
     assert [axes.get_xlabel() for axes in paper.figure.axes] == ["Trainable parameters"]
     labels = [axes.get_xlabel() for axes in every.figure.axes if axes.axison]
     assert len(labels) == 6  # parameters, FLOPs and time; nobody measured memory
@@ -227,14 +241,18 @@ def test_answers_of_all_seeds_are_drawn_once_per_method(tmp_path, write_cell):
     _with_answers(write_cell("zero_shot"), wrong, logit_scale=100.0)
     stored = Stored(_blocks(tmp_path)[0], "zeroshot", "rsna")
     matrix = _one(confusion.draw(stored))
-    _, coop = (axes for axes in matrix.figure.axes if axes.axison)
+    _, coop = (axes for axes in matrix.figure.axes if axes.axison and axes.get_label() != "<colorbar>")
     assert [text.get_text() for text in coop.texts] == ["75", "25", "0", "100"]
     assert "n = 4" in matrix.caption
+    (bar,) = (axes for axes in matrix.figure.axes if axes.get_label() == "<colorbar>")
+    assert bar.get_ylabel() == "Images of the true class (%)"
     diagram = _one(reliability.draw(stored))
     frozen, coop = (axes for axes in diagram.figure.axes if axes.axison)
     sure = 100 / (1 + np.exp(-1))
-    assert frozen.texts[0].get_text() == "ECE 25.0"  # sure of four answers, three of them right
-    assert coop.texts[0].get_text() == f"ECE {((100 - sure) + abs(75 - sure)) / 2:.1f}"
+    errors = [axes.get_title(loc="left").splitlines()[1] for axes in (frozen, coop)]
+    # sure of four answers, three of them right
+    assert errors == ["ECE 25.0", f"ECE {((100 - sure) + abs(75 - sure)) / 2:.1f}"]
+    assert not frozen.texts  # no number lies on a bar
 
 
 def test_transductive_answers_are_left_out(tmp_path, write_cell):
@@ -248,8 +266,9 @@ def test_transductive_answers_are_left_out(tmp_path, write_cell):
 
 def test_pictures_carry_title_caption_and_no_date(tmp_path, write_cell, choose_experiments):
     choose_experiments()
-    write_cell("coop")
-    write_cell("coop", backbone="other")
+    for backbone in ("tiny", "other"):
+        for method in ("coop", "taskres", "mma"):
+            write_cell(method, backbone=backbone)
     pictures = write_figures(_blocks(tmp_path), (), tmp_path / "report")
     names = [picture.name for picture in pictures]
     assert {"figure_A1", "figure_training", "figure_A1_toy_tiny"} <= set(names)

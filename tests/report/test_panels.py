@@ -169,12 +169,13 @@ def test_maps_stand_beside_the_image_with_its_boxes(tmp_path, write_cell):
             panel_map=shift + np.arange(8, dtype=np.float32).reshape(2, 2, 2) / 10,
         )
     (drawing,) = maps.draw(Stored(_block(tmp_path), "look", "siim"))
-    tiles = drawing.figure.axes
+    *tiles, bar = drawing.figure.axes
+    assert bar.get_ylabel() == "cosine"
     assert drawing.name == "3_look_siim"
     assert len(_titles(drawing)) == 3
     assert sum("and 1 more" in title for title in _titles(drawing)) == 1
     assert [len(axes.patches) for axes in tiles] == [1] * 3 + [2] * 3  # of the image and of each method's map
-    assert [image.shape for (image,) in _images(drawing)] == [(8, 8), (2, 2), (2, 2)] * 2
+    assert [image.shape for (image,) in _images(drawing)[:-1]] == [(8, 8), (2, 2), (2, 2)] * 2
     ranges = [text.get_text() for axes in tiles for text in axes.texts if " to " in text.get_text()]
     assert sorted(ranges) == ["0.00 to 0.30", "0.40 to 0.70", "0.50 to 0.80", "0.90 to 1.20"]
 

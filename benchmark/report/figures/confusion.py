@@ -27,12 +27,15 @@ def draw(stored: Stored) -> Iterator[Drawing]:
     names, count = found.classes, len(found.methods)
     side = max(1.9, 0.36 * len(names) + 0.5)
     title = f"Confusion on {stored.name} ({stored.task}): {stored.block.heading}"
-    figure, grid = panels(title, count, _COLUMNS, (side, side), (1.0, 1.0))
+    figure, grid = panels(title, count, _COLUMNS, (side, side), (1.8, 1.0))
     for place, (axes, method) in enumerate(zip(grid, found.methods, strict=True)):
         shares = np.mean([confusion(run["similarity"], run["target"]) for run in method.runs], axis=0)
         is_last = place + _COLUMNS >= count
         _matrix(axes, 100 * shares, names if place % _COLUMNS == 0 else [], names if is_last else [])
         axes.set_title(method.title, loc="left", parse_math=False)
+    figure.colorbar(
+        grid[0].collections[0], ax=grid, label="Images of the true class (%)", shrink=0.8, pad=0.02
+    )
     figure.supxlabel("Predicted class", fontsize=9)
     figure.supylabel("True class", fontsize=9)
     sizes = np.bincount(found.target, minlength=len(names)).tolist()

@@ -14,6 +14,7 @@ from benchmark.report.figures.style import (
     Drawing,
     Look,
     axis_label,
+    bars_text,
     freeze_layout,
     look,
     panels,
@@ -47,37 +48,46 @@ _TRAINABLE = Cost("trainable_parameters", "Trainable parameters")
 _COSTS = (
     _TRAINABLE,
     Cost("step_flops_per_pair", "FLOPs of a training step per pair"),
-    Cost("peak_memory_bytes", "Peak memory of training (bytes)", "B"),
-    Cost("step_time_p50_s", "Median time of a training step (s)", "s"),
+    Cost("peak_memory_bytes", "Peak memory of training", "B"),
+    Cost("step_time_p50_s", "Median time of a training step", "s"),
 )
+DECISION = "cost"
+"""Name of the plot that stands beside the decision on the page."""
+_LEAST = 3
+"""Methods that make a plot of score against cost."""
 _FORWARD = Cost("forward_flops_per_pair", "FLOPs of a forward pass per pair", trained=False)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method in a scatter: cost (0 when nothing is trained), score and its spread in the shown unit."""
+    """A method in a scatter: cost (0 when nothing is trained), score and lengths of its interval, in the shown unit."""
 
     title: str
     cost: float
     score: float
-    spread: float
+    below: float
+    above: float
     look: Look
     solid: bool
 
 
 @register_figure("efficiency")
 def draw(block: Block) -> Iterator[Drawing]:
-    """Yield A1, the paper's (one score against parameters and forward FLOPs), and all scores against all costs.
+    """Yield the plot of the page (a score against parameters), A1 (the paper's), and all scores against all costs.
 
-    Scores are the headline of the suite's first task, as far as more of them is better.
+    Scores are the headline of the suite's first task, as far as more of them is better. Fewer than three methods make
+    no plot.
     """
     task = block.first_task
     all_scores = [name for name in block.headline(task) if block.metric((task, "", name)).higher]
+    heads = " and ".join(block.metric((task, "", name)).title for name in all_scores)
+    first = heads.partition(" and ")[0]
     for name, title, scores, costs in (
-        ("A1", "Score against parameters and FLOPs", all_scores[:1], (_TRAINABLE, _FORWARD)),
-        ("efficiency", "Scores against costs", all_scores, _COSTS),
+        (DECISION, f"Mean {first} against trained parameters", all_scores[:1], (_TRAINABLE,)),
+        ("A1", f"Mean {first} against parameters and FLOPs", all_scores[:1], (_TRAINABLE, _FORWARD)),
+        ("efficiency", f"Mean {heads} against costs", all_scores, _COSTS),
     ):
-        figure = _figure(block, scores, costs)
+        figure = _figure(block, f"{title}: {block.heading}", scores, costs)
         if figure is not None:
             yield Drawing(name, f"{title}: {block.heading}", _caption(block, scores), figure)
 
@@ -91,12 +101,17 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def _figure(block: Block, scores: Sequence[str], costs: Sequence[Cost]) -> Figure | None:
+def _figure(block: Block, title: str, scores: Sequence[str], costs: Sequence[Cost]) -> Figure | None:
     found = [(score, cost, _points(block, score, cost)) for cost in costs for score in scores]
-    found = [(score, cost, points) for score, cost, points in found if any(point.cost for point in points)]
+    found = [
+        (score, cost, points)
+        for score, cost, points in found
+        if any(point.cost for point in points) and len(points) >= _LEAST
+    ]
     if not found:
         return None
-    figure, grid = panels(block.heading, len(found), 2, (4.8, 3.6), (0, 0.3))
+    alone = len(found) == 1
+    figure, grid = panels(title, len(found), 2, (6.4, 4.4) if alone else (4.8, 3.6), (0, 0.3))
     for axes, (score, cost, points) in zip(grid, found, strict=True):
         _scatter(axes, points)
         label = axis_label(block.metric((block.first_task, "", score)))
@@ -114,19 +129,20 @@ def _caption(block: Block, scores: Sequence[str]) -> str:
     titles = [block.dataset_title(dataset, task) for dataset in dict.fromkeys(key[1] for key in keys)]
     return (
         f"Scores ({task}), mean over {', '.join(titles)} ({samples_text(block.rows, keys)} each) and over "
-        f"{seeds_text(block.rows)}; bars: standard deviation over seeds. Costs as efficiency.csv has them. Dashed: "
-        f"Pareto front, what nothing cheaper reaches.{unranked_text(block.rows)}"
+        f"{seeds_text(block.rows)}; bars: {bars_text(block.rows)}. Costs as efficiency.csv has them. Dashed: Pareto "
+        f"front, what nothing cheaper reaches.{unranked_text(block.rows)}"
     )
 
 
 def _points(block: Block, metric: str, cost: Cost) -> list[Point]:
     points, scale = [], block.metric((block.first_task, "", metric)).scale
-    for number, row in enumerate(block.rows):
+    for row in block.rows:
         score, price = row.mean_over(block.keys(metric, block.first_task)), _price(row, cost)
         if score is not None and price is not None:
-            spread = scale * (score.sd or 0.0)
+            below, above = (scale * length for length in score.whole or (0.0, 0.0))
             solid = row.ranked and not score.apart
-            points.append(Point(row.title, price, scale * score.value, spread, look(number), solid))
+            value = scale * score.value
+            points.append(Point(row.title, price, value, below, above, look(row.number), solid))
     return points
 
 
@@ -141,12 +157,12 @@ def _scatter(axes: Axes, points: Sequence[Point]) -> None:
     margin = max(2.0, (high / low) ** 0.12)
     has_free = any(point.cost == 0 for point in points)
     axes.set_xlim(free / margin**0.5 if has_free else low / margin, high * margin)
-    bottom = min(point.score - point.spread for point in points)
-    top = max(point.score + point.spread for point in points)
+    bottom = min(point.score - point.below for point in points)
+    top = max(point.score + point.above for point in points)
     room = max(1.0, 0.12 * (top - bottom))
     axes.set_ylim(bottom - room, top + room)
     for point in points:
-        bars = {"yerr": point.spread or None, "elinewidth": 0.9, "capsize": 2}
+        bars = {"yerr": [[point.below], [point.above]], "elinewidth": 0.9, "capsize": 2}
         point.look.mark(
             axes, point.cost or free, point.score, solid=point.solid, markersize=7, zorder=3, **bars
         )
@@ -197,8 +213,6 @@ def _cost_ticks(axes: Axes, points: Sequence[Point], unit: str) -> None:
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
     free = _cost_range(points)[0]
     labels = [(point.title, point.look.colour, (point.cost or free, point.score)) for point in points]
-    bars: list[Segment] = [
-        ((point.cost or free, point.score - point.spread), (point.cost or free, point.score + point.spread))
-        for point in points
-    ]
+    ends = ((point.cost or free, point) for point in points)
+    bars: list[Segment] = [((at, one.score - one.below), (at, one.score + one.above)) for at, one in ends]
     place_labels(axes, labels, [*bars, *_front_lines(points)])

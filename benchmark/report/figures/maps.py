@@ -14,6 +14,7 @@ from benchmark.report.figures.panels import Tile, picture_grid, same_images
 from benchmark.report.figures.stored import Array, Stored, shared_columns
 from benchmark.report.figures.style import Drawing
 
+_COLOURS = "cividis"  # lightness rises all the way, the same order for all eyes and in grey
 _KEYS = ("panel_id", "panel_pixels", "panel_map", "panel_truth", "panel_truth_image")
 
 
@@ -25,9 +26,8 @@ def draw(stored: Stored) -> Iterator[Drawing]:
         return
     first = methods[0].arrays
     title = f"Similarity maps on {stored.name}: {stored.block.heading}"
-    figure, tiles = picture_grid(
-        title, ["Image, boxes", *(one.title for one in methods)], len(first["panel_id"])
-    )
+    titles, count = ["Image, boxes", *(one.title for one in methods)], len(first["panel_id"])
+    figure, tiles = picture_grid(title, titles, count, _COLOURS, "cosine")
     for image, row in enumerate(tiles):
         row[0].pixels(first["panel_pixels"][image])
         for tile, method in zip(row[1:], methods, strict=True):
@@ -44,8 +44,7 @@ def draw(stored: Stored) -> Iterator[Drawing]:
 
 
 def _map(tile: Tile, values: Array, size: tuple[int, int]) -> None:
-    # cividis: lightness rises all the way, the same order for all eyes and in grey
-    tile.image(values, size, cmap="cividis", interpolation="bilinear")
+    tile.image(values, size, cmap=_COLOURS, interpolation="bilinear")
     low, high = (
         f"{round(float(value), 2) + 0.0:.2f}" for value in (values.min(), values.max())
     )  # never -0.00

@@ -30,6 +30,7 @@ _TRUTH, _FOUND = "#56B4E9", "#E69F00"  # told apart by all eyes, and light enoug
 _SHOWN_IOU = 0.5
 _SIDE = 1.15  # of a picture, in inches
 _GAP = 0.045  # between two pictures, in sides
+_BAR = 0.55  # for a bar of colours, in inches
 _LEAST_WIDTH = 5.5  # that the heading needs, in inches
 
 
@@ -130,14 +131,22 @@ def _curve(axes: Axes, method: Shown, rows: list[int]) -> Label:
 # --- pictures -----------------------------------------------------------------------------------------------
 
 
-def picture_grid(heading: str, titles: Sequence[str], rows: int) -> tuple[Figure, list[list[Tile]]]:
-    """Return a figure with a title over each column, and its tiles row by row."""
+def picture_grid(
+    heading: str, titles: Sequence[str], rows: int, colours: str = "", meaning: str = ""
+) -> tuple[Figure, list[list[Tile]]]:
+    """Return a figure with a title over each column, and its tiles row by row.
+
+    With a map of ``colours`` a bar at the right says what they mean, from low to high.
+    """
     titles = [title.replace(" and ", "\nand ") for title in titles]  # a column of several methods
     top = 0.36 + 0.16 * max(title.count("\n") + 1 for title in titles)
     own, high = (_SIDE * (count + _GAP * (count - 1)) for count in (len(titles), rows))
     width, height = max(own + 0.1, _LEAST_WIDTH), high + top + 0.05
+    left = (width - own) / 2
+    if colours:
+        width += _BAR
     figure = new_figure(width, height, layout=None)
-    room = {"left": (1 - own / width) / 2, "right": (1 + own / width) / 2, "bottom": 0.05 / height}
+    room = {"left": left / width, "right": (left + own) / width, "bottom": 0.05 / height}
     how = room | {"top": 1 - top / height, "wspace": _GAP, "hspace": _GAP}
     grid = figure.subplots(rows, len(titles), squeeze=False, gridspec_kw=how)
     for axes in grid.flat:
@@ -147,7 +156,17 @@ def picture_grid(heading: str, titles: Sequence[str], rows: int) -> tuple[Figure
         at_top = {"transform": axes.transAxes, "ha": "center", "va": "bottom"}
         axes.text(0.5, 1.04, title, fontsize=8, parse_math=False, **at_top)
     figure.suptitle(heading, fontsize=9, y=1 - 0.06 / height, va="top", parse_math=False)
+    if colours:
+        _colour_bar(figure, (1 - _BAR / width, 0.1, 0.1 / width, 0.7 * (1 - top / height)), colours, meaning)
     return figure, [[Tile(axes) for axes in row] for row in grid]
+
+
+def _colour_bar(figure: Figure, place: tuple[float, float, float, float], colours: str, meaning: str) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    bar = figure.colorbar(ScalarMappable(cmap=colours), cax=figure.add_axes(place), ticks=[0, 1])
+    bar.ax.set_yticklabels(["low", "high"], fontsize=7)
+    bar.set_label(meaning, fontsize=7, labelpad=-14)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def draw(block: Block) -> Iterator[Drawing]:
     ranks = decide(block).ranks
     if ranks is None:
         return
-    numbers = {row.cell: number for number, row in enumerate(block.rows)}
+    numbers = {row.cell: row.number for row in block.rows}
     lines = -(-len(ranks.names) // 2)
     bars = len(ranks.groups)
     below = 0.25 + _BAR * bars + _STEP * lines
@@ -45,8 +45,9 @@ def draw(block: Block) -> Iterator[Drawing]:
     for at, group in enumerate(ranks.groups):
         ends = [by_name[group[0]] - 0.06, by_name[group[-1]] + 0.06]
         axes.plot(ends, [-0.13 - _BAR * at] * 2, color="black", linewidth=3, solid_capstyle="butt")
-    figure.suptitle(block.heading, fontsize=10, parse_math=False, y=0.985)
-    yield Drawing("ranks", f"Average ranks: {block.heading}", _caption(ranks), figure)
+    title = f"Average ranks: {block.heading}"
+    figure.suptitle(title, fontsize=10, parse_math=False, y=0.985)
+    yield Drawing("ranks", title, _caption(ranks), figure)
 
 
 def _caption(ranks: Ranks) -> str:

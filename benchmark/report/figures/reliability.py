@@ -86,5 +86,4 @@ def _diagram(axes: Axes, method: Shown) -> None:
     axes.plot([0, 100], [0, 100], color="black", linewidth=0.9, linestyle="--")
     axes.set(xlim=(0, 100), ylim=(0, 100), xticks=(0, 50, 100), yticks=(0, 50, 100))
     error = 100 * np.mean([calibration_error(one) for one in seeds])
-    axes.text(0.04, 0.95, f"ECE {error:.1f}", transform=axes.transAxes, va="top", fontsize=8)
-    axes.set_title(method.title, loc="left", parse_math=False)
+    axes.set_title(f"{method.title}\nECE {error:.1f}", loc="left", parse_math=False)

@@ -25,7 +25,7 @@ class Shown:
 
     Attributes:
         titles: of the methods.
-        number: row of the first of them in the block, which gives the look.
+        number: that of the first of them, which gives the look.
         runs: arrays of all its runs. scales: logit scale of each of them.
     """
 
@@ -82,8 +82,8 @@ class Stored:
     @cached_property
     def _rows(self) -> list[tuple[int, str, list[tuple[Mapping[str, Array], float]]]]:
         """Number and title of each row, with arrays and logit scale of each run."""
-        rows = enumerate(self.block.rows)
-        return [(number, row.title, list(_arrays(row, self.task, self.dataset))) for number, row in rows]
+        rows = self.block.rows
+        return [(row.number, row.title, list(_arrays(row, self.task, self.dataset))) for row in rows]
 
 
 def results(block: Block) -> list[tuple[str, str]]:

@@ -1,11 +1,13 @@
 """Shared by all figures: one style, the look of each method, panels, and how a figure is written.
 
-Colours that the colour-blind can tell apart; a marker, a dash pattern and a direct label for each method, so that the
-figures also read in grey. Each is written as PNG and PDF, without dates: the same store gives the same files.
+A colour and a marker that are the same method's in every figure, colours that the colour-blind can tell apart for the
+paper's eleven, and direct labels, so that the figures also read in grey. Each is written as PNG and PDF, without dates:
+the same store gives the same files.
 """
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,10 +22,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette without yellow, which is too light for lines and text; repeated with other markers.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_MARKERS = "osD^vPXp<>h*d"
+# Okabe and Ito's palette without yellow, which is too light for lines and text, and four of Tol's; then hues are made.
+COLOURS = (
+    "#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#8C6D31", "#D55E00", "#9467BD", "#882255",
+    "#332288",
+)  # fmt: skip
+_MARKERS = "osD^vPXp<>h*d8"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3)))
+_TURN = 0.381966
+"""Of the circle of hues, between two colours that are made: by the golden ratio no two come close soon."""
 GREY = "#777777"
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 9,
@@ -80,7 +87,7 @@ class Look:
     """How a method is drawn in every figure."""
 
     colour: str
-    marker: str
+    marker: Any
     dashes: Any
 
     def line(self, *, first: int, steps: int) -> dict[str, Any]:
@@ -96,10 +103,20 @@ class Look:
 
 
 def look(number: int) -> Look:
-    """Return the look of the method in row ``number`` of a block."""
-    return Look(
-        COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)]
+    """Return the look of the method with this number (``Row.number``): no two share a colour or a marker."""
+    more = number - len(COLOURS)
+    colour = COLOURS[number] if more < 0 else _made_colour(more)
+    stars = number - len(_MARKERS)
+    marker = _MARKERS[number] if stars < 0 else (4 + stars // 2, 1 + stars % 2, 0)  # stars, then asterisks
+    return Look(colour, marker, _DASHES[number % len(_DASHES)])
+
+
+def _made_colour(number: int) -> str:
+    """A colour dark enough for text on white: the hue goes round, lightness and strength alternate."""
+    rgb = colorsys.hls_to_rgb(
+        (0.03 + number * _TURN) % 1.0, (0.42, 0.27, 0.35)[number % 3], (0.85, 0.6)[number % 2]
     )
+    return "#" + "".join(f"{round(255 * part):02X}" for part in rgb)
 
 
 def new_figure(width: float, height: float, *, layout: Any = "constrained") -> Figure:
@@ -202,6 +219,13 @@ def seeds_text(rows: Iterable[Row]) -> str:
     if max(counts, default=0) < 2:
         return "one seed" if counts else "no seed"
     return f"{span(counts)} seeds"
+
+
+def bars_text(rows: Iterable[Row]) -> str:
+    """Return what the bars at scores are, as far as these rows know their seeds."""
+    known = any(score.sd is not None for row in rows for score in row.scores.values())
+    seeds = " and training seeds" if known else "; one seed, so training is not in it"
+    return f"95 % intervals over test patients{seeds}"
 
 
 def unranked_text(rows: Iterable[Row]) -> str:

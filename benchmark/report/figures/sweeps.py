@@ -11,6 +11,7 @@ from benchmark.report.figures.label_placement import Label, label_line_ends
 from benchmark.report.figures.style import (
     Drawing,
     axis_label,
+    bars_text,
     lay_out,
     look,
     panels,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from benchmark.config.experiments import Experiment
 
 _LEAST = 2  # points that make a curve
+_FIRST = 40
+"""Looks of data sets begin here, so that a line here has no method's colour."""
 _DODGE = 0.012  # of the axis' length, between the lines of two datasets
 
 
@@ -54,7 +57,7 @@ def draw(block: Block) -> Iterator[Drawing]:
     columns = [keys for one in asked if (keys := block.keys(*one))]
     if len(curve.points) < _LEAST or not columns:
         return
-    title = f"{experiment.title}: {block.heading}"
+    title = f"Scores against {experiment.title.lower()}: {block.heading}"
     figure, grid = panels(title, len(columns), len(columns), (5.6, 4.2))
     ends = [_panel(axes, block, experiment, curve, keys) for axes, keys in zip(grid, columns, strict=True)]
     lay_out(figure)
@@ -81,7 +84,7 @@ def _caption(experiment: Experiment, curve: Curve, keys: Sequence[Key]) -> str:
     beside, missing = ", ".join(row.title for row in curve.beside), ", ".join(curve.missing)
     said = [
         f"Scores against {experiment.option} ({experiment.label} of the paper, measured here), mean over "
-        f"{seeds_text(rows)}, {samples_text(rows, keys)}; bars: 95 % bootstrap intervals over test patients.",
+        f"{seeds_text(rows)}, {samples_text(rows, keys)}; bars: {bars_text(rows)}.",
         f"Dotted lines with a hollow marker: {beside}." if beside else "",
         experiment.note,
         f"Not shown: {missing}." if missing else "",
@@ -113,7 +116,7 @@ def _panel(
         if points:
             end = _line(axes, points, curve.beside, key, number, metric.scale)
             last = max(value for value, row in curve.points if key in row.scores)
-            labels.append((block.dataset_title(key[1], key[0]), look(number).colour, (last, end)))
+            labels.append((block.dataset_title(key[1], key[0]), look(_FIRST + number).colour, (last, end)))
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -131,7 +134,7 @@ def _line(
     scale: float,
 ) -> float:
     """Draw one dataset's line and what stands beside it; return the height of the line's end."""
-    style = look(number)
+    style = look(_FIRST + number)
     heights = [scale * row.scores[key].value for _, row in points]
     axes.plot([place for place, _ in points], heights, color=style.colour, linestyle=style.dashes, zorder=2)
     for (place, row), height in zip(points, heights, strict=True):

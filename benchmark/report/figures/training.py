@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 def draw(block: Block) -> Iterator[Drawing]:
     """Yield the validation metric against training steps: mean over seeds, band from the lowest to the highest."""
     metric = _validation_metric(block)
-    curves = [(row.title, look(number), _curve(row, metric)) for number, row in enumerate(block.rows)]
+    curves = [(row.title, look(row.number), _curve(row, metric)) for row in block.rows]
     curves = [one for one in curves if len(one[2])]
     if not curves:
         return
-    figure, (axes,) = panels(block.heading, 1, 1, (8.0, 4.6))
+    name = metric.removeprefix("val_").upper()
+    title = f"{name} on the validation set during adaptation: {block.heading}"
+    figure, (axes,) = panels(title, 1, 1, (8.0, 4.6))
     ends = []
     for number, (title, style, curve) in enumerate(curves):
         steps, mean = curve.index.to_numpy(), curve.mean(axis=1).to_numpy()
@@ -30,7 +32,6 @@ def draw(block: Block) -> Iterator[Drawing]:
         axes.fill_between(steps, low, high, color=style.colour, alpha=0.13, linewidth=0)
         axes.plot(steps, mean, **style.line(first=number % 3, steps=max(1, len(steps) // 6)))
         ends.append((title, style.colour, (float(steps[-1]), float(mean[-1]))))
-    name = metric.removeprefix("val_").upper()
     axes.set(xlabel="Training step", ylabel=f"Validation {name} (%)")
     lay_out(figure)
     label_line_ends(axes, ends)
