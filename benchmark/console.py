@@ -367,10 +367,14 @@ class Console:
         else:
             self.out.print(content, soft_wrap=False)
 
+    def new_board(self, total: int) -> Board:
+        """Return what shows the progress of ``total`` cells here."""
+        return RichBoard(self, total) if self.live else PlainBoard(self, total)
+
     @contextlib.contextmanager
     def board(self, total: int) -> Iterator[Board]:
         """Show the progress of ``total`` cells while the block runs."""
-        board = RichBoard(self, total) if self.live else PlainBoard(self, total)
+        board = self.new_board(total)
         try:
             yield board
         finally:

@@ -6,7 +6,7 @@ softmax over scaled cosines (one dataset at a time), AUROC as in ``benchmark/met
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -319,8 +319,12 @@ def cut_prompts(method: Method, classes: tuple[str, ...], context: TaskContext) 
 def prompts_of(method: Method, classes: tuple[str, ...], context: TaskContext) -> Prompts:
     """Return all templates filled with all classes, as texts and as token ids."""
     texts = tuple(tuple(fill(context.templates, name)) for name in classes)
+    return Prompts(classes, texts, prompt_ids(method, texts).to(context.device))
+
+
+def prompt_ids(method: Method, texts: Sequence[Sequence[str]]) -> Tensor:
+    """Return the token ids ``[C, T, L]`` of the T prompts of each of C classes."""
     ids = method.backbone.tokenize([text for prompts in texts for text in prompts]).long()
     if method.text_padding == "longest":
         ids = method.backbone.trim(ids)
-    shaped = ids.unflatten(0, (len(classes), len(context.templates))).to(context.device)
-    return Prompts(classes, texts, shaped)
+    return ids.unflatten(0, (len(texts), len(texts[0])))

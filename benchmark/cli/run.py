@@ -26,7 +26,7 @@ from benchmark.run.engines.grid import Cluster, Summary
 from benchmark.run.engines.start import run_plan
 from benchmark.run.engines.torchrun import joined
 from benchmark.store.cells import Store
-from benchmark.world import World
+from benchmark.world import ALONE, World
 
 NO_SETTINGS = ("config", "cell", "format")
 """Flags that are no settings of the run."""
@@ -114,7 +114,7 @@ def _main(args: argparse.Namespace, console: Console, world: World) -> int:
     request = load_request(given(args, *NO_SETTINGS), args.overrides, args.config or ())
     for line in request.skipped:
         console.warn(f"not run: {line}")
-    configs = _with_weights(request, console)
+    configs = with_weights(request, console)
     if not configs:
         names = ", ".join(item.label for item in request.experiments)
         console.line(f"{names}: describes the datasets and needs no run; `report` writes it")
@@ -126,23 +126,12 @@ def _main(args: argparse.Namespace, console: Console, world: World) -> int:
     store, only = Store(config.output_dir), tuple(args.cell or ())
     for line in broken:
         console.error(line)
-    for line in dict.fromkeys(line for one in configs for line in one.notes):
-        console.warn(line)
-    plan = world.from_first(lambda: make_plan(configs, store, only))
-    for line in plan.notes:
-        console.warn(line)
     elsewhere = config.engine == "ray" or args.format == "sh"
-    world.from_first(lambda: _check_identity(plan, store, console, elsewhere, make=not config.dry_run))
+    plan = planned(configs, store, console, world, only=only, elsewhere=elsewhere)
     if config.dry_run:
         _print_plan(plan, configs, args, console)
         return 2 if broken else 0
-    store.check_writable()
-    store.remove_leftovers()
-    _show_beside(plan, store)
-    summary = run_plan(
-        plan, store, console=console, jobs=config.jobs, debug=config.debug, cluster=cluster,
-        prepare=lambda reporter: _prepare(plan, reporter), world=world,
-    )  # fmt: skip
+    summary = carried_out(plan, store, config, console, world, cluster)
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
     written = not world.is_first or _finish(
         configs, store, summary, console, words=None if only else args.words, experiments=request.experiments
@@ -153,6 +142,60 @@ def _main(args: argparse.Namespace, console: Console, world: World) -> int:
         )
         return 130
     return max(1 if summary.failed or not written else 0, 2 if broken else 0)
+
+
+def planned(
+    configs: Sequence[RunConfig],
+    store: Store,
+    console: Console,
+    world: World = ALONE,
+    *,
+    only: Sequence[str] = (),
+    elsewhere: bool = False,
+) -> Plan:
+    """Make the plan of configurations, and say what in it is not as the user may expect.
+
+    Args:
+        configs: of one request.
+        store: where finished cells are.
+        console: where notes go.
+        world: processes that were started together.
+        only: names of cells.
+        elsewhere: whether cells run on other machines.
+
+    Raises:
+        BenchmarkError: finished cells are in the way, or would be made of something else now.
+    """
+    for line in dict.fromkeys(line for one in configs for line in one.notes):
+        console.warn(line)
+    plan = world.from_first(lambda: make_plan(configs, store, only))
+    for line in plan.notes:
+        console.warn(line)
+    make = not configs[0].dry_run
+    world.from_first(lambda: _check_identity(plan, store, console, elsewhere, make=make))
+    return plan
+
+
+def carried_out(
+    plan: Plan,
+    store: Store,
+    config: RunConfig,
+    console: Console,
+    world: World = ALONE,
+    cluster: Cluster | None = None,
+) -> Summary:
+    """Run the open cells of a plan, and return how they ended.
+
+    Raises:
+        BenchmarkError: the output folder cannot be written, or data or weights cannot be had.
+    """
+    store.check_writable()
+    store.remove_leftovers()
+    _show_beside(plan, store)
+    return run_plan(
+        plan, store, console=console, jobs=config.jobs, debug=config.debug, cluster=cluster,
+        prepare=lambda reporter: _prepare(plan, reporter), world=world,
+    )  # fmt: skip
 
 
 def _check_identity(plan: Plan, store: Store, console: Console, elsewhere: bool, *, make: bool) -> None:
@@ -215,7 +258,7 @@ def _print_plan(plan: Plan, configs: Sequence[RunConfig], args: argparse.Namespa
         console.line(command)
 
 
-def _with_weights(request: Request, console: Console) -> list[RunConfig]:
+def with_weights(request: Request, console: Console) -> list[RunConfig]:
     """Return the configurations that can run: a backbone that only some rows name may lack its weights.
 
     Raises:

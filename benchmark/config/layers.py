@@ -17,6 +17,8 @@ from benchmark.settings import Given, check, read, unsaid
 
 FLAGS, OVERRIDES = "flags", "key=value"
 VARIANTS = ("common", "authors")
+RECIPE_FLAGS = ("epochs", "max_steps", "batch_size", "lr", "precision", "loss")
+"""Flags that are keys of the recipe."""
 DEFAULT_SUITE = "phantom"
 
 
@@ -83,10 +85,9 @@ def from_yaml(path: Path, problems: list[str]) -> Layer:
 
 def from_flags(flags: Mapping[str, Any]) -> Layer:
     """Return the layer of command-line flags; names of recipe fields go below ``recipe``."""
-    recipe_flags = ("epochs", "max_steps", "batch_size", "lr", "precision", "loss")
     given = {key: value for key, value in flags.items() if value is not None and value is not False}
-    values = {key: value for key, value in given.items() if key not in recipe_flags}
-    recipe = {key: value for key, value in given.items() if key in recipe_flags}
+    values = {key: value for key, value in given.items() if key not in RECIPE_FLAGS}
+    recipe = {key: value for key, value in given.items() if key in RECIPE_FLAGS}
     return Layer(FLAGS, selections(values | ({"recipe": recipe} if recipe else {})))
 
 

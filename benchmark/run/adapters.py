@@ -82,6 +82,7 @@ def write_adapter(method: Method, spec: CellSpec, target: Path) -> bool:
         "options": public["options"],
         "backbone": public["backbone"],
         "pretrained": public["pretrained"],
+        "templates": public["suite"].get("templates"),
         "source": spec.folder,
         "adapt_hash": spec.adapt_hash,
     }
