@@ -14,6 +14,7 @@ from benchmark.report.figures import Picture
 from benchmark.report.html import page
 from benchmark.report.html.curve import charts
 from benchmark.report.report import read_report
+from benchmark.report.significance.decision import decide
 from tests.report.conftest import SUITE
 
 TITLES = {"zero_shot": "BiomedCLIP", "clip_lora": "CLIP-LoRA", "ace_lora": "ACE-LoRA", "full_ft": "Full FT"}
@@ -21,7 +22,7 @@ EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 PNG = (
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x02\x00\x00\x00\x03\x08\x02\x00\x00\x00"  # 2 x 3 pixels
 )
-VOID = ("meta", "img")
+VOID = ("meta", "img", "input")
 
 
 class Element:
@@ -136,7 +137,7 @@ def test_every_link_leads_to_something_in_the_page(store):
     assert len(set(names)) == len(names)
     targets = {link.attributes["href"] for link in root.all("a")}
     assert targets <= {f"#{name}" for name in names}
-    assert {"#summary", "#runs", "#table-0", "#figure_toy"} <= targets
+    assert {"#runs", "#provenance", "#table-0", "#figure_toy"} <= targets
 
 
 def test_a_part_tells_settings_origin_curve_scores_and_costs(store):
@@ -202,6 +203,48 @@ def test_numbers_carry_their_value_for_sorting(store):
     assert (values["BiomedCLIP"], values["ACE-LoRA"], values["CLIP-LoRA"]) == ("0.0", "969217.0", "442369.0")
 
 
+def test_the_card_says_what_the_tests_say(decided):
+    report = read_report(decided)
+    decision = decide(report.blocks[0])
+    card = Page(page(report.blocks, report.rendered, ())).root.one("section", id="answer-0")
+    assert [line.text for line in card.all("p")][: len(decision.sentences)] == list(decision.sentences)
+    matrix, scores = card.all("table")
+    marks = {row.one("th").text: list(row.all("td")) for row in matrix.one("tbody").all("tr")}
+    assert list(marks) == [one.row.title for one in decision.standings]
+    for one in decision.standings:
+        cells = marks[one.row.title]
+        assert [cell.attributes["class"] for cell in cells] == [one.signs[key] for key in decision.keys]
+        for cell, key in zip(cells, decision.keys, strict=True):
+            test = one.tests[key]
+            shown = f"{100 * abs(test.difference):.1f}" if test.matters else ""
+            assert cell.text == {"better": "+", "worse": "\u2212", "tied": "="}[one.signs[key]] + shown
+            assert cell.attributes["title"].startswith(f"{100 * test.difference:+.1f} points, p ")
+    rows = {row.one("th").text: list(row.all("td")) for row in scores.one("tbody").all("tr")}
+    assert next(iter(rows)) == f"{decision.base.title} (baseline)"
+    for at, best in enumerate(decision.best):
+        bold = [title for title, cells in rows.items() if list(cells[at].all("b"))]
+        assert bold == [best.row.title]
+        tied = {title.removesuffix(" (baseline)") for title, cells in rows.items() if "=" in cells[at].text}
+        assert tied == {row.title for row in best.tied}
+
+
+def test_the_card_leaves_out_rows_and_columns_without_scores_and_names_them(store):
+    card = parse(store).one("section", id="answer-0")
+    slim = [table for table in card.all("table") if "slim" in table.attributes["class"]][0]
+    titles = list(rows_of(slim))
+    assert "user_method" not in titles
+    assert "Without scores: user_method." in card.text
+    cells = [cell for row in rows_of(slim).values() for cell in row[:-2]]
+    assert all(cell.attributes.get("data-value") for cell in cells)
+
+
+def test_everything_but_the_decision_is_folded(store):
+    root = parse(store)
+    folds = [fold for fold in root.one(id="more").children if fold.tag == "details"]
+    assert [fold.attributes.get("id") for fold in folds] == ["tables", "runs", "provenance"]
+    assert all("open" not in fold.attributes for fold in folds)
+
+
 def test_nothing_is_requested_from_outside(store):
     text = text_of(store, (picture(store),))
     root = Page(text).root
@@ -241,7 +284,7 @@ def test_everything_from_the_store_is_escaped(tmp_path, write_cell):
     assert not [
         element for element in root.all() if any(name.startswith("on") for name in element.attributes)
     ]
-    assert "{{ 7 * 7 }}" in next(root.all("h1")).text
+    assert "{{ 7 * 7 }}" in next(root.all("h2")).text
     assert EVIL in root.one("article", id="toy/tiny/clip_lora/seed-0").text
 
 
@@ -251,7 +294,7 @@ def test_pictures_have_size_caption_and_words_for_those_who_cannot_see_them(tmp_
     image = root.one("img").attributes
     assert (image["width"], image["height"]) == ("2", "3")
     assert image["alt"] == "Toy: Toy suite, backbone tiny. Shows nothing."
-    assert "Toy: Toy suite, backbone tiny. Shows nothing." in root.one(id="figures").text
+    assert "Toy: Toy suite, backbone tiny. Shows nothing." in root.one(id="figure_toy").text
     assert root.one("a", href="#figure_toy").text == "Toy"
 
 
@@ -284,7 +327,8 @@ def test_colours_of_text_have_the_contrast_of_wcag_aa(scheme):
         colours |= dict(re.findall(r"--([\w-]+): (#\w+)", block))
     for name, back in product(("ink", "soft", "link", "bad", "curve"), ("page", "panel")):
         assert contrast(colours[name], colours[back]) >= 4.5, (name, back)
-    assert contrast(colours["paper"], colours["paper-back"]) >= 4.5
+    for name in ("paper", "better", "worse"):
+        assert contrast(colours[name], colours[f"{name}-back"]) >= 4.5, name
 
 
 def contrast(one: str, other: str) -> float:

@@ -18,9 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmark.report.figures.style import Picture
+from benchmark.report.html.answer import cards
 from benchmark.report.html.cells import anchor, cell_view
 from benchmark.report.html.overview import facts, subject, summary
 from benchmark.report.model import Block, Row
+from benchmark.report.significance.decision import SIGNS
 from benchmark.report.tables.doubts import row_marks
 from benchmark.report.tables.table import Table, parameters_text
 
@@ -28,7 +30,7 @@ _FOLDER = Path(__file__).parent
 
 
 def page(blocks: Sequence[Block], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    """Return index.html: summary, tables, figures, the list of runs, and a part for each run.
+    """Return index.html: what each suite answers, and folded below tables, figures, runs and a part for each run.
 
     Args:
         blocks: the main blocks, which hold all runs.
@@ -46,6 +48,8 @@ def page(blocks: Sequence[Block], tables: Sequence[Table], pictures: Sequence[Pi
         own = sorted((*row.runs, *row.left_out), key=lambda run: run.by_seed)
         return [(run.seed, anchor(run)) for run in own if anchor(run) in anchors]
 
+    found = cards(blocks, pictures)
+    beside = [card.plot for card in found if card.plot is not None]
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     return (
         _environment()
@@ -57,11 +61,14 @@ def page(blocks: Sequence[Block], tables: Sequence[Table], pictures: Sequence[Pi
             subject=subject(blocks),
             facts=facts(runs),
             summary=summary(runs),
+            cards=found,
+            minus=SIGNS["worse"],
+            plots={picture.name: _image(picture) for picture in beside},
             tables=tables,
             seeds=seeds,
             marks=lambda row: [] if row.missing else row_marks(row),
-            pictures=[_image(picture) for picture in pictures],
-            cells=cells,
+            pictures=[_image(picture) for picture in pictures if picture not in beside],
+            runs=cells,
         )
     )
 

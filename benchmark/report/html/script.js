@@ -1,6 +1,22 @@
 // Sorting by the heads of a table: numbers by data-value, text by data-key or as shown. Largest number first, then smallest
 // first, then the original order. What has no value stays last. Rows of <tfoot> stay where they are.
 "use strict";
+// What a link leads to is unfolded, and so is everything for the printer.
+const unfold = () => {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  if (target && target.closest("#more")) target.scrollIntoView();
+};
+addEventListener("hashchange", unfold);
+unfold();
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = Array.from(document.querySelectorAll("#more > details:not([open])"));
+  for (const part of folded) part.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const part of folded) part.open = false;
+});
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const rows = Array.from(body.rows);
