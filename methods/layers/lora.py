@@ -7,13 +7,13 @@ LoRA: Hu et al., ICLR 2022, arXiv 2106.09685: y = W x + b + s B A drop(x). Both 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from benchmark.backbones import Backbone, Tower
 from benchmark.errors import ConfigError
@@ -22,6 +22,8 @@ from methods.base import SIDES, Sides
 
 Position = Literal["all", "bottom", "mid", "up", "half-bottom", "half-up", "top3"]
 Site = Literal["q", "k", "v", "o", "up", "down"]
+Place = tuple[int, int, float, float]
+"""Where an update is added and how: columns start and stop, scale, probability of dropout."""
 
 
 @dataclass(frozen=True)
@@ -84,41 +86,83 @@ class LoRA(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the update of ``inputs``."""
-        keep = drawn_mask(inputs, self.dropout) if self.draws else None
-        update: Tensor = _Update.apply(inputs, self.A, self.B, self.scale, keep, self.dropout)
-        return update
+        nothing = inputs.new_zeros(*inputs.shape[:-1], len(self.B))
+        return self.add_all(nothing, inputs, [(self, 0, len(self.B))])
+
+    @staticmethod
+    def add_all(output: Tensor, inputs: Tensor, placed: Sequence[tuple[LoRA, int, int]]) -> Tensor:
+        """Add updates to ``output`` ``[..., D]`` in place, each to its columns [start, stop); they share ``inputs``.
+
+        Each draws its own mask. All is computed in the type of ``output``.
+        """
+        places = tuple(
+            (start, stop, lora.scale, lora.dropout if lora.draws else 0.0) for lora, start, stop in placed
+        )
+        weights = [weight for lora, _, _ in placed for weight in (lora.A, lora.B)]
+        added: Tensor = _AddUpdates.apply(output, inputs, places, *weights)
+        return added
 
 
-class _Update(torch.autograd.Function):
-    """s B A drop(x), whose backward keeps x as it came and the mask in single bytes, and drops x once more.
+class _AddUpdates(torch.autograd.Function):
+    """output[start:stop] += s B A drop(x) for several updates of one x, in place.
 
-    x is one tensor for q, k and v, so it is kept once; plain autograd would keep a dropped copy and a mask as wide as x
-    for each of them. Operation by operation the arithmetic is plain autograd's, bit for bit.
+    Kept for the backward pass: x once, in the type of the output; per update the mask in single bytes and A drop(x).
+    Plain autograd would keep a dropped copy and a mask as wide as x for each of them, and cast, scale and concatenate
+    tensors as wide as the output.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, a: Tensor, b: Tensor, scale: float, keep: Tensor | None, probability: float
+        ctx: Any, output: Tensor, inputs: Tensor, places: tuple[Place, ...], *weights: Tensor
     ) -> Tensor:
-        low = functional.linear(dropped(inputs, keep, probability), a)
-        ctx.save_for_backward(inputs, a, b, low, keep)
-        ctx.scale, ctx.probability = scale, probability
-        return scale * functional.linear(low, b)
+        kind = output.dtype  # coarser than the weights under autocast
+        rows, wide = inputs.to(kind), output.view(-1, output.shape[-1])
+        kept: list[Tensor | None] = [rows]
+        for (start, stop, scale, probability), a, b in zip(places, weights[::2], weights[1::2], strict=True):
+            thinned, keep = dropout(rows, probability)
+            a, b = a.to(kind), b.to(kind)
+            low = thinned.flatten(0, -2) @ a.T
+            wide[:, start:stop].addmm_(low, b.T, alpha=scale)
+            kept += [a, b, low, keep]
+        ctx.save_for_backward(*kept)
+        ctx.places, ctx.kinds = places, (inputs.dtype, [weight.dtype for weight in weights])
+        ctx.mark_dirty(output)
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, a, b, low, keep = ctx.saved_tensors
-        kind = low.dtype  # coarser than the weights under autocast
-        scaled = gradient.to(kind) * ctx.scale
-        inner = scaled @ b.to(kind)
-        kept = dropped(inputs, keep, ctx.probability).to(kind)
-        for_a = inner.flatten(0, -2).T @ kept.flatten(0, -2)
-        for_b = scaled.flatten(0, -2).T @ low.flatten(0, -2)
-        for_inputs = None
-        if ctx.needs_input_grad[0]:
-            for_inputs = dropped((inner @ a.to(kind)).to(inputs.dtype), keep, ctx.probability)
-        return for_inputs, for_a.to(a.dtype), for_b.to(b.dtype), None, None, None
+        rows, *kept = ctx.saved_tensors
+        input_kind, weight_kinds = ctx.kinds
+        gradient = gradient.to(rows.dtype)
+        wide, for_inputs = gradient.flatten(0, -2), None
+        for_weights = []
+        for number, (start, stop, scale, probability) in enumerate(ctx.places):
+            a, b, low, keep = kept[4 * number : 4 * number + 4]
+            own = wide[:, start:stop]
+            inner = (own @ b).mul_(scale)
+            thinned = dropped(rows, keep, probability).flatten(0, -2)
+            for_weights += [inner.T @ thinned, (own.T @ low).mul_(scale)]
+            if ctx.needs_input_grad[1]:
+                back = dropped((inner @ a).view_as(rows), keep, probability)
+                for_inputs = back if for_inputs is None else for_inputs.add_(back)
+        return (
+            gradient,
+            None if for_inputs is None else for_inputs.to(input_kind),
+            None,
+            *(value.to(kind) for value, kind in zip(for_weights, weight_kinds, strict=True)),
+        )
+
+
+def dropout(inputs: Tensor, probability: float) -> tuple[Tensor, Tensor | None]:
+    """Return ``inputs`` after dropout, and which values it kept: bool, of their shape; None where all are kept."""
+    if not probability:
+        return inputs, None
+    if inputs.device.type != "cpu":
+        thinned, keep = torch.native_dropout(inputs, probability, True)
+        return thinned, keep
+    keep = drawn_mask(inputs, probability)
+    return dropped(inputs, keep, probability), keep
 
 
 def drawn_mask(inputs: Tensor, probability: float) -> Tensor:
@@ -127,8 +171,6 @@ def drawn_mask(inputs: Tensor, probability: float) -> Tensor:
     On a CPU, torch draws one random number per value, a seventh of a LoRA step on the embedded backbone; here four
     values share one 64-bit draw, 16 bits each, so that the probability is met to 1 in 65,536.
     """
-    if inputs.device.type != "cpu":
-        return torch.native_dropout(inputs, probability, True)[1]
     count = inputs.numel()
     draws = _bits((count + 3) // 4)
     threshold = round(probability * 2**16) - 2**15
@@ -147,6 +189,8 @@ def dropped(inputs: Tensor, keep: Tensor | None, probability: float) -> Tensor:
     """Return ``inputs`` with what is not kept set to 0 and the rest scaled up; unchanged without a mask."""
     if keep is None:
         return inputs
+    if inputs.device.type != "cpu":
+        return torch.ops.aten.native_dropout_backward(inputs, keep, 1 / (1 - probability))  # one kernel
     # as bytes: a product with bool takes twice the time on a CPU
     return (inputs * (1 / (1 - probability))).mul_(keep.view(torch.uint8))
 

@@ -252,24 +252,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "lora: update not scaled",
-            "return scale * functional.linear(low, b)",
-            "return functional.linear(low, b)",
+            "addmm_(low, b.T, alpha=scale)",
+            "addmm_(low, b.T)",
         ),
         ("lora: dropout not rescaled", "(inputs * (1 / (1 - probability)))", "(inputs * 1.0)"),
         (
             "lora: gradient of A without the mask",
-            "kept = dropped(inputs, keep, ctx.probability).to(kind)",
-            "kept = inputs.to(kind)",
+            "thinned = dropped(rows, keep, probability).flatten(0, -2)",
+            "thinned = rows.flatten(0, -2)",
         ),
         (
             "lora: gradient of x without the scale",
-            "inner = scaled @ b.to(kind)",
-            "inner = gradient.to(kind) @ b.to(kind)",
+            "inner = (own @ b).mul_(scale)",
+            "inner = own @ b",
         ),
         (
             "lora: gradient of x without the mask",
-            "for_inputs = dropped((inner @ a.to(kind)).to(inputs.dtype), keep, ctx.probability)",
-            "for_inputs = (inner @ a.to(kind)).to(inputs.dtype)",
+            "back = dropped((inner @ a).view_as(rows), keep, probability)",
+            "back = (inner @ a).view_as(rows)",
         ),
     ),
     *_of(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmark.data.samples import Batch
 from benchmark.run import cost
 from benchmark.run.training.clock import StepClock
 
@@ -34,15 +34,15 @@ class _TinyMethod(nn.Module):
     def parameter_group(self, name: str) -> str:
         return {"frozen": "shared"}.get(name.split(".")[0], name.split(".")[0])
 
-    def loss(self, batch: SimpleNamespace) -> Tensor:
+    def loss_together(self, batch: Batch, world: object) -> Tensor:
         hidden = functional.dropout(self.frozen(batch.images), 0.5)
         image, text = self.norm(self.image(hidden)), self.text(batch.token_ids)
         return (image @ text.T * self.scale.exp()).square().mean()
 
 
-def _batch(size: int = 8) -> SimpleNamespace:
+def _batch(size: int = 8) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    return SimpleNamespace(
+    return Batch(
         images=torch.randn(size, 6, generator=generator), token_ids=torch.randn(size, 5, generator=generator)
     )
 
@@ -102,8 +102,8 @@ def test_a_method_that_trains_nothing_has_no_step() -> None:
 def test_a_failing_loss_leaves_the_gradients_alone() -> None:
     method = _TinyMethod()
     method.image.weight.grad = kept = torch.ones_like(method.image.weight)
-    with pytest.raises(AttributeError):
-        cost.measure_method(method, SimpleNamespace(token_ids=torch.zeros(2, 5)))
+    with pytest.raises(TypeError):
+        cost.measure_method(method, Batch(token_ids=torch.zeros(2, 5)))
     assert method.image.weight.grad is kept
 
 

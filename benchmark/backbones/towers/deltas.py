@@ -6,6 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,20 +158,18 @@ class DeltaSites(ABC):
         return any(self._deltas.get((index, name), {}).values())
 
     def add_deltas(self, index: int, name: str, inputs: Tensor, output: Tensor) -> Tensor:
-        """Return ``output`` plus the deltas attached to linear ``name`` of block ``index``."""
+        """Return ``output`` plus the deltas attached to linear ``name`` of block ``index``; it may be changed in place.
+
+        Deltas of one kind that offers ``add_all`` add themselves in one go.
+        """
         parts = self._deltas.get((index, name), {})
-        addends: dict[tuple[int, int], Tensor] = {}
-        for site, deltas in parts.items():
-            columns = self._columns[index, site]
-            for delta in deltas:
-                value = delta(inputs).to(output.dtype)
-                addends[columns] = addends[columns] + value if columns in addends else value
-        if not addends:
-            return output
-        if sum(stop - start for start, stop in addends) == output.shape[-1]:
-            return output + torch.cat([addends[key] for key in sorted(addends)], dim=-1)
-        for (start, stop), value in addends.items():
-            output = torch.cat([output[..., :start], output[..., start:stop] + value, output[..., stop:]], -1)
+        placed = [(delta, *self._columns[index, site]) for site, deltas in parts.items() for delta in deltas]
+        if len({type(delta) for delta, _, _ in placed}) == 1 and hasattr(placed[0][0], "add_all"):
+            add_all: Any = placed[0][0].add_all
+            return add_all(output, inputs, placed)
+        for delta, start, stop in placed:
+            changed = output[..., start:stop] + delta(inputs).to(output.dtype)
+            output = torch.cat([output[..., :start], changed, output[..., stop:]], dim=-1)
         return output
 
     def _detach(self, index: int, name: str, site: str, delta: nn.Module) -> None:

@@ -101,11 +101,12 @@ class TrainingArithmetic:
 
 
 def _frozen_weights(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of linear maps that do not train, each once."""
+    """Return the weights and biases of linear maps that do not train, each once."""
     maps = (
         module
         for name, module in model.named_modules()
         if type(module) is nn.Linear and name.rpartition(".")[2] != "base_layer"
     )
-    found: dict[int, Any] = {id(module.weight): module.weight for module in maps}
-    return [weight for weight in found.values() if not weight.requires_grad]
+    tensors = (tensor for module in maps for tensor in (module.weight, module.bias) if tensor is not None)
+    found: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
+    return [tensor for tensor in found.values() if not tensor.requires_grad]

@@ -1,0 +1,121 @@
+"""Kernels, bytes and operations of a training step at BiomedCLIP's size, counted on tensors without values.
+
+A GPU takes other branches than a CPU where this project or torch looks at the device: they are chosen here by hand, so
+that what is counted is a GPU's eager step. Views move nothing and count for nothing; bytes are those of each kernel's
+operands and results, an expanded operand read once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+import methods
+from benchmark.backbones import Backbone, load_backbone
+from benchmark.backbones.towers.hf_bert import HFBertTower
+from benchmark.backbones.towers.precision import TrainingArithmetic
+from benchmark.data.samples import Batch
+from benchmark.efficiency.workbench import shared_copy
+from methods.layers import lora
+
+_MOVES_NOTHING = {
+    "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "detach",
+    "alias", "split", "split_with_sizes", "unbind", "as_strided", "lift_fresh", "unflatten", "_reshape_alias",
+    "diagonal", "is_same_size", "narrow", "empty", "empty_like", "new_empty", "empty_strided", "_local_scalar_dense",
+}  # fmt: skip
+
+
+_FLOPS = {**flop_registry, torch.ops.aten.addmm_: flop_registry[torch.ops.aten.addmm]}
+
+
+@dataclass
+class Counts(TorchDispatchMode):
+    """What a step asks of a GPU.
+
+    Attributes:
+        kernels: operations that compute or copy. bytes: that they read and write. flops: of matrix products.
+    """
+
+    kernels: int = 0
+    bytes: int = 0
+    flops: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        space, name = func._schema.name.split("::")
+        if space == "prim" or name.rstrip("_") in _MOVES_NOTHING:
+            return out
+        moved = [value for value in tree_leaves((args, kwargs, out)) if isinstance(value, Tensor)]
+        self.kernels += 1
+        self.bytes += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in moved)
+        if flops := _FLOPS.get(func._overloadpacket):
+            self.flops += flops(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+@contextlib.contextmanager
+def branches_of_a_gpu(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take a GPU's branches on CPU tensors: one kernel for dropout, one for its backward pass, masks without a look."""
+
+    def dropout(inputs: Tensor, probability: float) -> tuple[Tensor, Tensor | None]:
+        return torch.native_dropout(inputs, probability, True) if probability else (inputs, None)
+
+    def dropped(inputs: Tensor, keep: Tensor | None, probability: float) -> Tensor:
+        if keep is None:
+            return inputs
+        return torch.ops.aten.native_dropout_backward(inputs, keep, 1 / (1 - probability))
+
+    def attention_mask(_: HFBertTower, sequence: Any) -> Tensor:
+        keep = sequence.keep[:, None, None, :]
+        return torch.zeros_like(keep, dtype=sequence.tokens.dtype).masked_fill(~keep, -1e30)
+
+    def torch_dropout(inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return torch.native_dropout(inputs, p, True)[0] if training and p else inputs
+
+    patch.setattr(lora, "dropout", dropout)
+    patch.setattr(lora, "dropped", dropped)
+    patch.setattr(HFBertTower, "attention_mask", attention_mask)
+    patch.setattr(functional, "dropout", torch_dropout)
+    yield
+
+
+def real_size(patch: pytest.MonkeyPatch) -> Backbone:
+    """Return BiomedCLIP's architecture with any values; nobody waits for random numbers."""
+    with patch.context() as still:
+        for name in ("normal_", "uniform_", "erfinv_"):
+            still.setattr(Tensor, name, lambda tensor, *_, **__: tensor)
+        return load_backbone("random:biomedclip")
+
+
+def count_step(name: str, backbone: Backbone, *, pairs: int = 64, tokens: int = 256) -> Counts:
+    """Return what the forward and the backward pass of a method's bf16 step cost."""
+    counts, size = Counts(), backbone.input_spec.size
+    method = methods.build(name, shared_copy(backbone)).train()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for module in method.modules():
+            for kind in (module._parameters, module._buffers):
+                kind.update({key: mode.from_tensor(x) for key, x in kind.items() if x is not None})
+        images, labels = torch.zeros(pairs, 3, *size), torch.zeros(pairs, 14)
+        batch = Batch(images, torch.ones(pairs, tokens, dtype=torch.long), labels)
+        arithmetic = TrainingArithmetic("bf16", torch.device("cpu"), method.backbone.model)
+        with arithmetic():  # frozen weights are cast once, not in each step
+            pass
+        with counts:
+            with arithmetic():
+                loss = method.loss(batch)
+            loss.backward()
+    return counts
