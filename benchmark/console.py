@@ -6,6 +6,7 @@ Information goes to standard output, warnings and errors to standard error. rich
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -306,6 +308,40 @@ class Fitted:
                     yield Padding(Text(f"{head}: " if head else "").append_text(row[at]), (0, 0, 0, 2))
 
 
+class Screen(rich.console.Console):
+    """A stream for people: whatever is printed, no control character of it reaches a terminal raw.
+
+    Attributes:
+        lost: why nothing can be written to it any more.
+    """
+
+    lost: OSError | None = None
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        """Yield the parts of anything that is printed, control characters as escapes; styles are not text."""
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(_visible(part.text), part.style)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print; what cannot be written is dropped, and work goes on."""
+        try:
+            super().print(*objects, **how)
+        except OSError as error:
+            self.lose(error)
+
+    def on_broken_pipe(self) -> None:
+        """Let `print` know that the reader of the output has gone."""
+        raise BrokenPipeError
+
+    def lose(self, error: OSError) -> None:
+        """Write nothing any more; what waits to be written is dropped."""
+        self.lost, self.quiet = error, True
+        with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+            number, nowhere = self.file.fileno(), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+
+
 class Console:
     """The output of every verb.
 
@@ -314,12 +350,12 @@ class Console:
     """
 
     def __init__(self, *, force_terminal: bool | None = None) -> None:
-        self.out = rich.console.Console(
+        self.out = Screen(
             force_terminal=force_terminal, markup=False, highlight=False, emoji=False, soft_wrap=True
         )
         if not self.live:  # a pipe has no width; tables take what they need
             self.out.width = 200
-        self.err = rich.console.Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        self.err = Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
     @property
     def live(self) -> bool:
@@ -380,6 +416,15 @@ class Console:
         finally:
             board.close()
 
+    def ended(self) -> OSError | None:
+        """Write what waits to be written, and return why standard output could not take all."""
+        if not self.out.lost:
+            try:
+                self.out.file.flush()
+            except OSError as error:
+                self.out.lose(error)
+        return self.out.lost
+
 
 def duration(seconds: float) -> str:
     """Return a time span for people: ``8.5 s``, ``3 min 20 s``, ``2 h 05 min``."""
@@ -397,6 +442,8 @@ def _one_line(text: str) -> str:
 
 def _visible(text: str) -> str:
     """Return a text whose control characters and bytes that are not UTF-8 are written as escapes."""
+    if text.isprintable():  # nearly always
+        return text
     text = "".join(x if x.isprintable() or x in "\n\t" else ascii(x)[1:-1] for x in text)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

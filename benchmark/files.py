@@ -23,6 +23,10 @@ import yaml
 from benchmark.errors import ConfigError, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = "run_benchmark.py" if (ROOT / "run_benchmark.py").is_file() else "medpeft-bench"
+"""How the program is called: in a checkout, and where it is installed."""
+COMMAND = PROGRAM if PROGRAM == "medpeft-bench" else f"python {PROGRAM}"
+"""How commands that people copy begin."""
 LEFTOVERS = ".*.????????.tmp"
 """Pattern of the names of temporary files: that of the target and eight letters in between."""
 SEEN = ".verified.json"
@@ -35,6 +39,12 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 def configs(*parts: str) -> Path:
     """Return a path below ``configs/``, for example ``configs("suites", "phantom.yaml")``."""
     return ROOT.joinpath("configs", *parts)
+
+
+def shipped(file: str) -> str:
+    """Return a file as the user names it; where there is none, a file below our own ``configs/`` of that name."""
+    ours = Path(file).parts[:1] == ("configs",) and not Path(file).exists() and (ROOT / file).is_file()
+    return str(ROOT / file) if ours else file
 
 
 def paper_tables() -> Path:
@@ -59,10 +69,18 @@ def user_path(text: str | Path) -> Path:
         raise ConfigError(f"'{text}': no user has this home folder. Write the path without ~") from None
 
 
+def working_folder() -> Path | None:
+    """Return the working folder; None when it has been deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
 def shown(path: Path) -> str:
     """Return a path as messages show it: relative to the checkout or the working folder when inside."""
-    for base in (ROOT, Path.cwd()):
-        if path.is_absolute() and path.is_relative_to(base):
+    for base in (ROOT, working_folder()):
+        if base and path.is_absolute() and path.is_relative_to(base):
             return str(path.relative_to(base))
     return str(path)
 

@@ -209,7 +209,10 @@ def task_done(spec: CellSpec, task: str, folder: CellFolder) -> bool:
 
 
 def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
-    """Return "key: old there, new now" lines for a folder with finished results, or an import, of other settings."""
+    """Return "key: old there, new now" lines for a folder whose results are of other settings.
+
+    They are finished, imported, or what another process is at.
+    """
     return [f"{key}: {old} there, {new} now" for key, (old, new) in _differing(spec, folder).items()]
 
 
@@ -219,9 +222,12 @@ def _differing(spec: CellSpec, folder: CellFolder) -> dict[str, tuple[Any, Any]]
     finished = [
         task for task in folder.results() if folder.find_json(f"{task}.json").get("status") == "success"
     ]
-    if not stored or not (finished or folder.imported()):
+    if not stored:
         return {}
-    if stored.get("adapt_hash") != spec.adapt_hash:
+    other = stored.get("adapt_hash") != spec.adapt_hash
+    if not (finished or folder.imported() or (other and folder.is_running())):
+        return {}
+    if other:
         found = _differences(adapt_settings(stored), adapt_settings(spec.public()))
         return found or {"settings": ("others", "these")}
     if finished and bool(stored.get("hash_ids")) != spec.hash_ids:

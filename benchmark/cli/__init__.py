@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 import shtab
@@ -13,6 +15,7 @@ import shtab
 from benchmark.cli._parser import ArgumentParser, normalised, verb_module, verbs
 from benchmark.console import Console
 from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
+from benchmark.files import PROGRAM, working_folder
 
 COMPLETION = "--print-completion"
 INTERRUPTED = 130
@@ -29,19 +32,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 some cell failed; 2 the request was wrong (one line says why); 3 a fault of the program itself;
         130 stopped by Ctrl-C.
     """
+    _open_streams()
     words = normalised(sys.argv[1:] if argv is None else argv)
     console = Console()
+    status = _run(words, console)
+    lost = console.ended()
+    if lost is None or isinstance(lost, BrokenPipeError):  # the reader of our output (head, less) may go
+        return status
+    console.error(
+        f"standard output: {lost.strerror or lost}. What is not shown is lost, what is stored is not"
+    )
+    return status or 2
+
+
+def _open_streams() -> None:
+    """Open standard streams that are closed: the next file that a library opens would take the place of one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _run(words: list[str], console: Console) -> int:
     try:
+        Path.cwd()
         return _dispatch(words, console)
     except KeyboardInterrupt:
         console.warn("stopped. The same command goes on from here")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        sys.stderr.close()
-        return 0
     except Exception as error:
         if "--debug" in words:
-            traceback.print_exc()
+            console.err.print(traceback.format_exc().rstrip(), markup=False)
         return _refused(error, console)
 
 
@@ -49,6 +71,8 @@ def _refused(error: Exception, console: Console) -> int:
     """Print why a command ended, one line per problem, and return its exit code."""
     if isinstance(error, BenchmarkError):
         problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    elif isinstance(error, OSError) and working_folder() is None:
+        problems = ["the working folder has been deleted. Change to another one and run the command again"]
     elif isinstance(error, OSError) and error.filename:  # a full disk, a path that cannot be one
         problems = [file_fault(error)]
     else:
@@ -99,8 +123,8 @@ def _completion(words: Sequence[str]) -> str:
 
 def _overview() -> str:
     lines = [
-        "usage: run_benchmark.py [run] [flags] [key=value ...]   (run --help lists the flags)",
-        f"       run_benchmark.py {COMPLETION} bash|zsh|fish|tcsh   (a script that completes words)",
+        f"usage: {PROGRAM} [run] [flags] [key=value ...]   (run --help lists the flags)",
+        f"       {PROGRAM} {COMPLETION} bash|zsh|fish|tcsh   (a script that completes words)",
         "",
     ]
     for verb in verbs():

@@ -13,11 +13,9 @@ from typing import Any, NoReturn
 
 from benchmark.config.run_config import Settings
 from benchmark.errors import ConfigError, PluginError, suggest
-from benchmark.files import default_data_root, user_path
+from benchmark.files import PROGRAM, default_data_root, user_path
 from benchmark.registry import load_plugins, scan_plugins
 from benchmark.settings import Given, check, coerce, words
-
-PROGRAM = "run_benchmark.py"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmark.files import ROOT
+from benchmark.files import COMMAND, PROGRAM, ROOT
 from benchmark.plan import Plan
 
 _LEFT_OUT = {"--dry-run": 0, "--format": 1, "--cell": 1}
@@ -21,7 +21,9 @@ def cell_commands(plan: Plan, words: Sequence[str]) -> list[str]:
         plan: whose cells.
         words: of the ``run`` command.
     """
-    program = [sys.executable, str(ROOT / "run_benchmark.py"), *_kept(words, _LEFT_OUT)]
+    script = ROOT / PROGRAM
+    program = [sys.executable, *([str(script)] if script.is_file() else ["-m", "benchmark.cli"])]
+    program += _kept(words, _LEFT_OUT)
     names = [cell.spec.folder.partition("/")[2] for cell in plan.open]  # without the store's "runs/"
     return [
         f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join([*program, '--cell', name])}" for name in names
@@ -31,7 +33,7 @@ def cell_commands(plan: Plan, words: Sequence[str]) -> list[str]:
 def with_seeds(words: Sequence[str], seeds: str) -> str:
     """Return the user's own command with other seeds: finished cells are reused, and the others added."""
     kept = _kept([word for word in words if not word.startswith("seeds=")], {"--seeds": 1})
-    return f"python run_benchmark.py {shlex.join([*kept, '--seeds', seeds])}"
+    return f"{COMMAND} {shlex.join([*kept, '--seeds', seeds])}"
 
 
 def _kept(words: Sequence[str], left_out: Mapping[str, int]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.cli._parser import ArgumentParser, add_plugins, use_plugins
 from benchmark.console import Console
 from benchmark.errors import ConfigError
-from benchmark.files import user_path
+from benchmark.files import PROGRAM, user_path
 from benchmark.machine import find_devices
 from benchmark.registry import METHODS
 
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from benchmark.efficiency import report
 
     folder, precision = user_path(args.output_dir), resolve(args.precision, bench.device)
-    command = "run_benchmark.py " + shlex.join(sys.argv[1:])
+    command = f"{PROGRAM} " + shlex.join(sys.argv[1:])
     found = report.Measured(report.surroundings(bench, precision, args.rounds, command))
     try:
         _Measurement(args, bench, precision, found, folder, console).measure(names)

@@ -17,7 +17,7 @@ from benchmark.config.load import load_config
 from benchmark.config.run_config import RunConfig
 from benchmark.console import Console
 from benchmark.errors import ConfigError, StoreError, quoted
-from benchmark.files import user_path
+from benchmark.files import PROGRAM, user_path
 from benchmark.plan import CellSpec, make_plan
 from benchmark.registry import METHODS
 from benchmark.store.cells import CellFolder, Store
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if value != plain.options[name][key]
     ]
     console.line(f"{folder.path}: imported. Evaluate it with")
-    console.line("  " + shlex.join(["run_benchmark.py", "run", *_flags(args, name), *words, *args.overrides]))
+    console.line("  " + shlex.join([PROGRAM, "run", *_flags(args, name), *words, *args.overrides]))
     return 0
 
 

@@ -17,6 +17,7 @@ from benchmark.cli._parser import ArgumentParser, add_data_root, add_plugins, da
 from benchmark.config.layers import key_and_value
 from benchmark.console import Console, duration
 from benchmark.errors import ConfigError, PluginError, unknown
+from benchmark.files import PROGRAM
 from benchmark.registry import DATASETS
 
 BAD_IMAGE = ("error", "skip")
@@ -149,7 +150,7 @@ def _print_datasets(console: Console) -> None:
             access = found.access
             rows.append((order.index(access.kind), (name, found.title, access.kind, access.url, access.how)))
     columns = ("name", "title", "access", "where", "what to download")
-    title = "run_benchmark.py prepare NAME --raw DIR --data-root DIR"
+    title = f"{PROGRAM} prepare NAME --raw DIR --data-root DIR"
     console.rows(columns, [row for _, row in sorted(rows)], title)
 
 

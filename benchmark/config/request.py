@@ -27,7 +27,7 @@ from benchmark.config.layers import (
 from benchmark.config.load import config_of, load_config, user_layers
 from benchmark.config.run_config import RunConfig
 from benchmark.errors import ConfigError, PluginError
-from benchmark.files import read_yaml, shown
+from benchmark.files import read_yaml, shipped, shown
 from benchmark.registry import BACKBONES, METHODS, TASKS, scan_plugins
 from benchmark.settings import words
 
@@ -65,6 +65,7 @@ def load_request(
         ConfigError: holds every problem found.
         PluginError: no selected method can be imported.
     """
+    files = [shipped(file) for file in files]
     sections = ["experiment" in read_yaml(Path(file)) for file in files]
     if not any(sections):
         if len(files) > 1:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmark.config.experiments import Experiment, ResolvedRow, read_suite, resolve
+from benchmark.files import COMMAND
 from benchmark.report.agreement import comparable
 from benchmark.report.collect import method_titles, other_backbone
 from benchmark.report.model import NOT_RUN, Block, Row, Score, declared_metrics
@@ -171,7 +172,7 @@ def _difference(row: ResolvedRow, rows: Mapping[str, Row]) -> Row:
 def _command(experiment: Experiment, anchor: Block, rows: Sequence[Row]) -> str:
     """What runs the experiment's cells beside those that are there: same suite, backbone and seeds."""
     seeds = {run.seed for row in rows for run in row.runs if run.limit is None}
-    words = ["python run_benchmark.py", f"--config {experiment.source}", f"--suite {anchor.suite}"]
+    words = [COMMAND, f"--config {experiment.source}", f"--suite {anchor.suite}"]
     if anchor.backbone != anchor.spec.get("backbone"):
         words.append(f"--backbone {anchor.backbone}")
     if seeds:

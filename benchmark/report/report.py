@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmark.config.experiments import Experiment, experiments
 from benchmark.errors import ConfigError, StoreError, unknown
-from benchmark.files import csv_cell, write_whole
+from benchmark.files import COMMAND, csv_cell, write_whole
 from benchmark.report.collect import collect_blocks
 from benchmark.report.experiment_tables import MAIN, experiment_blocks, with_papers_rows
 from benchmark.report.figures import write_figures
@@ -105,7 +105,7 @@ class Report:
             if decision.standings:
                 rows = [decision.standings[0].row, decision.base or decision.standings[1].row]
                 names = " ".join(shlex.quote(row.cell) for row in rows)
-                return f"python run_benchmark.py compare {names} --output-dir {shlex.quote(str(self.folder.parent))}"
+                return f"{COMMAND} compare {names} --output-dir {shlex.quote(str(self.folder.parent))}"
         return ""
 
     def _by_id(self) -> dict[str, list[Table]]:

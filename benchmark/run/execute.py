@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from benchmark.console import Reporter, Stopped
 from benchmark.errors import BenchmarkError, StoreError, file_fault
 from benchmark.plan import CellSpec, cell_state, differing_settings, task_done
 from benchmark.registry import load_plugins
-from benchmark.store.cells import CellFolder, Store, UnreadableError
+from benchmark.store.cells import CellFolder, Store, UnreadableError, digest
 from benchmark.store.provenance import provenance, scrub
 
 RunCell = Callable[..., None]
 """Runs a cell: ``(spec, folder, reporter)``, and the world where several processes work together."""
 LOCK_PATIENCE = 10.0
 """Seconds after the death of a worker until its lock is free: processes that it forked live a little longer."""
+BEGIN_PATIENCE = 2.0
+"""Seconds within which a process that holds a cell has written its settings down."""
 
 
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
@@ -58,9 +61,34 @@ def execute_cell(
     folder = store.cell(spec.folder)
     try:
         with folder.lock(patience) as held:
-            return _run_locked(spec, folder, reporter, run_cell, overwrite) if held else Outcome("busy")
+            return _run_locked(spec, folder, reporter, run_cell, overwrite) if held else _busy(spec, folder)
     except (OSError, StoreError) as error:  # the folder itself cannot be written
         return Outcome("failed", _say(error), traceback.format_exc())
+
+
+def _busy(spec: CellSpec, folder: CellFolder) -> Outcome:
+    """Return the outcome of a cell that another process runs: it failed where that one makes something else of it."""
+    until = time.monotonic() + BEGIN_PATIENCE
+    while (
+        (stored := folder.find_config())
+        and not (same := _makes_all(stored, spec))
+        and time.monotonic() < until
+    ):
+        time.sleep(0.1)
+    if not stored or same:
+        return Outcome("busy")
+    differing = "; ".join(differing_settings(spec, folder)[:4]) or "other tasks"
+    return Outcome(
+        "failed",
+        f"another process runs it with {differing}. Wait for its end, or choose another --output-dir",
+    )
+
+
+def _makes_all(stored: Mapping[str, Any], spec: CellSpec) -> bool:
+    """Return whether a process that keeps these settings makes all of a cell."""
+    there = stored.get("tasks") or {}
+    tasks = all(digest(there.get(name)) == digest(scrub(task)) for name, task in spec.tasks.items())
+    return stored.get("adapt_hash") == spec.adapt_hash and tasks
 
 
 def _run_locked(

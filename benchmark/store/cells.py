@@ -203,6 +203,13 @@ class CellFolder:
         with file_lock(self.path / ".lock", wait=False, patience=patience) as held:
             yield held
 
+    def is_running(self) -> bool:
+        """Return whether another process holds the cell now."""
+        if not self.exists(".lock"):
+            return False
+        with self.lock() as held:
+            return not held
+
     def remove_leftovers(self) -> None:
         """Delete temporary files and folders of a process that was killed while it wrote."""
         remove_dead(self.path, "**/.*.tmp")

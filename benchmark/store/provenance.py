@@ -68,7 +68,8 @@ def provenance(config: Mapping[str, Any], config_hash: str) -> dict[str, Any]:
 @functools.cache
 def git_state(root: Path = ROOT) -> dict[str, Any]:
     """Return the commit of the checkout and whether its sources differ from it; None outside a repository."""
-    commit = _git(root, "rev-parse", "HEAD")
+    # an installed copy may lie in the checkout of something else
+    commit = _git(root, "rev-parse", "HEAD") if (root / _SOURCES[0]).is_file() else ""
     present = [name for name in _SOURCES if (root / name).exists()]
     changes = _git(root, "status", "--porcelain", "--", *present) if commit else None
     return {"commit": commit or None, "dirty": None if changes is None else bool(changes)}

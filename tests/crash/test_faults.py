@@ -27,6 +27,7 @@ from benchmark.cli import main
 from benchmark.cli import run as run_verb
 from benchmark.console import NullReporter
 from benchmark.files import LEFTOVERS, ROOT, remove_dead, temporary_beside, write_whole
+from benchmark.run import execute
 from benchmark.run.training.checkpoint import Checkpoint
 from benchmark.store.cells import CellFolder, Store
 from tests.test_stop import train
@@ -173,6 +174,7 @@ def test_a_run_on_a_disk_that_goes_bad_ends_and_goes_on(run, world, small_disk, 
                 file.write(bytes(4096))
 
     code, said, store = run(fake_one__1=bad)
+    said.sort()
     assert code == 1
     why = "No space left on device. Free space" if options == "full" else "Read-only file system. Make it"
     assert len(said) == 3
@@ -187,6 +189,97 @@ def test_a_run_on_a_disk_that_goes_bad_ends_and_goes_on(run, world, small_disk, 
     assert run()[:2] == (0, [])
     assert set(states(store).values()) == {"success"}
     assert (store.output_dir / CELL / "ran.txt").read_text() == done
+
+
+# ---------------------------------------------------------------------- other processes, folders and streams
+def test_a_run_with_other_settings_goes_beside_one_that_is_running(run, flags, world, capsys):
+    codes = []
+
+    def another(folder):
+        FAULT.clear()
+        words = [
+            "--suite",
+            flags["suite"],
+            "--plugins",
+            *flags["plugins"],
+            "--methods",
+            "fake_one",
+            "--device",
+            "cpu",
+        ]
+        codes.append(main([*words, "--jobs", "1", "--output-dir", str(world / "out"), "recipe.lr=0.007"]))
+
+    code, said, store = run(fake_one__0=another)
+    assert codes == [0]
+    assert code == 0
+    assert len(states(store)) == 4
+    assert set(states(store).values()) == {"success"}
+
+
+def test_a_cell_that_another_process_makes_something_else_of_is_no_success(run, world, monkeypatch):
+    monkeypatch.setattr(execute, "BEGIN_PATIENCE", 0.0)
+    run()
+    store = Store(world / "out")
+    for name in ("status.json", "fake_task.json"):
+        store.cell(CELL).remove(name)
+    config = store.cell(CELL).read_config()
+    with store.cell(CELL).lock() as held:
+        assert held
+        assert run()[0] == 0  # it makes the same
+        store.cell(CELL).write_config(config | {"tasks": {}})
+        code, said, _ = run()
+    assert code == 1
+    assert said == [
+        f"error: {CELL}: another process runs it with other tasks. Wait for its end, or choose another --output-dir"
+    ]
+
+
+def test_a_working_folder_that_is_deleted_is_one_line(run, world, monkeypatch, tmp_path):
+    place = tmp_path / "gone"
+    place.mkdir()
+    words = f"cd {place} && rmdir {place} && {sys.executable} {ROOT}/run_benchmark.py list suites"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == DELETED
+    place.mkdir()
+    monkeypatch.chdir(place)
+    code, said, store = run(fake_one__0=lambda folder: place.rmdir())
+    assert (code, said) == (0, [])  # the output folder is elsewhere
+
+
+DELETED = "error: the working folder has been deleted. Change to another one and run the command again"
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "says"),
+    [
+        (
+            ">/dev/full",
+            2,
+            ["error: standard output: No space left on device. What is not shown is lost, what is stored"],
+        ),
+        (">&-", 0, []),
+        ("| true", 0, []),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line_or_none(where, code, says):
+    words = f"set -o pipefail; {sys.executable} {ROOT}/run_benchmark.py list suites {where}"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(says)
+    assert all(line.startswith(text) for line, text in zip(lines, says, strict=True))
+
+
+def test_a_run_whose_output_cannot_be_written_goes_on(run, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code, said, store = run()
+        monkeypatch.undo()
+    assert code == 2
+    assert len(said) == 1
+    assert said[0].startswith("error: standard output: No space left on device")
+    assert set(states(store).values()) == {"success"}
 
 
 # ---------------------------------------------------------------------- memory

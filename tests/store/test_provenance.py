@@ -72,6 +72,7 @@ def test_git_state_tells_a_clean_checkout_from_a_changed_one(tmp_path):
     assert git_state(tmp_path)["commit"] is None
     (tmp_path / "benchmark").mkdir()
     (tmp_path / "benchmark" / "a.py").write_text("x = 1\n")
+    (tmp_path / "run_benchmark.py").touch()
     git("init")
     git("add", "-A")
     git("commit", "-m", "first")
@@ -82,6 +83,9 @@ def test_git_state_tells_a_clean_checkout_from_a_changed_one(tmp_path):
     (tmp_path / "benchmark" / "a.py").write_text("x = 2\n")
     git_state.cache_clear()
     assert git_state(tmp_path)["dirty"] is True
+    (tmp_path / "run_benchmark.py").unlink()  # a copy that is installed in the checkout of something else
+    git_state.cache_clear()
+    assert git_state(tmp_path) == {"commit": None, "dirty": None}
 
 
 def test_memory_and_cores_are_plausible():

@@ -22,6 +22,7 @@ from benchmark.data.dataset import LoadRequest
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable
 from benchmark.data.prepared import Prepared
 from benchmark.errors import ConfigError, DataError, unknown
+from benchmark.files import PROGRAM
 from benchmark.preprocess import Crop
 from benchmark.registry import register_dataset
 from benchmark.settings import setting
@@ -263,7 +264,7 @@ class MedMnist(RawDataset):
     def prepare_command(self, data_root: Path | str = "DIR") -> str:
         """Return the command that prepares this set."""
         head, _, name = self.name.partition("/")
-        return f"run_benchmark.py prepare {head} --raw DIR --data-root {data_root} name={name or '...'}"
+        return f"{PROGRAM} prepare {head} --raw DIR --data-root {data_root} name={name or '...'}"
 
 
 ACCESS = Access(

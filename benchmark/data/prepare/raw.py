@@ -26,6 +26,7 @@ from benchmark.data.prepared import (
     numbers_of,
 )
 from benchmark.errors import DataError, unknown
+from benchmark.files import PROGRAM
 from benchmark.preprocess import Crop, Fitting
 from benchmark.settings import setting
 
@@ -142,7 +143,7 @@ class RawDataset:
 
     def prepare_command(self, data_root: Path | str = "DIR") -> str:
         """Return the command that prepares this dataset."""
-        return f"run_benchmark.py prepare {self.name} --raw DIR --data-root {data_root}"
+        return f"{PROGRAM} prepare {self.name} --raw DIR --data-root {data_root}"
 
     def command_for(self, data_root: Path | str, transform: str) -> str:
         """Return the command that prepares this dataset fitted as a transform's name says."""

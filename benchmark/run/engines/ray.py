@@ -89,7 +89,7 @@ def run(grid: Grid, cluster: Cluster, jobs: int | None) -> None:
 
     Raises:
         ConfigError: the cluster does not answer, or cannot give what a cell takes.
-        StoreError: a node does not see the folders.
+        StoreError: a node does not see the folders, or that of this command has failed.
     """
     spec = grid.waiting[0]
     data_root, output_dir = spec.data_root.absolute(), grid.store.output_dir.absolute()
@@ -102,7 +102,13 @@ def run(grid: Grid, cluster: Cluster, jobs: int | None) -> None:
                 needs.threads,
             )  # fmt: skip
             grid.waiting = [replace(x, device=needs.device, data_root=data_root) for x in grid.waiting]
-            _Tasks(grid, needs, order).run(jobs or len(grid.waiting))
+            try:
+                _Tasks(grid, needs, order).run(jobs or len(grid.waiting))
+            except RayError as error:
+                raise StoreError(
+                    f"--engine ray: the node of this command has failed ({type(error).__name__}). Finished cells are "
+                    "kept: start Ray again and run the same command"
+                ) from None
 
 
 class _Tasks:
@@ -133,8 +139,9 @@ class _Tasks:
                 if self.grid.stopping():
                     self._ask_to_stop()
         finally:
-            for task in self.running:
-                ray.cancel(task, force=True)
+            with contextlib.suppress(RayError):  # of a node that is gone
+                for task in self.running:
+                    ray.cancel(task, force=True)
 
     def _submit(self, spec: CellSpec) -> None:
         self.running[self.task.remote(spec, len(self.cells), self.order, self.mailbox)] = len(self.cells)
