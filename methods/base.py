@@ -10,7 +10,7 @@ Shape letters: B batch, C classes, T templates, L text length, E shared embeddin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -132,7 +132,7 @@ class Method(nn.Module):
 
     card: ClassVar[MethodCard]
     Options: ClassVar[type] = NoOptions
-    adapts: ClassVar[frozenset[str]] = frozenset()
+    adapts: frozenset[str] = frozenset()
     identity_at_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = False
     deterministic: ClassVar[bool] = False
@@ -269,6 +269,16 @@ class Method(nn.Module):
     def loss_of_classes(self, embeddings: Embeddings, labels: Tensor) -> Tensor:
         """Return the scalar loss of embedded images with class indices ``[B]``: cross-entropy of the scaled cosines."""
         return functional.cross_entropy(self.logit_scale() * at_least_fp32(embeddings["cosines"]), labels)
+
+    def figures(self, some: Callable[[], Any]) -> dict[str, float]:
+        """Return numbers about what was learnt, by name, that a reader of the results should see; usually none.
+
+        Called in eval mode after training.
+
+        Args:
+            some: reads a batch of the pairs that the method was trained on.
+        """
+        return {}
 
     def after_step(self, step: int, total: int) -> None:
         """Do what has to follow an optimiser step; its gradients are still there. The default bounds the logit scale.

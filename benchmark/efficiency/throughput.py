@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ def pays(eager: Times, compiled: Times) -> str:
 class _TakesBoth(Method):
     """Takes images and texts, so that batches bring both."""
 
-    adapts: ClassVar[frozenset[str]] = frozenset({"image", "text"})
+    adapts = frozenset({"image", "text"})
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ class _Cell:
             figures["step_flops_per_pair_cached"] = cached["step_flops_per_pair"]
         times = step_times(*((outcome.step_seconds, outcome.step_waits) if outcome else ((), ())))
         median = times["step_time_p50_s"]
-        return {
+        costs = {
             **figures,
             **inference_costs(self.method, self.prompts, self.frozen_flops),
             **times,
@@ -254,6 +254,9 @@ class _Cell:
             "threads": torch.get_num_threads(),
             "processes": self.world.size,
         }
+        some = np.arange(min(self.spec.recipe.eval_batch_size, batches.pairs))
+        learnt = self.method.eval().figures(lambda: batches.batch(some))
+        return {**costs, **({"learnt": learnt} if learnt else {})}
 
     # ------------------------------------------------------------------ evaluation
     def task(self, name: str) -> Task:

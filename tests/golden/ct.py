@@ -31,6 +31,7 @@ from benchmark.backbones.medical.convert import fill, rename
 from benchmark.backbones.medical.ctvit import CTLayer
 from benchmark.backbones.medical.records import Record
 from benchmark.volumes import VolumeFitting
+from methods.molre import Experts, Router, entropy
 
 Tensors = Mapping[str, Tensor]
 
@@ -365,7 +366,95 @@ def _crop(
     found.add(f"prep.{name}, around the volume", beside.max(), lowest, 1e-6)
 
 
-STAGES = (towers, training, lora, other_grids, preprocessing)
+# ---------------------------------------------------------------------------- MoLRE
+def molre(found: Comparisons, facts: Mapping[str, Any], stored: Tensors) -> None:
+    """Compare the mixture of experts with numbers worked out by hand, in double precision."""
+    given, allowed = under(stored, "molre.in/"), facts["molre"]["tolerances_max_abs"]
+    weights, inputs, coefficients = given["W0"], given["x"], given["C"]
+    for activation in ("relu", "gelu"):
+        experts, router = mixture(given, activation)
+        inputs = given["x"].clone().requires_grad_()
+        shares = router(inputs)
+        output = inputs @ weights.T + experts(inputs, shares)
+        loss = (output * coefficients).sum()
+        loss.backward()
+        ours = {
+            "h": output, "g": shares, "loss": loss, "routing_entropy": entropy(shares), "grad_x": inputs.grad,
+            "grad_A": experts.A.grad, "grad_B": experts.B.grad, "grad_R1": router.first.weight.grad,
+            "grad_c1": router.first.bias.grad, "grad_R2": router.last.weight.grad, "grad_c2": router.last.bias.grad,
+            "grad_W0_not_trained": coefficients.T @ given["x"],
+        }  # fmt: skip
+        for name, theirs in under(stored, f"molre.{activation}/").items():
+            value = ours[name]
+            assert value is not None, name
+            found.add(f"molre.{activation}/{name}", value, theirs, allowed)
+    _equal_weights(found, stored, given, allowed)
+    experts, router = mixture(given, "relu")
+    rows = stored["molre.slices/x"]
+    routed = rows @ weights.T + experts(rows, router(rows))
+    shares = (routed @ stored["molre.slices/pool_query"]).softmax(dim=1)
+    pooled = (shares[..., None] * routed).sum(dim=1)
+    found.add("molre.slices/pool_weights", shares, stored["molre.slices/pool_weights"], allowed)
+    key = "molre.slices/routed_per_slice_then_pooled"
+    found.add(key, pooled, stored[key], allowed)
+    shares = (rows @ stored["molre.slices/pool_query_input"]).softmax(dim=1)
+    whole = (shares[..., None] * rows).sum(dim=1)
+    key = "molre.slices/pooled_then_routed"
+    found.add(key, whole @ weights.T + experts(whole, router(whole)), stored[key], allowed)
+
+
+def mixture(given: Tensors, activation: str) -> tuple[Experts, Router]:
+    """Return experts and router with the stored values."""
+    count, rank, width = given["A"].shape
+    experts = Experts(width, given["B"].shape[1], experts=count, r=rank).double()
+    router = Router(width, len(given["R1"]), count, activation).double()
+    with torch.no_grad():
+        experts.A.copy_(given["A"])
+        experts.B.copy_(given["B"])
+        for layer, letter in ((router.first, "1"), (router.last, "2")):
+            layer.weight.copy_(given[f"R{letter}"])
+            layer.bias.copy_(given[f"c{letter}"])
+    return experts, router
+
+
+def _equal_weights(found: Comparisons, stored: Tensors, given: Tensors, allowed: float) -> None:
+    """Compare the start of the router, the single LoRA that it equals, one expert, and three steps from zero."""
+    weights, inputs, coefficients = given["W0"], given["x"], given["C"]
+    experts, router = mixture(given, "relu")
+    with torch.no_grad():
+        router.last.weight.zero_()
+        router.last.bias.zero_()
+    shares = router(inputs)
+    output = inputs @ weights.T + experts(inputs, shares)
+    (output * coefficients).sum().backward()
+    stacked = (
+        inputs @ weights.T + inputs @ stored["molre.start/stacked_A"].T @ stored["molre.start/stacked_B"].T
+    )
+    for name, ours in {
+        "g_uniform": shares, "h_uniform": output, "grad_B_uniform": experts.B.grad,
+        "grad_R2_uniform": router.last.weight.grad,
+    }.items():  # fmt: skip
+        assert ours is not None, name
+        found.add(f"molre.start/{name}", ours, stored[f"molre.start/{name}"], allowed)
+    found.add("molre: one LoRA of rank K r", output, stacked, allowed)
+    alone = Experts(inputs.shape[1], len(weights), experts=1, r=experts.A.shape[1]).double()
+    with torch.no_grad():
+        alone.A.copy_(given["A"][:1])
+        alone.B.copy_(given["B"][:1])
+    found.add("molre.K1/h", inputs @ weights.T + alone(inputs, None), stored["molre.K1/h"], allowed)
+    with torch.no_grad():
+        experts.B.zero_()
+    trained = [*experts.parameters(), *router.parameters()]
+    optimiser = torch.optim.SGD(trained, lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        ((inputs @ weights.T + experts(inputs, router(inputs))) * coefficients).sum().backward()
+        optimiser.step()
+    key = "molre.start/h_after_3_sgd_steps"
+    found.add(key, inputs @ weights.T + experts(inputs, router(inputs)), stored[key], allowed)
+
+
+STAGES = (towers, training, lora, other_grids, preprocessing, molre)
 
 
 def compare(file: Path) -> Comparisons:

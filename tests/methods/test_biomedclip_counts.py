@@ -18,6 +18,7 @@ WITHOUT_SCALE = {
     "mma": 807_680,
     "clip_lora": 442_368,
     "mmrl": 5_911_552,
+    "molre": 49_152 + 16_614,
     "full_ft": 195_902_720,
     "ace_lora": 969_216,
 }

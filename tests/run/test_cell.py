@@ -147,6 +147,12 @@ def test_a_cell_leaves_everything_that_was_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_cell_says_what_its_method_has_learnt(tmp_path: Path) -> None:
+    learnt = run(spec(tmp_path / "data", "molre"), tmp_path / "out").read_json("efficiency.json")["learnt"]
+    assert 0 < learnt["routing_entropy"] <= learnt["routing_entropy_of_equal_weights"]
+    assert "learnt" not in run(spec(tmp_path / "data"), tmp_path / "out").read_json("efficiency.json")
+
+
 def test_a_cell_is_reproducible_bit_by_bit(tmp_path: Path) -> None:
     first = run(spec(tmp_path, "clip_lora"), tmp_path / "a")
     again = run(spec(tmp_path, "clip_lora"), tmp_path / "b")
