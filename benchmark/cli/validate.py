@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from benchmark.run.preflight import Item
 
 GROUPS = ("data", "weights", "models", "hardware", "cost")
-STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
+STYLES = {"missing": "red", "wrong": "red", "doubtful": "yellow", "ready": "green", "cost": ""}
+SECTIONS = tuple(STYLES)
+"""Headings in their order: what is not there, what is wrong, what to know, what is in order, what it costs."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -64,7 +66,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
     ]
     found += [] if request.experiments else [item for config in request.configs for item in models(config)]
     # Configurations of one experiment share data and weights.
-    items = sorted(dict.fromkeys(found), key=lambda item: GROUPS.index(item.group))
+    items = sorted(
+        dict.fromkeys(found), key=lambda item: (SECTIONS.index(section(item)), GROUPS.index(item.group))
+    )
     broken = list(dict.fromkeys(line for config in request.configs for line in config.broken))
     missing = [item for item in items if item.state == "missing"]
     if args.json:
@@ -106,19 +110,28 @@ def _named(item: Item, config: RunConfig) -> Item:
     return item
 
 
+def section(item: Item) -> str:
+    """Return under which heading an item stands: what stops the run first, what it costs last."""
+    if item.state == "missing":
+        return "missing" if item.todo else "wrong"
+    if item.group == "cost":
+        return "cost"
+    return "doubtful" if item.state == "note" else "ready"
+
+
 def _print(items: list[Item], console: Console) -> None:
     import rich.table
     from rich.text import Text
 
     table = rich.table.Table()
-    for column in ("", "what", "state", "found", "to do"):
+    for column in ("", "of", "what", "found", "to do"):
         table.add_column(column, overflow="fold")
-    group = ""
+    last = ""
     for item in items:
-        if item.group != group:
+        heading = section(item)
+        if heading != last:
             table.add_section()
-        first = item.group if item.group != group else ""
-        group = item.group
-        state = Text(item.state, style=STYLES[item.state])
-        table.add_row(first, item.name, state, Text(item.found), Text(item.todo))
+        first = Text(heading if heading != last else "", style=STYLES[heading])
+        last = heading
+        table.add_row(first, item.group, item.name, Text(item.found), Text(item.todo))
     console.table(table)

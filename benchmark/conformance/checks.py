@@ -44,6 +44,7 @@ from benchmark.conformance.small_models import (
 )
 from benchmark.data.samples import Batch
 from benchmark.errors import ConfigError, unknown
+from benchmark.registry.sources import place_of
 from benchmark.run.training.gradients import backward
 from benchmark.store.cells import CellFolder
 from methods.base import Method
@@ -74,7 +75,8 @@ def run_checks(build: Build, names: Sequence[str] | None = None) -> Iterator[Che
                 reason = ""
             except Exception as error:  # a stranger's method may raise anything
                 text = " ".join(str(error).split())
-                reason = text if isinstance(error, ConformanceError) else f"{type(error).__name__}: {text}"
+                fault = f"{type(error).__name__}: {text}{place_of(error)}"
+                reason = text if isinstance(error, ConformanceError) else fault
             yield CheckResult(name, family, reason)
 
 

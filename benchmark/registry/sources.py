@@ -8,6 +8,8 @@ import importlib
 import importlib.util
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,11 +18,19 @@ from types import ModuleType
 from typing import Any
 
 from benchmark.errors import BenchmarkError, PluginError, quoted, unknown
-from benchmark.files import shown, user_path
+from benchmark.files import ROOT, shown, user_path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _KEYWORDS = {"aliases", "in_all", "family", "summary", "names_from", "of"}
 """Keywords of the decorators that register plugins."""
+_NOT_PLUGINS = [
+    *(
+        ROOT / part
+        for part in ("benchmark", "methods/base.py", "methods/__init__.py", "methods/layers", "tasks/base.py")
+    ),
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")),
+]
+"""Where code lies that a plugin calls, or that calls it."""
 _WORDS = ("all", "none")
 """Words of the command line, which no plugin can be called."""
 
@@ -169,7 +179,20 @@ def _import_file(path: Path) -> ModuleType:
 def reason_of(error: BaseException) -> str:
     """Return why a plugin could not be imported, in one line."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    if isinstance(error, BenchmarkError):
+        return text
+    return f"{type(error).__name__}: {text}".rstrip(": ") + place_of(error)
+
+
+def place_of(error: BaseException) -> str:
+    """Return where in a plugin's file an exception arose, `` (gain.py, line 12)``; empty where it was elsewhere."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name}, line {error.lineno})"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in _NOT_PLUGINS):
+            return f" ({shown(path)}, line {frame.lineno})"
+    return ""
 
 
 def _called(node: ast.Call) -> str:

@@ -90,7 +90,10 @@ def validate(config: RunConfig, *, probe: int = 0, images: bool = False) -> list
 
 def models(config: RunConfig) -> Iterator[Item]:
     """Say which of the other models that the suite's tables have rows for are here, and where the rest is published."""
+    stands_for_paper = bool(config.suite.get("paper"))  # others only have the models that the user names
     for name in named_backbones(config.suite):
+        if not stands_for_paper and config.weights_of(name) is None:
+            continue
         if name != config.backbone:
             yield model_item(name, config.weights_of(name))
 

@@ -102,7 +102,7 @@ def _backbone(body: str) -> Setup:
 _DATASETS: dict[str, tuple[Setup, Says]] = {
     "raises": (
         _dataset("raise IndexError('far')"),
-        "dataset 'mine' failed: IndexError: far. --debug shows where",
+        "dataset 'mine' failed: IndexError: far (mine.py, line 10). --debug shows where",
     ),
     "gives nothing": (
         _dataset("return None"),

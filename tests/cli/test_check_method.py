@@ -82,3 +82,23 @@ def test_options_reach_the_method_in_their_types(
 def test_a_member_of_a_family_can_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-method", "peft:lora", "r=2", "--only", "count"]) == 0
     assert "peft:lora" in capsys.readouterr().out
+
+
+def test_an_error_of_a_plugin_names_file_and_line(tmp_path, capsys):
+    code = (
+        "from benchmark.registry import register_method\nfrom methods.base import Method, MethodCard\n\n\n"
+        '@register_method("faulty")\nclass Faulty(Method):\n'
+        '    card = MethodCard(title="F", paper="p", equation="e", trains="nothing", count="0")\n'
+        "    identity_at_init = True\n\n"
+        "    def text_head(self, features):\n        return features + self.absent\n"
+    )
+    file = tmp_path / "faulty.py"
+    file.write_text(code)
+    assert main(["check-method", str(file), "--only", "identity"]) == 1
+    said = capsys.readouterr().out
+    assert "AttributeError" in said
+    assert "faulty.py, line 11)" in said
+    other = tmp_path / "absent.py"
+    other.write_text(code.replace("card =", "card = missing_name or").replace('"faulty"', '"absent"'))
+    assert main(["check-method", str(other)]) == 2
+    assert "absent.py, line 7)" in capsys.readouterr().err

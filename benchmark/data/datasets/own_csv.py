@@ -118,7 +118,7 @@ class _Csv:
     notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.table = _read(self.options.path, self.options.path_column)
+        self.table = read_cells(self.options.path, self.options.path_column)
         for name, column in self.options.named().items():
             self._need(column, f"{name.removesuffix('_id')}_column")
         self.row_of = {}
@@ -311,7 +311,7 @@ def _cells(values: pd.Series[Any]) -> Iterator[tuple[int, str]]:
     return zip(values.index.tolist(), values.tolist(), strict=True)
 
 
-def _read(path: Path, column: str) -> pd.DataFrame:
+def read_cells(path: Path, column: str) -> pd.DataFrame:
     """Return the cells of a CSV file as text, whatever separator its header has; a byte order mark is no part of it.
 
     Raises:
