@@ -38,7 +38,10 @@ class Recipe:
     label_match: Literal["equal", "shared_positive"] = setting("equal", "which pairs label_guided leaves out")
     logit_scale: Literal["log", "frozen", "linear"] = setting("log", "how the logit scale is trained")
     micro_batch: int | None = setting(None, "pairs per forward pass (same gradients)", low=1, hashed=False)
-    select: Literal["best", "last"] = setting("best", "checkpoint that is kept, by validation")
+    select: Literal["best", "best_or_start", "last"] = setting(
+        "best",
+        "weights that are kept: of the best epoch by validation, with or without the start, or the last",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "arithmetic of the towers")
     negatives: Literal["global", "local"] = setting(
         "global", "with several processes: pairs that the loss compares", hashed="unless default"

@@ -59,7 +59,9 @@ History = _file("History", rows=list[dict[str, float | None]])
 """``history.jsonl``: one row of numbers after each epoch."""
 OWN: Mapping[str, Any] = {
     "status.json": _file("Status", status=str, error=str),
-    "adapt.json": _file("Adapted", imported=dict, identity=_IDENTITY, data_notes=list),
+    "adapt.json": _file(
+        "Adapted", imported=dict, identity=_IDENTITY, data_notes=list, best=_file("Kept", step=_COUNT)
+    ),
     "provenance.json": _file("Provenance", git=dict, imported=dict),
     "efficiency.json": _file(
         "Costs", trainable_parameters=_COUNT, trainable_parameters_without_logit_scale=_COUNT, total_parameters=_COUNT,

@@ -103,6 +103,22 @@ def test_markdown_marks_best_and_second_with_units_and_n_and_has_the_costs_below
     assert "FLOPs: multiply-add = 2." in text
 
 
+def test_methods_that_were_kept_as_they_began_are_named(tmp_path, write_cell):
+    for seed, step in enumerate((0, 40, 0)):
+        write_cell("ace_lora", seed, best={"epoch": step // 20, "step": step})
+        write_cell("clip_lora", seed, best={"epoch": 2, "step": 40})
+    write_cell("zero_shot", 0, best=None)
+    write_report(tmp_path, formats=["md"])
+    lines = [
+        line for line in (tmp_path / "report/table_1.md").read_text().splitlines() if "first step" in line
+    ]
+    assert len(lines) == 1
+    said = (
+        "ACE-LoRA: the weights before the first step were kept, as validation saw no gain (2 of 3 seed(s))."
+    )
+    assert said in lines[0]
+
+
 def test_differences_appear_where_the_suite_says_they_mean_something(tmp_path, write_cell):
     write_cell("ace_lora", 0, (0.50, 0.80), suite=COMPARABLE)
     write_report(tmp_path, formats=["md", "csv"])

@@ -105,10 +105,22 @@ def _fittings(block: Block) -> Told:
     yield from ((" and ".join(names), title) for title, names in _infos(block, "data_transform") if names)
 
 
+def _unchanged(block: Block) -> Told:
+    """Rows whose kept weights are, in some seeds, those before the first step."""
+    for row in block.rows:
+        kept = [run.adapted.get("best") or {} for run in row.finished if row.trains]
+        if starts := sum(best.get("step") == 0 for best in kept):
+            yield f"{starts} of {span([len(kept)])} seed(s)", row.title
+
+
 _NOT_RUN, _ORIGIN = "Not run: {titles}.{command}", "{what}: {titles}."
 _NOTES: tuple[tuple[Callable[[Block], Told], str], ...] = (
     (_missing, "{titles}: {what}."),
     (_shared, "{mark} {titles}: these leave the image tower as it is and share one {what} result."),
+    (
+        _unchanged,
+        "{titles}: the weights before the first step were kept, as validation saw no gain ({what}).",
+    ),
     (lambda block: _origins(block, "pretrained_on"), "Pretrained on {what}: {titles}."),
     (lambda block: _origins(block, "note"), _ORIGIN),
     (_rules, "Scored by the published rule {what}, not by cosines of global features: {titles}."),

@@ -159,6 +159,8 @@ class Trainer:
         progress = self._progress
         if not resumed:
             progress.history.append(self._row(train_loss=None))
+            if self._recipe.select == "best_or_start":
+                self._keep_best(progress.history[0])
         try:
             while progress.step < self._total or progress.epoch_steps:
                 self._next_epoch()

@@ -145,7 +145,7 @@ def test_peak_memory_is_that_of_this_run_not_of_the_process(
     assert peaks[0] > peaks[1] + blocks * size // 2
 
 
-@pytest.mark.parametrize(("select", "kept"), [("best", 2), ("last", 3)])
+@pytest.mark.parametrize(("select", "kept"), [("best", 2), ("best_or_start", 0), ("last", 3)])
 def test_the_best_epoch_by_validation_is_kept(tmp_path: Path, select: str, kept: int) -> None:
     wrapped = method("taskres")
     states = []
@@ -155,7 +155,8 @@ def test_the_best_epoch_by_validation_is_kept(tmp_path: Path, select: str, kept:
         return {"auroc": [0.9, 0.5, 0.7, 0.6][len(states) - 1]}
 
     outcome = trainer(wrapped, tmp_path, validate, dataclasses.replace(RECIPE, select=select)).run()
-    assert outcome.best["epoch"] == kept  # the start, epoch 0, is shown but never kept
+    assert outcome.best["epoch"] == kept  # the start, epoch 0, is kept only where the recipe allows it
+    assert (outcome.best["step"] == 0) == (kept == 0)
     for name, value in wrapped.trainable_state().items():
         assert torch.equal(value, states[kept][name])
 
