@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_a_small_pickle_takes_little_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 10**7
     finally:
         tracemalloc.stop()
+
+
+def test_a_long_name_in_a_pickle_takes_no_time(tmp_path):
+    """torch searches the error about it in a time that grows with the square: this one took minutes."""
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "weights.pt")
+    with zipfile.ZipFile(tmp_path / "weights.pt") as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(tmp_path / "weights.pt", "w") as target:
+        for name, data in members.items():
+            target.writestr(name, data.replace(b"ctorch", b"ctorch" + b"]" * 50_000))
+    began = time.process_time()
+    with pytest.raises(
+        DataError, match=r"weights\.pt: refused, it holds Python objects|not a file of tensors"
+    ):
+        read_state(tmp_path / "weights.pt")
+    assert time.process_time() - began < 5
 
 
 def test_objects_in_arrays_are_refused(tmp_path, trap):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._weights_only_unpickler
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -48,9 +49,8 @@ def read_content(path: Path, inert: set[str] | None = None, *, cure: str = "Fetc
             return load_file(path)
         with warnings.catch_warnings():  # torch warns of pickles by other hands
             warnings.simplefilter("ignore")
-            if inert is None:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            return _with_stand_ins(path, inert)
+            _refuse_program(path)
+            return _with_torchs_own(path) if inert is None else _with_stand_ins(path, inert)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DataError:
@@ -70,11 +70,31 @@ def _refusal(path: Path) -> str:
     except Exception:  # not a zip archive, or cut short
         names = []
     if names:
-        listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+        listed = ", ".join(name[:100] for name in names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
         return (
             f"{path}: refused, it holds Python objects that could run code ({listed}). Use a safetensors file"
         )
     return f"{path}: not a file of tensors, or damaged. Fetch it again or use a safetensors file"
+
+
+def _refuse_program(path: Path) -> None:
+    """Raise DataError for a program: torch would load one. It is torch's own view of the archive that counts."""
+    try:
+        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except RuntimeError:  # no archive
+        return
+    if "constants.pkl" in records:
+        raise DataError(f"{path}: refused, it is a TorchScript program, not a file of weights")
+
+
+def _with_torchs_own(path: Path) -> Any:
+    """Read with the unpickler of ``weights_only=True``.
+
+    With that flag torch also looks for words in its error, in a time that grows with the square of a name's length:
+    minutes for some kilobytes.
+    """
+    reader = torch._weights_only_unpickler
+    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
 
 
 def _with_stand_ins(path: Path, inert: set[str]) -> Any:
@@ -85,9 +105,6 @@ def _with_stand_ins(path: Path, inert: set[str]) -> Any:
                 f"{path}: refused, not a zip archive of torch.save (an older file, or none of weights). Save its "
                 "tensors again as safetensors where you trust it"
             )
-    with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise DataError(f"{path}: refused, it is a TorchScript program, not a file of weights")
 
     # The reader in Python: the one in C keeps a list as long as the largest number that a file gives an object.
     class Restricted(pickle._Unpickler):
