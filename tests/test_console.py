@@ -6,6 +6,10 @@ import io
 
 import pytest
 import rich.console
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from benchmark import console as module
 from benchmark.console import Console, PlainBoard, QueueReporter, RichBoard, duration
@@ -86,6 +90,25 @@ def test_durations_are_for_people(seconds, text):
 def test_no_color_is_honoured(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     assert Console(force_terminal=True).out.no_color
+
+
+def test_whatever_is_printed_has_no_control_characters(capsys):
+    """Tables, boards, renderables of the report and help: what rich renders is escaped in one place."""
+    bad = "films\x1b[2J\x1b]0;t\x07\u202e\udc80"
+    console = Console(force_terminal=False)
+    table = Table(title=bad, caption=bad)
+    table.add_column(bad)
+    table.add_row(bad)
+    console.table(table)
+    console.table(Group(Text(bad), Padding(bad, 1)))
+    console.out.print(bad)
+    console.err.print(bad)
+    with console.board(1) as board:
+        board.cell_started(0, bad)
+        board.cell_finished(0, "done", bad)
+    said = "".join(capsys.readouterr())
+    assert said.count("\\x1b[2J") >= 8
+    assert all(x.isprintable() or x in "\n\t" for x in said)
 
 
 def test_control_characters_reach_no_terminal(plain, capsys):

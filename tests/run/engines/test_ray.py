@@ -176,3 +176,23 @@ def test_a_cell_takes_a_core_for_itself_and_for_each_process_that_loads_data(fla
 def test_an_address_that_does_not_answer_is_one_line_at_once(run, address, line):
     with pytest.raises(ConfigError, match=line):
         run(address)
+
+
+def test_the_death_of_the_commands_own_node_is_one_line(flags, world, monkeypatch):
+    from ray.exceptions import LocalRayletDiedError
+
+    def tasks(*_):
+        raise LocalRayletDiedError
+
+    for name in ("_connected", "_warn_if_nowhere"):
+        monkeypatch.setattr(engine, name, lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(engine, "_needs", lambda *_: engine.Needs(1, 0, 1))
+    monkeypatch.setattr(engine, "_Tasks", tasks)
+    config = load_config(flags)
+    store = Store(config.output_dir)
+    with pytest.raises(
+        StoreError, match=r"the node of this command has failed \(LocalRayletDiedError\). Finished"
+    ):
+        run_plan(
+            make_plan(config, store), store, console=Console(force_terminal=False), cluster=Cluster("auto")
+        )  # fmt: skip
