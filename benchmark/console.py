@@ -16,33 +16,32 @@ from types import FrameType
 from typing import Any
 
 import rich.console
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import ConsoleOptions, RenderableType
 from rich.markup import escape
-from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
+
+from benchmark.layout import Fitted, visible
 
 PLAIN_INTERVAL = 20.0
 """Seconds between two progress lines of one cell when the output is not a terminal."""
-GAP = 2
-"""Empty characters between two columns of a table."""
-LONG_WORD = 30
-"""Words longer than this may be folded: paths and hashes."""
+WORTH_TELLING = 1.0
+"""Seconds from which on it is said how long a phase took."""
 PREPARATION = -1
 """Slot of the work that is done for all cells."""
 SEND_INTERVAL = 0.2
 """Seconds between two progress messages of a worker process to its parent."""
+Part = tuple[float, float] | None
+"""From which share to which share of a cell's training a stage goes; None: it is no training."""
+TRAINING = 0.8
+"""Share of a cell's time that its training is taken to need, until cells have ended."""
 
 
 class Reporter:
     """Receives the progress of long work. This one tells nobody and never stops."""
 
-    def start(self, stage: str, total: int) -> None:
-        """Begin a stage of ``total`` steps."""
+    def start(self, stage: str, total: int, part: Part = None) -> None:
+        """Begin a stage of ``total`` steps; ``part`` says which part of a cell's training it is, as two shares."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Say that ``n`` more steps of the stage are done; ``note`` holds for example the loss.
@@ -76,10 +75,10 @@ class QueueReporter(Reporter):
         self._send, self._stopping = send, stopping
         self._steps, self._sent_at = 0, 0.0
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, part: Part = None) -> None:
         """Send the beginning of a stage."""
         self._steps, self._sent_at = 0, 0.0
-        self._send(("start", stage, total))
+        self._send(("start", stage, total, part) if part else ("start", stage, total))
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Send the steps since the last message, a few times a second; raise Stopped when the run is to stop."""
@@ -115,6 +114,15 @@ class _Stage:
     log: str = ""
     aloud: bool = False
     """Lines are printed at once: nothing else would show them."""
+    part: Part = None
+    share: float = 0.0
+    """How much of the cell is done, as far as its training tells."""
+
+    @property
+    def left(self) -> str:
+        """The time left of its stage; empty before its first step."""
+        seconds = time.monotonic() - self.stage_began
+        return duration(seconds * (self.total / self.steps - 1)) if 0 < self.steps <= self.total else ""
 
 
 class Board:
@@ -123,15 +131,40 @@ class Board:
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.finished = console, total, 0
         self.slots: dict[int, _Stage] = {}
+        self._costs: dict[str, float] = {}
+        self._whole, self._done, self._began = float(max(total, 1)), 0.0, 0.0
+
+    def weigh(self, costs: Sequence[tuple[str, float]]) -> None:
+        """Say what each cell costs compared with others, by its label; else all cost the same."""
+        self._costs, self._whole = dict(costs), sum(cost for _, cost in costs)
+
+    @property
+    def share(self) -> float:
+        """How much of all cells is done, 0 to 1; it moves with the steps of those that run."""
+        running = sum(
+            self._cost(cell) * cell.share for slot, cell in self.slots.items() if slot != PREPARATION
+        )
+        return min(1.0, (self._done + running) / self._whole)
+
+    @property
+    def progress(self) -> str:
+        """That in per cent, with the time left of all cells from their first step on."""
+        share, seconds = self.share, time.monotonic() - self._began
+        left = f", {duration(seconds * (1 / share - 1))} left" if self._began and 0 < share < 1 else ""
+        return f"{self.finished}/{self.total} cells, {100 * share:.0f} %{left}"
+
+    def _cost(self, cell: _Stage) -> float:
+        return self._costs.get(cell.label, 1.0)
 
     def cell_started(self, slot: int, label: str) -> None:
         """Say that a slot begins a cell."""
+        self._began = self._began or time.monotonic()
         self._open(slot, _Stage(label))
 
     def cell_finished(self, slot: int, outcome: str, detail: str = "") -> None:
         """Say how the cell of a slot ended, in a few words; without ``detail`` its last log line is shown."""
         cell = self._close(slot)
-        self.finished += 1
+        self.finished, self._done = self.finished + 1, self._done + self._cost(cell)
         detail = detail or cell.log
         seconds = duration(time.monotonic() - cell.began)
         text = f"[{self.finished}/{self.total}] {cell.label} {outcome} in {seconds}"
@@ -143,7 +176,8 @@ class Board:
         self._open(PREPARATION, _Stage(label, aloud=True))
         yield self.reporter(PREPARATION, stopping)
         cell = self._close(PREPARATION)
-        self.console.line(f"{cell.label} ready in {duration(time.monotonic() - cell.began)}")
+        if (seconds := time.monotonic() - cell.began) >= WORTH_TELLING:
+            self.console.line(f"{cell.label} done in {duration(seconds)}")
 
     def event(self, slot: int, message: tuple[Any, ...]) -> None:
         """Take one message of `QueueReporter`."""
@@ -153,9 +187,12 @@ class Board:
         kind, *values = message
         if kind == "start":
             cell.stage, cell.total, cell.steps, cell.note = values[0], values[1], 0, ""
-            cell.stage_began = time.monotonic()
+            cell.stage_began, cell.part = time.monotonic(), values[2] if len(values) > 2 else None
         elif kind == "advance":
             cell.steps, cell.note = cell.steps + values[0], values[1] or cell.note
+            if cell.part is not None and cell.total:
+                low, high = cell.part
+                cell.share = TRAINING * (low + (high - low) * min(1.0, cell.steps / cell.total))
         elif cell.aloud:
             self.console.warn(values[0])
         else:
@@ -187,16 +224,20 @@ class PlainBoard(Board):
         super().cell_started(slot, label)
         self.console.line(f"[{self.finished}/{self.total}] {label} started")
 
+    def _open(self, slot: int, cell: _Stage) -> None:
+        super()._open(slot, cell)
+        if slot == PREPARATION:
+            self.console.line(f"{cell.label} ...")
+
     def show(self, slot: int, cell: _Stage) -> None:
         """Print how far a cell is, at most every `PLAIN_INTERVAL` seconds."""
         now = time.monotonic()
         if now - cell.shown < PLAIN_INTERVAL or not cell.stage:
             return
         cell.shown = now
-        rate = cell.steps / max(now - cell.stage_began, 1e-9)
-        left = f", {duration((cell.total - cell.steps) / rate)} left" if cell.steps else ""
         note = f" {cell.note}" if cell.note else ""
-        self.console.line(f"  {cell.label}: {cell.stage} {cell.steps}/{cell.total}{note}{left}")
+        all_of_it = f" ({self.progress})" if self._began else f", {cell.left} left" * bool(cell.left)
+        self.console.line(f"  {cell.label}: {cell.stage} {cell.steps}/{cell.total}{note}{all_of_it}")
 
 
 class RichBoard(Board):
@@ -205,11 +246,10 @@ class RichBoard(Board):
     def __init__(self, console: Console, total: int) -> None:
         super().__init__(console, total)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-            console=console.out, transient=True, speed_estimate_period=3600.0,
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"),
+            console=console.out, transient=True,
         )  # fmt: skip
-        self._all = self._progress.add_task("cells", total=total, note="", visible=total > 0)
+        self._all = self._progress.add_task("all cells", total=1.0, note="", visible=total > 0)
         self._bars: dict[int, TaskID] = {}
         self._progress.start()
 
@@ -224,88 +264,21 @@ class RichBoard(Board):
     def cell_finished(self, slot: int, outcome: str, detail: str = "") -> None:
         """Print the outcome of a cell above the bars."""
         super().cell_finished(slot, outcome, detail)
-        self._progress.update(self._all, completed=self.finished)
+        self._progress.update(self._all, completed=self.share, note=self.progress)
 
     def show(self, slot: int, cell: _Stage) -> None:
-        """Move the bar of a cell."""
-        bar, name, note = self._bars[slot], escape(f"{cell.label} {cell.stage}"), escape(cell.note)
-        if cell.steps == 0:  # a new stage: its time left is its own
-            self._progress.reset(bar, total=cell.total or None)
-        self._progress.update(bar, description=name, completed=cell.steps, note=note)
+        """Move the bar of a cell, and that of all cells."""
+        bar, name = self._bars[slot], escape(f"{cell.label} {cell.stage}")
+        count = f"{cell.steps}/{cell.total}" if cell.total else ""
+        words = filter(None, (count, f"{cell.left} left" if cell.left else "", escape(cell.note)))
+        self._progress.update(
+            bar, description=name, total=cell.total or None, completed=cell.steps, note="  ".join(words)
+        )
+        self._progress.update(self._all, completed=self.share, note=self.progress)
 
     def close(self) -> None:
         """Remove all bars."""
         self._progress.stop()
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A table for any width: names never fold, texts fold between words, and columns give way before names do.
-
-    Where even that does not fit, each row becomes a name with its texts below it.
-
-    Attributes:
-        heads: of the columns, of one or more lines; the first column has the names.
-        rows: a text per column.
-        title: above the table.
-        right: heads of columns of numbers. whole: heads of other columns whose lines stay whole.
-        gives_way: heads of columns that are left out where there is no room, the first one first.
-    """
-
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Text, ...], ...]
-    title: str = ""
-    right: frozenset[str] = frozenset()
-    gives_way: tuple[str, ...] = ()
-    whole: frozenset[str] = frozenset()
-
-    def __rich_console__(
-        self, console: rich.console.Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
-        shown, leaving = list(range(len(self.heads))), list(self.gives_way)
-        while leaving and self.width(shown) > options.max_width:
-            head = leaving.pop(0)
-            shown = [at for at in shown if self.heads[at] != head]
-        if self.title:
-            yield Text(self.title, style="bold")
-        if self.width(shown) <= options.max_width:
-            yield self._table(shown)
-        else:
-            yield from self._stack(shown)
-
-    def width(self, shown: Sequence[int] | None = None) -> int:
-        """The width that columns need, by their numbers; all of them if none are named."""
-        columns = range(len(self.heads)) if shown is None else shown
-        return sum(map(self._floor, columns)) + GAP * (len(columns) - 1)
-
-    def _is_stiff(self, at: int) -> bool:
-        return at == 0 or self.heads[at] in self.right | self.whole
-
-    def _floor(self, at: int) -> int:
-        """The width that a column needs: of its widest line, or of its longest word where it may fold."""
-        texts, stiff = [self.heads[at], *(row[at].plain for row in self.rows)], self._is_stiff(at)
-        parts = (part for text in texts for part in (text.splitlines() if stiff else text.split()))
-        widest = max(map(cell_len, parts), default=1)
-        return widest if stiff else min(widest, LONG_WORD)
-
-    def _table(self, shown: Sequence[int]) -> Table:
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for at in shown:
-            table.add_column(
-                Text(self.heads[at]), justify="right" if self.heads[at] in self.right else "left",
-                overflow="fold", min_width=self._floor(at), no_wrap=self._is_stiff(at), vertical="top",
-            )  # fmt: skip
-        for row in self.rows:
-            table.add_row(*(row[at] for at in shown))
-        return table
-
-    def _stack(self, shown: Sequence[int]) -> Iterator[RenderableType]:
-        for row in self.rows:
-            yield row[0]
-            for at in shown[1:]:
-                if row[at].plain:
-                    head = " ".join(self.heads[at].split())
-                    yield Padding(Text(f"{head}: " if head else "").append_text(row[at]), (0, 0, 0, 2))
 
 
 class Screen(rich.console.Console):
@@ -320,7 +293,7 @@ class Screen(rich.console.Console):
     def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
         """Yield the parts of anything that is printed, control characters as escapes; styles are not text."""
         for part in super().render(renderable, options):
-            yield part if part.control else Segment(_visible(part.text), part.style)
+            yield part if part.control else Segment(visible(part.text), part.style)
 
     def print(self, *objects: Any, **how: Any) -> None:
         """Print; what cannot be written is dropped, and work goes on."""
@@ -364,7 +337,7 @@ class Console:
 
     def line(self, text: str) -> None:
         """Print one line without markup."""
-        self.out.print(_visible(text), markup=False)
+        self.out.print(visible(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Print one warning line."""
@@ -391,10 +364,10 @@ class Console:
             right: heads of columns that are aligned to the right, by commas; their texts are not folded either.
             gives_way: heads of columns that are left out where there is no room, the first one first, by commas.
         """
-        heads = tuple(map(_visible, columns))
-        shown = tuple(tuple(Text(_visible(str(value))) for value in row) for row in rows)
+        heads = tuple(map(visible, columns))
+        shown = tuple(tuple(Text(visible(str(value))) for value in row) for row in rows)
         named = (frozenset(right.split(", ")) - {""}, tuple(filter(None, gives_way.split(", "))))
-        self.table(Fitted(heads, shown, _visible(title), *named))
+        self.table(Fitted(heads, shown, visible(title), *named))
 
     def table(self, content: Any) -> None:
         """Print a rich table, or a text without markup."""
@@ -406,6 +379,12 @@ class Console:
     def new_board(self, total: int) -> Board:
         """Return what shows the progress of ``total`` cells here."""
         return RichBoard(self, total) if self.live else PlainBoard(self, total)
+
+    @contextlib.contextmanager
+    def phase(self, label: str) -> Iterator[Reporter]:
+        """Show work that is no cell's while the block runs, and yield its reporter: the label comes at once."""
+        with self.board(0) as board, board.preparing(label) as reporter:
+            yield reporter
 
     @contextlib.contextmanager
     def board(self, total: int) -> Iterator[Board]:
@@ -437,15 +416,7 @@ def duration(seconds: float) -> str:
 
 
 def _one_line(text: str) -> str:
-    return _visible(" ".join(text.split()))
-
-
-def _visible(text: str) -> str:
-    """Return a text whose control characters and bytes that are not UTF-8 are written as escapes."""
-    if text.isprintable():  # nearly always
-        return text
-    text = "".join(x if x.isprintable() or x in "\n\t" else ascii(x)[1:-1] for x in text)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return visible(" ".join(text.split()))
 
 
 class Stopped(KeyboardInterrupt):

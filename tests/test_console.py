@@ -48,7 +48,46 @@ def test_plain_board_shows_progress_after_a_while(plain, monkeypatch):
     board.cell_started(0, "coop seed 0")
     board.event(0, ("start", "adapt", 10))
     board.event(0, ("advance", 4, "loss 2.0"))
-    assert "coop seed 0: adapt 4/10 loss 2.0, 0.0 s left" in lines(plain)[-1]
+    assert lines(plain)[-1].startswith("  coop seed 0: adapt 4/10 loss 2.0 (0/1 cells, 0 %")
+
+
+def test_the_share_of_all_cells_moves_with_steps_and_gives_the_time_left(plain, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    board = PlainBoard(plain, 3)
+    board.weigh([("a", 6.0), ("b", 3.0), ("c", 1.0)])
+    board.cell_started(0, "a")
+    board.event(0, ("start", "load backbone", 1))
+    assert board.progress == "0/3 cells, 0 %"  # nothing is known before the first step
+    board.event(0, ("start", "adapt, epoch 1", 10, (0.0, 0.5)))
+    now[0] += 24.0
+    board.event(0, ("advance", 5, ""))
+    # a quarter of the training, which is 0.8 of a cell that is 0.6 of all: 0.12 of all in 24 s
+    assert board.share == pytest.approx(0.12)
+    assert board.progress == "0/3 cells, 12 %, 2 min 56 s left"
+    board.event(0, ("start", "adapt, epoch 2", 10, (0.5, 1.0)))
+    board.event(0, ("advance", 10, ""))
+    board.event(0, ("start", "zero-shot", 100))
+    board.event(0, ("advance", 50, ""))
+    assert board.share == pytest.approx(0.48)  # tasks do not move it
+    board.cell_finished(0, "done")
+    assert board.share == pytest.approx(0.6)
+    for name in ("b", "c"):
+        board.cell_started(0, name)
+        board.cell_finished(0, "done")
+    assert board.share == pytest.approx(1.0)
+    assert board.progress == "3/3 cells, 100 %"
+
+
+def test_a_phase_is_named_at_once_and_its_time_told_where_it_is_long(plain, monkeypatch):
+    with plain.phase("reading data") as reporter:
+        assert lines(plain) == ["reading data ..."]
+        reporter.start("hash images", 2)
+    assert lines(plain) == ["reading data ..."]
+    monkeypatch.setattr(module, "WORTH_TELLING", 0.0)
+    with plain.phase("writing report"):
+        pass
+    assert lines(plain)[-1].startswith("writing report done in ")
 
 
 def test_rich_board_draws_and_removes_bars():
@@ -62,7 +101,9 @@ def test_rich_board_draws_and_removes_bars():
         board.event(0, ("start", "adapt", 10))
         board.event(0, ("advance", 4, "loss [x]"))
         board.cell_finished(0, "done")
-    assert "coop seed 0 done" in console.out.file.getvalue()
+    shown = console.out.file.getvalue()
+    assert "coop seed 0 done" in shown
+    assert "1/1 cells, 100 %" in shown
 
 
 def test_messages_of_a_cell_that_has_ended_are_dropped(plain):

@@ -76,7 +76,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     signal.signal(signal.SIGTERM, _stop)
     began = time.monotonic()
-    with console.board(0) as board, board.preparing(f"prepare {args.dataset}") as reporter:
+    with console.phase(f"preparing {args.dataset}") as reporter:
         plugins = args.plugins or []
         done = prepare(
             dataset, Path(args.raw), data_root(args), reporter=reporter, plugins=plugins, **request

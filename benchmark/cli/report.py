@@ -61,20 +61,19 @@ def main(args: argparse.Namespace, console: Console) -> int:
     unreadable = store.damaged()
     for problem in unreadable:
         console.error(problem)
-    from benchmark.report.report import read_report
+    with store.reporting(), console.phase("writing report") as reporter:
+        from benchmark.report.report import read_report
 
-    with store.reporting():
-        tables = tuple(args.tables) if args.tables else None
         report = read_report(
             output_dir,
             suite=args.suite,
-            tables=tables,
+            tables=tuple(args.tables) if args.tables else None,
             baseline=args.baseline,
             smallest=smallest,
             more=[one for one in more if one],
         )
-        written = report.write(formats)
-    console.table(report.console())
+        written = report.write(formats, reporter)
     for path in written:
         console.line(str(path))
+    console.table(report.console())
     return 2 if unreadable else 0

@@ -111,6 +111,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _main(args: argparse.Namespace, console: Console, world: World) -> int:
     began = time.monotonic()
+    if not args.format:  # what other programs read has no progress in it
+        console.line("planning ...")
     request = load_request(given(args, *NO_SETTINGS), args.overrides, args.config or ())
     for line in request.skipped:
         console.warn(f"not run: {line}")
@@ -131,6 +133,8 @@ def _main(args: argparse.Namespace, console: Console, world: World) -> int:
     if config.dry_run:
         _print_plan(plan, configs, args, console)
         return 2 if broken else 0
+    if not plan.open:
+        console.line(f"all {len(plan.cells)} cells are finished: their results are reused, nothing runs")
     summary = carried_out(plan, store, config, console, world, cluster)
     _print_summary(summary, len(plan.cells), console, time.monotonic() - began)
     written = not world.is_first or _finish(
@@ -222,7 +226,7 @@ def _check_identity(plan: Plan, store: Store, console: Console, elsewhere: bool,
             "not everything could be compared with what finished runs were made of: a run makes it first"
         )
         return
-    with console.board(1) as board, board.preparing("data") as reporter:
+    with console.phase("reading data") as reporter:
         check(plan, store, reporter=reporter, elsewhere=elsewhere)
 
 
@@ -337,7 +341,9 @@ def _report(
                 smallest=config.smallest_difference / 100,
                 more=experiments,
             )
-            report.write(("csv", "md") if config.smoke else FORMATS)  # a smoke run is too short for pictures
+            formats = ("csv", "md") if config.smoke else FORMATS  # a smoke run is too short for pictures
+            with console.phase("writing report") as reporter:
+                report.write(formats, reporter)
         console.table(report.console(with_seeds(words, SEEDS) if report.ran_once() else ""))
     except Exception as error:  # the results are safe in the store
         reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"

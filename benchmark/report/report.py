@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.config.experiments import Experiment, experiments
+from benchmark.console import NullReporter, Reporter
 from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.files import COMMAND, csv_cell, write_whole
 from benchmark.report.collect import collect_blocks
@@ -64,16 +65,22 @@ class Report:
             frames[name] = frame.astype(dict.fromkeys(counts, "Int64"))
         return frames
 
-    def write(self, formats: Sequence[str] = FORMATS) -> list[Path]:
+    def write(self, formats: Sequence[str] = FORMATS, reporter: Reporter | None = None) -> list[Path]:
         """Write tables, efficiency.csv, figures and index.html; return the files.
+
+        Args:
+            formats: some of `FORMATS`; figures belong to html.
+            reporter: told how far it is.
 
         Raises:
             ConfigError: a format is not known.
         """
         if problems := [unknown("format", item, FORMATS) for item in formats if item not in FORMATS]:
             raise ConfigError(problems)
-        texts: dict[str, str] = {}
+        texts, reporter = dict[str, str](), reporter or NullReporter()
+        reporter.start("tables", len(self.rendered))
         for name, tables in self._by_id().items():
+            reporter.advance(len(tables))
             texts |= {f"{_stem(name)}.md": markdown(tables)} if "md" in formats else {}
             texts |= {f"{_stem(name)}.tex": latex(tables)} if "tex" in formats else {}
         if "csv" in formats:
@@ -85,7 +92,7 @@ class Report:
         written = [_write(self.folder / name, text) for name, text in texts.items()]
         if "html" not in formats:
             return written
-        pictures = write_figures(self.blocks, self.curves, self.folder)
+        pictures = write_figures(self.blocks, self.curves, self.folder, reporter)
         index = _write(self.folder / "index.html", page(self.blocks, self.rendered, pictures))
         return [*written, *(path for picture in pictures for path in picture.files), index]
 

@@ -125,7 +125,7 @@ def run_again(stored: StoredCell, store: Store, console: Console) -> Outcome:
     if stored.imported:
         _copy_adapter(stored, target)
     with console.board(1) as board:
-        with board.preparing("data") as reporter:
+        with board.preparing("reading data") as reporter:
             prepare_cells([spec], reporter)
         board.cell_started(0, spec.label)
         outcome = execute_cell(spec, store, board.reporter(0))

@@ -61,8 +61,13 @@ def test_run_then_reuse(capsys, fakes, words, world):
     out = capsys.readouterr().out
     assert "2 cells: 2 done, 0 reused" in out
     assert (world / "out" / "results.csv").read_text().count("\n") == 3
+    assert out.splitlines()[0] == "planning ..."
+    assert "writing report ..." in out
     assert main(["run", *words]) == 0
-    assert "2 cells: 0 done, 2 reused" in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "2 cells: 0 done, 2 reused" in again
+    assert "all 2 cells are finished: their results are reused, nothing runs" in again
+    assert "started" not in again
 
 
 def test_dry_run_writes_nothing(capsys, fakes, words, world):

@@ -56,3 +56,18 @@ def test_a_plan_needs_torch_alone(tmp_path):
     codes, packages = loaded_by(f"--dry-run --output-dir {tmp_path}")
     assert codes == [0]
     assert packages.isdisjoint(HEAVY)
+
+
+def test_a_run_says_its_first_line_before_it_loads_anything_heavy(tmp_path):
+    code = """
+import sys
+from benchmark.console import Console
+from benchmark.cli import main
+Console.line = lambda self, text: sys.exit(f"{text}|{','.join(name for name in sys.modules if '.' not in name)}")
+main(sys.argv[1:])
+"""
+    words = [sys.executable, "-c", code, "--methods", "coop", "--output-dir", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    line, _, packages = done.stderr.strip().partition("|")
+    assert line == "planning ..."
+    assert set(packages.split(",")).isdisjoint({"torch", *HEAVY})

@@ -36,7 +36,7 @@ class Told(NullReporter):
     def __init__(self) -> None:
         self.stages: list[str] = []
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, part: object = None) -> None:
         self.stages.append(stage)
 
     def log(self, line: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.console import NullReporter, Reporter
 from benchmark.files import file_sha256, write_whole
 from benchmark.registry import FIGURES, calling
 from benchmark.report.figures.stored import Stored, results
@@ -26,7 +27,9 @@ __all__ = ["Picture", "write_figures"]
 DIGESTS = "figures.json"
 
 
-def write_figures(blocks: Sequence[Block], curves: Sequence[Block], folder: Path) -> list[Picture]:
+def write_figures(
+    blocks: Sequence[Block], curves: Sequence[Block], folder: Path, reporter: Reporter | None = None
+) -> list[Picture]:
     """Write all figures of main blocks, and the curves of experiments, as ``figure_<name>.png`` and ``.pdf``.
 
     Names of the first block's suite and backbone have no suffix. What has nothing to show is not written.
@@ -35,6 +38,7 @@ def write_figures(blocks: Sequence[Block], curves: Sequence[Block], folder: Path
         blocks: of ``collect_blocks``.
         curves: blocks of experiments that sweep a setting.
         folder: where the files go.
+        reporter: told how many subjects are done.
 
     Returns:
         What is there now, in the order of a page.
@@ -42,7 +46,9 @@ def write_figures(blocks: Sequence[Block], curves: Sequence[Block], folder: Path
     before, after = _read(folder / DIGESTS), {}
     pictures: list[Picture] = []
     draws = {name: FIGURES.get(name) for name in FIGURES.names()}
-    for scope, subject in _subjects(blocks, curves):
+    subjects, reporter = list(_subjects(blocks, curves)), reporter or NullReporter()
+    reporter.start("figures", len(subjects))
+    for scope, subject in subjects:
         block = subject.block if isinstance(subject, Stored) else subject
         own, first = (block.suite, block.backbone), (blocks[0].suite, blocks[0].backbone)
         suffix = "" if own == first else f"_{block.suite}_{block.backbone}"
@@ -58,6 +64,7 @@ def write_figures(blocks: Sequence[Block], curves: Sequence[Block], folder: Path
             after[digest] = [_record(picture) for picture in there]
             found += there
         pictures += sorted(found, key=lambda picture: picture.name)
+        reporter.advance(note=pictures[-1].name if found else "")
     text = json.dumps(after, indent=1)
     write_whole(folder / DIGESTS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return pictures

@@ -9,7 +9,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from benchmark.console import GAP, Fitted, duration
+from benchmark.console import duration
+from benchmark.layout import GAP, Fitted
 from benchmark.report.model import Row
 from benchmark.report.significance.decision import Decision, Standing
 from benchmark.report.significance.wording import column_text, least_text

@@ -40,7 +40,7 @@ class Grid:
     def prepare(self) -> None:
         """Make what all cells share."""
         if self.make_shared is not None:
-            with self.board.preparing("data", self.stopping) as reporter:
+            with self.board.preparing("reading data", self.stopping) as reporter:
                 self.make_shared(reporter)
 
     def finish(self, slot: int, spec: CellSpec, outcome: Outcome) -> None:

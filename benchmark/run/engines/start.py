@@ -55,6 +55,7 @@ def run_plan(
         return summary
     stop = Stop()
     with console.board(len(specs)) as board, stop.listening():
+        board.weigh([(cell.spec.label, cell.cost) for cell in plan.open])
         grid = Grid(specs, store, board, summary, run_cell, plan.overwrite, debug, prepare, stop)
         try:
             if world.size > 1:

@@ -187,7 +187,8 @@ class Trainer:
             progress.epoch += 1
             progress.epoch_loss, progress.epoch_empty = torch.zeros(2, device=self._device).unbind()
         left = min(self._batches.steps - progress.epoch_steps, self._total - progress.step)
-        self._reporter.start(f"adapt, epoch {progress.epoch}", left)
+        part = (progress.step / self._total, (progress.step + left) / self._total)
+        self._reporter.start(f"adapt, epoch {progress.epoch}", left, part)
         self._method.train()
         check_mode(self._method)
         memory = PeakMemory(self._device)
