@@ -19,7 +19,6 @@ import rich.console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
-from rich.text import Text
 
 from benchmark.layout import Fitted, visible
 
@@ -364,10 +363,9 @@ class Console:
             right: heads of columns that are aligned to the right, by commas; their texts are not folded either.
             gives_way: heads of columns that are left out where there is no room, the first one first, by commas.
         """
-        heads = tuple(map(visible, columns))
-        shown = tuple(tuple(Text(visible(str(value))) for value in row) for row in rows)
-        named = (frozenset(right.split(", ")) - {""}, tuple(filter(None, gives_way.split(", "))))
-        self.table(Fitted(heads, shown, visible(title), *named))
+        shown = ([visible(str(value)) for value in row] for row in rows)
+        leaving = tuple(filter(None, gives_way.split(", ")))
+        self.table(Fitted.of(columns, shown, visible(title), {*right.split(", ")}, gives_way=leaving))
 
     def table(self, content: Any) -> None:
         """Print a rich table, or a text without markup."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -14,6 +15,8 @@ from rich.text import Text
 
 GAP = 2
 """Empty characters between two columns of a table."""
+LINE = 72
+"""Characters of a line that reads well, also where there is room for more."""
 LONG_WORD = 30
 """Words longer than this may be folded: paths and hashes."""
 
@@ -39,6 +42,19 @@ class Fitted:
     gives_way: tuple[str, ...] = ()
     whole: frozenset[str] = frozenset()
 
+    @classmethod
+    def of(
+        cls,
+        heads: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        title: str = "",
+        right: Iterable[str] = (),
+        **how: Any,
+    ) -> Fitted:
+        """Return a table of plain texts; ``how`` are other attributes."""
+        texts = tuple(tuple(map(Text, row)) for row in rows)
+        return cls(tuple(heads), texts, title, frozenset(right), **how)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         shown, leaving = list(range(len(self.heads))), list(self.gives_way)
         while leaving and self.width(shown) > options.max_width:
@@ -50,6 +66,9 @@ class Fitted:
             yield self._table(shown)
         else:
             yield from self._stack(shown)
+        gone = [" ".join(head.split()) for at, head in enumerate(self.heads) if at not in shown]
+        if gone:
+            yield Text(f"no room here for: {', '.join(gone)}", style="dim")
 
     def width(self, shown: Sequence[int] | None = None) -> int:
         """The width that columns need, by their numbers; all of them if none are named."""
@@ -72,6 +91,7 @@ class Fitted:
             table.add_column(
                 Text(self.heads[at]), justify="right" if self.heads[at] in self.right else "left",
                 overflow="fold", min_width=self._floor(at), no_wrap=self._is_stiff(at), vertical="top",
+                max_width=None if self._is_stiff(at) else LINE,
             )  # fmt: skip
         for row in self.rows:
             table.add_row(*(row[at] for at in shown))

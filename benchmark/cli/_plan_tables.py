@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rich.table
-
 from benchmark.config.layers import plugin_options
 from benchmark.config.run_config import Recipe, RunConfig
 from benchmark.console import Console
+from benchmark.layout import Fitted
 from benchmark.plan import CellSpec, Plan
 from benchmark.registry import METHODS
 from benchmark.store.cells import cell_name
@@ -38,10 +37,12 @@ def print_plan(plan: Plan, console: Console) -> None:
         for spec in [cell.spec]
     )
     title = f"plan: {len(plan.open)} of {len(plan.cells)} cells to run"
-    console.rows(("method", "seed", "backbone", "suite", "tasks", "state"), rows, title)
+    console.rows(
+        ("method", "seed", "backbone", "suite", "tasks", "state"), rows, title, gives_way="suite, backbone"
+    )
 
 
-def recipe_table(plan: Plan, configs: Sequence[RunConfig]) -> rich.table.Table:
+def recipe_table(plan: Plan, configs: Sequence[RunConfig]) -> Fitted:
     """Return what the cells of a plan use: recipe, options that differ from their defaults, and from which layers.
 
     Args:
@@ -60,12 +61,8 @@ def recipe_table(plan: Plan, configs: Sequence[RunConfig]) -> rich.table.Table:
         shared.setdefault(_words(spec, origins.get(key, {})), []).append(
             "/".join(key if several else key[2:])
         )
-    table = rich.table.Table(title="what they use (configs/defaults.yaml: which layer wins)", show_lines=True)
-    table.add_column("method", overflow="fold", max_width=26)
-    table.add_column("recipe", overflow="fold", max_width=66)
-    for text, cells in shared.items():
-        table.add_row(", ".join(dict.fromkeys(cells)), text)
-    return table
+    rows = [("\n".join(dict.fromkeys(cells)), text) for text, cells in shared.items()]
+    return Fitted.of(("method", "recipe"), rows, "what they use (configs/defaults.yaml: which layer wins)")
 
 
 def _words(spec: CellSpec, origins: Mapping[str, str]) -> str:

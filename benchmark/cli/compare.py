@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmark.report.significance.comparisons import Comparison
 
 
-COLUMNS = ("Task", "Dataset", "Metric", "A", "B", "A - B", "95 % interval", "p", "p (Holm)", "Verdict")
+COLUMNS = ("Dataset", "Metric", "Task", "A", "B", "A - B", "95 % interval", "p", "p (Holm)", "Verdict")
 
 
 @dataclass(frozen=True)
@@ -210,11 +210,19 @@ def _families(compared: Compared) -> Iterator[tuple[list[Pair], list[tuple[Pair,
 
 
 def _print(compared: Compared, console: Console, smallest: float, *, several: bool) -> None:
+    from benchmark.report.significance.decision import stand
+
     for pairs, family in _families(compared):
         heads = pairs[0].heads
         title = f"{pairs[0].block.heading}: A = {heads[0]}, B = {heads[1]}"
         rows = [((pair.first.title,) * several + _texts(pair, test)) for pair, test in family]
-        console.rows(("Method",) * several + COLUMNS, rows, title, right="A, B, A - B")
+        heads, right = ("Method",) * several + COLUMNS, "A, B, A - B, p, p (Holm)"
+        console.rows(heads, rows, title, right=right, gives_way="p, 95 % interval, Task")
+        for pair in pairs:
+            tests = [test for other, test in family if other is pair]
+            console.line(
+                f"{_names(pair)[0]} against {_names(pair)[1]}: {stand(pair.first, tests, pair.block).text}"
+            )
         for line in dict.fromkeys(line for pair in pairs for line in (*_seeds(pair), *_doubts(pair))):
             console.line(line)
     console.line(
@@ -233,10 +241,10 @@ def _texts(pair: Pair, one: Comparison) -> tuple[str, ...]:
     if metric.unit not in ("", "%"):
         head += f" [{metric.unit}]"
     if one.test is None or one.p_adjusted is None:
-        return task, title, head, *numbers, "", "", "", verdict(one)
+        return title, head, task, *numbers, "", "", "", verdict(one)
     interval = f"[{unit * one.test.ci_low:+.2f}, {unit * one.test.ci_high:+.2f}]"
     p_values = (f"{one.test.p_value:.2g}", f"{one.p_adjusted:.2g}")
-    return task, title, head, *numbers, interval, *p_values, verdict(one)
+    return title, head, task, *numbers, interval, *p_values, verdict(one)
 
 
 def verdict(one: Comparison) -> str:

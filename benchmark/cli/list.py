@@ -76,7 +76,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         console.line(json.dumps(rows, indent=1))
     else:
         cells = ([", ".join(map(str, x)) if isinstance(x, list) else x for x in row.values()] for row in rows)
-        console.rows(list(rows[0]) if rows else ["name"], cells)
+        console.rows(list(rows[0]) if rows else ["name"], cells, gives_way="source, aliases")
     return 0
 
 
@@ -120,7 +120,9 @@ def _methods(args: argparse.Namespace, console: Console) -> int:
     elif args.markdown:
         console.line(found["page"].rstrip())
     else:
-        console.rows(found["columns"], found["cells"])
+        console.rows(
+            found["columns"], found["cells"], right="trained", gives_way="resnet, families, identity, unseen"
+        )
         for line in found["remarks"]:
             console.warn(line)
         if found["usable"] and not args.all:

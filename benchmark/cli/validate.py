@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
             todo.setdefault(item.todo or item.found, item)
         for item in todo.values():
             console.error(f"{item.name}: {item.found}" + (f". To do: {item.todo}" if item.todo else ""))
-        console.line("the run can start" if not missing else f"{len(missing)} things are missing")
+        words = [word for word in args.words if word != "--images"]
+        ready = f"the run can start: python run_benchmark.py {shlex.join(words)}".rstrip()
+        console.line(ready if not missing else f"{len(missing)} things are missing")
     return 2 if missing or broken else 0
 
 
@@ -120,18 +123,15 @@ def section(item: Item) -> str:
 
 
 def _print(items: list[Item], console: Console) -> None:
-    import rich.table
+    """Print a heading per section, a line per item and what to do below it; names stay whole at any width."""
+    from rich.padding import Padding
     from rich.text import Text
 
-    table = rich.table.Table()
-    for column in ("", "of", "what", "found", "to do"):
-        table.add_column(column, overflow="fold")
     last = ""
     for item in items:
-        heading = section(item)
-        if heading != last:
-            table.add_section()
-        first = Text(heading if heading != last else "", style=STYLES[heading])
-        last = heading
-        table.add_row(first, item.group, item.name, Text(item.found), Text(item.todo))
-    console.table(table)
+        if (heading := section(item)) != last:
+            console.table(Text(f"\n{heading}", style=f"bold {STYLES[heading]}"))
+            last = heading
+        console.table(Text(f"{item.group}: {item.name}"))
+        lines = [item.found, f"to do: {item.todo}" if item.todo else ""]
+        console.table(Padding(Text("\n".join(filter(None, lines))), (0, 0, 0, 4)))

@@ -15,13 +15,13 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
-from rich.table import Table
 
 from benchmark.console import Console, duration
 from benchmark.efficiency.throughput import PAPER_EPOCHS, PAPER_PAIRS
 from benchmark.efficiency.timing import Times
 from benchmark.efficiency.workbench import Workbench
 from benchmark.files import csv_cell, write_whole
+from benchmark.layout import Fitted
 from benchmark.machine import hardware
 from benchmark.report.figures.style import COLOURS, STYLE, new_figure
 from benchmark.run.cost import FLOPS_CONVENTION, peak_memory
@@ -85,6 +85,11 @@ _RATES: Columns = (
     ("% of\npeak", "share_of_peak", 100),
     ("memory of\na step, MB", "step_memory_bytes", 1e-6),
 )
+_GIVES_WAY = (
+    "CPU time\nms", "slowest\nround", "fastest\nround", "use,\nmerged", "all", "adapter\nkB", "shared", "text", "image",
+    "evaluation\nimages/s", "step, cached\nGFLOP/pair", "forward\nGFLOP/pair", "p95\nms", "TFLOP/s",
+)  # fmt: skip
+"""Heads of columns that are left out of a narrow terminal, the first one first; the files have all."""
 _PIPELINE: Columns = tuple(
     (key.replace("cpu", "CPU").replace("_", " "), key, 1)
     for key in ("per_second", "slowest_round", "fastest_round", "per_cpu_second")
@@ -130,10 +135,7 @@ def show(found: Measured, console: Console) -> None:
         f"{about['device']}, {about['threads']} thread(s), {about['rounds']} rounds"
     )
     for title, columns in (("counted", _COUNTED), ("timed", _TIMED)):
-        table = _columns(Table("method", title=title, title_justify="left"), columns)
-        for row in found.rows:
-            table.add_row(str(row["title"]), *_numbers(row, columns))
-        console.table(table)
+        _show(console, title, ("method",), columns, [((str(row["title"]),), row) for row in found.rows])
     for line in (
         f"memory: {about['memory_convention']}",
         f"this process at its peak, resident: {about['process_peak_resident_bytes'] / 1e6:,.0f} MB",
@@ -145,12 +147,37 @@ def show(found: Measured, console: Console) -> None:
         _show_pipeline(found, console)
     if found.rates:
         _show_rates(found, console)
+    if answer := _answer(found.rows):
+        console.line(f"\n{answer}")
 
 
-def _columns(table: Table, columns: Columns) -> Table:
-    for head, _, _ in columns:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
+def _show(
+    console: Console,
+    title: str,
+    heads: Sequence[str],
+    columns: Columns,
+    rows: Sequence[tuple[Sequence[str], Row]],
+) -> None:
+    """Print texts and numbers; columns that tell less give way where there is no room."""
+    numbers = [head for head, _, _ in columns]
+    texts = [(*words, *_numbers(row, columns)) for words, row in rows]
+    leaving = tuple(head for head in _GIVES_WAY if head in numbers)
+    console.table(Fitted.of((*heads, *numbers), texts, title, numbers, gives_way=leaving))
+
+
+def _answer(rows: Sequence[Row]) -> str:
+    """Which method is the cheapest, cost by cost, among those that train."""
+    told = []
+    for what, key, text in (
+        ("fewest trained values", "trainable_parameters", lambda value: f"{value:,.0f}"),
+        ("fastest training step", "step_time_p50_s", lambda value: f"{1e3 * value:.3g} ms"),
+        ("least memory of a step", "step_memory_bytes", lambda value: f"{1e-6 * value:,.0f} MB"),
+    ):
+        known = [row for row in rows if row.get(key)]
+        if len(known) > 1:
+            first = min(known, key=lambda row, key=key: row[key])  # type: ignore[misc]
+            told.append(f"{what}: {first['title']} ({text(first[key])})")
+    return "; ".join(told)
 
 
 def _numbers(row: Row, columns: Columns) -> list[str]:
@@ -167,11 +194,12 @@ def _number(value: float | None, factor: float = 1) -> str:
 
 
 def _show_pipeline(found: Measured, console: Console) -> None:
-    table = _columns(Table("stage", title="input pipeline", title_justify="left"), _PIPELINE)
+    rows = []
     for row in found.stages:
         first, *others = _numbers(row, _PIPELINE)
-        table.add_row(row["what"], f"{first} {row['unit'].partition('/')[0]}", *others)
-    console.table(table)
+        rows.append((row["what"], f"{first} {row['unit'].partition('/')[0]}", *others))
+    heads = [head for head, _, _ in _PIPELINE]
+    console.table(Fitted.of(("stage", *heads), rows, "input pipeline", heads))
     console.line(
         "the file of images lies in memory, so these are ceilings; normalising happens where the step runs"
     )
@@ -185,16 +213,14 @@ def _show_pipeline(found: Measured, console: Console) -> None:
 
 
 def _show_rates(found: Measured, console: Console) -> None:
-    title = "steps at the batch sizes of a run"
-    table = _columns(Table("method", "batch", "form", title=title, title_justify="left"), _RATES)
-    table.add_column(f"{PAPER_EPOCHS} epochs of\n{PAPER_PAIRS:,} pairs", justify="right", no_wrap=True)
-    table.add_column("")
+    rows = []
     for row in found.rates:
-        seconds = row["paper_training_s"]
-        length = "" if seconds is None else duration(seconds)
-        size = str(row["batch_size"])
-        table.add_row(row["title"], size, row["form"], *_numbers(row, _RATES), length, row["note"])
-    console.table(table)
+        length = "" if row["paper_training_s"] is None else duration(row["paper_training_s"])
+        name = f"{row['title']}, {row['batch_size']}, {row['form']}"
+        rows.append((name, *_numbers(row, _RATES), length, row["note"]))
+    numbers = [*(head for head, _, _ in _RATES), f"{PAPER_EPOCHS} epochs of\n{PAPER_PAIRS:,} pairs"]
+    heads = ("method, batch, form", *numbers, "")
+    console.table(Fitted.of(heads, rows, "steps at the batch sizes of a run", numbers, gives_way=_GIVES_WAY))
     console.line(
         f"{found.rates[0]['precision']}; peak: {found.rates[0]['peak_flops_per_s'] / 1e12:,.3g} TFLOP/s, measured here "
         "with a large matrix product; FLOPs of a step as it runs; cached features take one pass over the data more"

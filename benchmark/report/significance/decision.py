@@ -74,6 +74,11 @@ class Standing:
         return ", ".join(min(found)[1] + unit for unit, found in ends.items())
 
 
+def stand(row: Row, tests: Sequence[Comparison], block: Block) -> Standing:
+    """Return how a row stands by tests in which it is the first; a block whose row it is has the metrics."""
+    return Standing(row, {one.key: one for one in tests}, {one.key: _sign(one) for one in tests}, block)
+
+
 def nearest_end(one: Comparison) -> float:
     """The end of the interval of a difference that is nearer to 0, as a size; 0 where 0 lies inside."""
     assert one.test is not None
@@ -183,9 +188,8 @@ class Decision:
     def _standing(self, row: Row) -> Standing:
         keys = [key for key in self.keys if row.compared(key)]
         if self.base is not None:
-            found = {key: self.tests.against(row.cell, key) for key in keys}
-            tests = {key: one for key, one in found.items() if one is not None}
-            return Standing(row, tests, {key: _sign(one) for key, one in tests.items()}, self.block)
+            found = (self.tests.against(row.cell, key) for key in keys)
+            return stand(row, [one for one in found if one is not None], self.block)
         tests = {key: one for key in keys if (one := self.tests.against_best(key).get(row.cell)) is not None}
         behind: dict[Key, Sign] = {key: "worse" if one.matters else _sign(one) for key, one in tests.items()}
         signs: dict[Key, Sign] = {
