@@ -26,7 +26,7 @@ from benchmark.world import World
 from methods.losses import Objective
 
 if TYPE_CHECKING:
-    from methods.supervision import Classes
+    from methods.supervision import Classes, Support
 
 MAX_LOG_SCALE = math.log(100.0)
 Embeddings = dict[str, Tensor]
@@ -125,8 +125,9 @@ class Method(nn.Module):
             :meth:`embed` treats every pair on its own and :meth:`loss_of` its result is the loss.
         frozen_targets: towers whose frozen features the loss compares with; batches bring them as ``frozen_image``
             and ``frozen_text``.
-        class_bound: what is learnt belongs to one list of classes: there is no loss of image-report pairs, and other
-            classes are refused.
+        needs_classes: there is no loss of image-report pairs: class labels must supervise.
+        class_bound: what is learnt belongs to one list of classes, and others are refused; :meth:`bind` says which.
+        fits: :meth:`fit` makes what is learnt from frozen features, without a training loop.
         cost_hint: rough cost of a step, CLIP-LoRA = 1; only orders the queue.
     """
 
@@ -138,7 +139,9 @@ class Method(nn.Module):
     deterministic: ClassVar[bool] = False
     splits: ClassVar[bool] = True
     frozen_targets: ClassVar[frozenset[str]] = frozenset()
+    needs_classes: bool = False
     class_bound: bool = False
+    fits: ClassVar[bool] = False
     cost_hint: ClassVar[float] = 1.0
 
     def __init__(
@@ -241,6 +244,15 @@ class Method(nn.Module):
         text = self.encode_text(batch.token_ids) if features is None else self.from_text_features(features)
         return {"image": image, "text": text}
 
+    @torch.no_grad()
+    def frozen_features(self, batch: Any, kind: Literal["image", "text"]) -> Tensor:
+        """Return unit-norm features ``[B, E]`` of a frozen tower without interventions, which the batch may bring."""
+        features = getattr(batch, f"frozen_{kind}", None)
+        if features is None:
+            inputs = batch.images if kind == "image" else batch.token_ids
+            features = getattr(self.backbone, kind).features(inputs)
+        return functional.normalize(at_least_fp32(features), dim=-1)
+
     def embed_images(self, batch: Any) -> Tensor:
         """Return unit-norm features ``[B, E]`` of a batch's images, or of the frozen features that it brings."""
         features = getattr(batch, "image_features", None)
@@ -279,6 +291,13 @@ class Method(nn.Module):
             some: reads a batch of the pairs that the method was trained on.
         """
         return {}
+
+    def bind(self, classes: Classes) -> None:
+        """Belong to a list of classes from now on; called before training, and before what is learnt is loaded."""
+
+    def fit(self, support: Support) -> None:
+        """Learn from the frozen features of labelled images (``fits``), after :meth:`bind`."""
+        raise NotImplementedError(f"{type(self).__name__} is trained, not fitted")
 
     def after_step(self, step: int, total: int) -> None:
         """Do what has to follow an optimiser step; its gradients are still there. The default bounds the logit scale.

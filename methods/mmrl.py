@@ -108,12 +108,11 @@ class MMRL(Method):
     def embed(self, batch: Any) -> Embeddings:
         """Return class, representation, text and frozen features of a batch."""
         plain, representation = self.encode_both(batch.images)
-        towers = {"image": (self.backbone.image, batch.images), "text": (self.backbone.text, batch.token_ids)}
         return {
             "image": plain,
             "representation": representation,
             "text": self.encode_text(batch.token_ids),
-            **{f"frozen_{kind}": _frozen(batch, kind, *one) for kind, one in towers.items()},
+            **{f"frozen_{kind}": self.frozen_features(batch, kind) for kind in ("image", "text")},
         }
 
     def loss_of(self, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
@@ -130,7 +129,7 @@ class MMRL(Method):
         """Return the cosines of both image features with the classes, and how far images and classes have moved."""
         plain, representation = self.encode_both(batch.images)
         text = self.class_features(classes.prompts)
-        frozen = _frozen(batch, "image", self.backbone.image, batch.images)
+        frozen = self.frozen_features(batch, "image")
         moved = (1 - (plain * frozen).sum(dim=-1)) + (1 - (text * classes.frozen()).sum(dim=-1)).mean()
         cosines, represented = similarity(plain, text), similarity(representation, text)
         return {"cosines": cosines, "representation": represented, "moved": moved}
@@ -148,14 +147,6 @@ class MMRL(Method):
         image, text = self.backbone.image.width, self.backbone.text.width
         aligners = layers * (dim * image + image + dim * text + text)
         return int(self.options.n_rep_tokens) * dim + aligners + image * self.backbone.embed_dim
-
-
-@torch.no_grad()
-def _frozen(batch: Any, kind: str, tower: Tower, inputs: Tensor) -> Tensor:
-    """Return the frozen tower's unit-norm features ``[B, E]``, which the batch may bring."""
-    features = getattr(batch, f"frozen_{kind}", None)
-    features = tower.features(inputs) if features is None else features
-    return functional.normalize(at_least_fp32(features), dim=-1)
 
 
 def load_official(method: MMRL, state: Mapping[str, Any]) -> None:

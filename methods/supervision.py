@@ -60,16 +60,23 @@ class Classes:
     Attributes:
         prompts: token ids ``[C, T, L]`` of T templates filled with each class.
         features: what the frozen text tower makes of them, not normalised, ``[C, T, E]``.
+        descriptions: the same of P sentences about each class, ``[C, P, E]``; None where nobody gave any.
     """
 
     prompts: Tensor
     features: Tensor
+    descriptions: Tensor | None = None
 
     def frozen(self) -> Tensor:
         """Return the frozen model's class features ``[C, E]``: normalise, mean over templates, normalise."""
         return functional.normalize(
             functional.normalize(at_least_fp32(self.features), dim=-1).mean(dim=1), dim=-1
         )
+
+    @property
+    def text(self) -> Tensor:
+        """The mean over templates of the features as they are, ``[C, E]``: where several classifiers start."""
+        return at_least_fp32(self.features).mean(dim=1)
 
     def prepared(self, method: Method) -> Any:
         """Return what :meth:`Method.classify` needs of the classes; a text tower that is not adapted need not work."""
@@ -89,3 +96,25 @@ class Classes:
     def loss(self, method: Method, batch: Any, world: World = ALONE) -> Tensor:
         """Return the method's loss of labelled images; every process computes the whole."""
         return self.loss_of(method, self.embed(method, batch), batch.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """What a classifier in feature space is fitted to; all features are the frozen tower's, of length 1.
+
+    Attributes:
+        images: ``[N, E]``. labels: class indices ``[N]``. classes: to which they refer.
+        validation: more of both, to choose settings by; None where nothing is to be chosen.
+        unlabelled: images ``[M, E]`` whose classes are not told; None without.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: Classes
+    validation: tuple[Tensor, Tensor] | None = None
+    unlabelled: Tensor | None = None
+
+    @property
+    def text(self) -> Tensor:
+        """See :attr:`Classes.text`."""
+        return self.classes.text

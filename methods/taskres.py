@@ -68,7 +68,7 @@ class TaskRes(Method):
 
     def setup(self) -> None:
         """Create the residuals at zero."""
-        self.class_bound = self.options.rows == "per_class"
+        self.class_bound = self.needs_classes = self.options.rows == "per_class"
         width = self.backbone.embed_dim
         shape = (width,) if self.options.n_classes is None else (self.options.n_classes, width)
         sides = SIDES[self.options.apply_to]

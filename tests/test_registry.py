@@ -97,3 +97,12 @@ def test_files_of_the_folder_are_listed_even_when_broken(write, tmp_path):
     own = Registry("method", str(tmp_path / "methods"), not_plugins=("base",))
     assert own.names() == ["broken", "silent"]
     assert "SyntaxError" in own.broken["broken"]
+
+
+def test_a_group_stands_for_its_members_and_neither_all_nor_a_glob_does():
+    few = METHODS.expand(["fewshot"])
+    assert {"clap", "tip_adapter_f", "clip_svd", "kgcoop"} <= set(few)
+    assert len(few) == 12
+    assert not set(few) & set(METHODS.expand(["all"]))
+    assert METHODS.expand(["c*"]) == ["clip_adapter", "clip_lora", "cocoop", "coop"]
+    assert METHODS.expand(["clap", "fewshot"])[0] == "clap"

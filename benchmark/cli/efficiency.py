@@ -70,6 +70,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise ConfigError([f"--rates: expected batch sizes of at least 2, got '{size}'" for size in wrong])
     use_plugins(args, load=True)
     names = METHODS.expand(args.methods or ["all"])
+    if unfit := [name for name in names if getattr(METHODS.get(name), "needs_classes", False)]:
+        raise ConfigError(
+            f"--methods: {', '.join(unfit)} learn from class labels, costs are those of pairs. Leave them out"
+        )
     bench = _bench(args)
     from benchmark.backbones.towers.precision import resolve
     from benchmark.efficiency import report

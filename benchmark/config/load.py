@@ -190,6 +190,11 @@ class _Loader(Stack):
         self.entries.check_keys()
         trained = [name for name in methods if not is_deterministic(name)]
         recipes = written | {name: fitting_batch(written[name], settings.get("limit")) for name in trained}
+        if unfit := [name for name in methods if getattr(METHODS.get(name), "needs_classes", False)]:
+            self.problems.append(
+                f"{self.where('only_methods')}: {', '.join(unfit)} learn from class labels, and this run adapts on "
+                "image-report pairs. Leave them out"
+            )
         for task in tasks:
             self.entries.check_task(task, TASKS.get(task))
         self.entries.check_validation(self.suite, trains=bool(trained))

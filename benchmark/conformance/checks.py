@@ -34,12 +34,15 @@ from benchmark.conformance.requirements import (
 from benchmark.conformance.small_models import (
     FAMILIES,
     Build,
+    bound,
+    class_scores,
     loss_of,
     made,
     move,
     moved,
     small_backbone,
     small_batch,
+    with_classes,
     worlds,
 )
 from benchmark.data.samples import Batch
@@ -200,6 +203,8 @@ def _order_of_pairs_does_not_matter(method: Method, batch: Any) -> None:
 
 @check_in_eval
 def _zero_shot_path_equals_training_path(method: Method, batch: Any) -> None:
+    if method.class_bound:
+        return
     images, prompts = Batch(images=batch.images), batch.token_ids[:, None]
     cosines = method.classify(images, method.prepare_classes(prompts))
     logits = method.similarity(batch.images, batch.token_ids)
@@ -213,12 +218,21 @@ def _trained_state_survives_the_store(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     torch.manual_seed(5)  # another start
     fresh = build(small_backbone(family))
+    labelled = with_classes(method, batch)
+    fresh.bind(labelled.supervision)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         cell = CellFolder(Path(folder))
         cell.write_tensors("adapter.safetensors", method.trainable_state())
         fresh.load_trainable_state(cell.read_tensors("adapter.safetensors"))
-        ours, stored = (m.eval().similarity(batch.images, batch.token_ids) for m in (method, fresh))
+        ours, stored = (_scores(m.eval(), batch) for m in (method, fresh))
     close(stored, ours, "logits after saving and loading", 1e-6)
+
+
+def _scores(method: Method, batch: Any) -> Tensor:
+    """Return what a method says of a batch: of its pairs, or of the classes that it is bound to."""
+    if method.class_bound:
+        return class_scores(method, with_classes(method, batch))
+    return method.similarity(batch.images, batch.token_ids)
 
 
 @check
@@ -234,7 +248,7 @@ def _overfits_sixteen_pairs(build: Build, family: str) -> None:
     method = build(small_backbone(family))
     method.logit_scale.value.requires_grad_(False)
     trained = sum(value.numel() for value in method.trainable_parameters().values())
-    if not trained:
+    if not trained or method.needs_classes:
         return
     start = dict(method.trainable_state())
     batch = _sixteen(method)
@@ -280,7 +294,7 @@ def _overfitted(method: Method, batch: Batch, rate: float, goal: float, steps: i
 
 @torch.no_grad()
 def _loss(method: Method, batch: Batch) -> float:
-    return float(method.eval().loss(batch))
+    return float(loss_of(method.eval(), batch))
 
 
 @check
@@ -345,28 +359,33 @@ def _makes_a_step_in_bf16(build: Build, family: str) -> None:
 
 @check_in_eval
 def _similarities_and_loss_are_not_rounded(method: Method, batch: Any) -> None:
+    labelled = with_classes(method, batch)
+    prompts = labelled.supervision.prompts if method.class_bound else batch.token_ids[:, None]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        images, classes = Batch(images=batch.images), method.prepare_classes(batch.token_ids[:, None])
+        images, classes = Batch(images=batch.images), method.prepare_classes(prompts)
         found = {
             "classify": method.classify(images, classes),
             "classify_patches": method.classify_patches(batch.images, classes),
             "similarity": method.similarity(batch.images, batch.token_ids),
         }
-        loss, embeddings = method.loss(batch), method.embed(batch)
     for what, values in found.items():
         # few fp32 values are bf16 values too; a product that was rounded and widened again always is one
         exact = values.dtype == torch.float32 and (values.bfloat16() == values).float().mean() <= 0.5
         hold(bool(exact), f"{what} is rounded to bf16 under autocast: multiply by precision.similarity")
-    hold(loss.dtype == torch.float32, f"the loss is {loss.dtype} under bf16 autocast, expected fp32")
-    if method.splits:
-        close(loss, method.loss_of(embeddings, batch.labels), "loss under bf16 autocast", 1e-5)
+    for each in worlds(method, batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, embeddings = loss_of(method, each), each.supervision.embed(method, each)
+        hold(loss.dtype == torch.float32, f"the loss is {loss.dtype} under bf16 autocast, expected fp32")
+        if method.splits:
+            again = each.supervision.loss_of(method, embeddings, each.labels)
+            close(loss, again, "loss under bf16 autocast", 1e-5)
 
 
 @check
 def _every_tensor_moves_with_the_method(build: Build, family: str) -> None:
     method, batch = moved(build, family)
     hold(*probes.registers_every_tensor(method))
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not method.needs_classes:
         here = _loss(method, batch)
         there = _loss(method.cuda(), batch.changed(lambda value: value.cuda()))
         hold(abs(there - here) < 1e-2, f"loss on the GPU {there:.4f}, on the CPU {here:.4f}")
@@ -381,6 +400,8 @@ def _trains_the_same_tensors_once_moved(build: Build, family: str) -> None:
         ("it was moved", method.bfloat16()),
         ("it was built on a moved backbone", build(small_backbone(family).bfloat16())),
     ):
+        if method.fits and there is not method:  # has nothing to move before it is fitted
+            continue
         other = sorted(trained ^ set(there.trainable_parameters()))
         none(other, f"once {order}, it trains {len(other)} other tensors")
 
@@ -388,19 +409,19 @@ def _trains_the_same_tensors_once_moved(build: Build, family: str) -> None:
 @check_in_eval
 def _a_copy_stands_on_its_own(method: Method, batch: Any) -> None:
     copied = copy.deepcopy(method)
-    before = method.similarity(batch.images, batch.token_ids)
-    close(copied.similarity(batch.images, batch.token_ids), before, "logits of a copy", 0.0)
+    before = _scores(method, batch)
+    close(_scores(copied, batch), before, "logits of a copy", 0.0)
     move(copied, size=0.5)
-    unmoved = method.similarity(batch.images, batch.token_ids)
-    close(unmoved, before, "logits after the copy was trained", 0.0)
-    after = copied.similarity(batch.images, batch.token_ids)
+    close(_scores(method, batch), before, "logits after the copy was trained", 0.0)
+    after = _scores(copied, batch)
     trains = probes.trained_values(method) > 0
     hold(trains != torch.equal(after, before), "training a copy changes nothing in the copy")
 
 
 @check_in_eval
 def _classes_are_scored_one_by_one(method: Method, batch: Any) -> None:
-    hold(*probes.scores_unseen_classes(method, batch))
+    if not method.class_bound:
+        hold(*probes.scores_unseen_classes(method, batch))
 
 
 @check
@@ -421,7 +442,8 @@ def _seeds_and_prints_nothing(build: Build, family: str) -> None:
         for seed in (1, 2):
             torch.manual_seed(seed)
             method = build(small_backbone(family))
-            _loss(method, small_batch(method.backbone))
+            batch = small_batch(method.backbone)
+            _loss(bound(method, batch), worlds(method, batch)[0])
             states.append(torch.get_rng_state())
     hold(not torch.equal(*states), "the random state does not depend on the run's seed: it seeds by itself")
     hold(not printed.getvalue(), f"prints '{printed.getvalue().strip()[:60]}'")

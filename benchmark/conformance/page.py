@@ -30,12 +30,14 @@ COLUMNS = (
 )
 
 LEGEND = """\
-- *trained*: values that train on the embedded backbone `tiny` with default options, logit scale not counted.
+- *trained*: values that train on the embedded backbone `tiny` with default options, logit scale not counted; for
+  classifiers in feature space, what they hold for five classes with one image each.
 - *changes*: towers whose own features change; a method without any acts on the features behind them.
 - *cached*: towers whose features are constant during training, so that they are computed once.
-- *labels*: whether the loss needs labels (all use them where `loss=label_guided` has them).
+- *labels*: whether the loss needs labels (all use them where `loss=label_guided` has them); class labels are
+  what few-shot runs have.
 - *merges*: whether what is learnt can be folded into the frozen weights, so that it costs nothing when used.
-- *unseen*: whether classes that were never seen in training are scored, each on its own.
+- *unseen*: whether classes that were never seen in training are scored, each on its own; else they are refused.
 - *identity*: whether features equal the frozen model's before the first step.
 - *families*: tower families it works on: timm ViT + BERT, and open_clip's own ViT + text transformer.
 - *resnet*: whether it works, with default options, where the image tower is a ResNet: ConVIRT, GLoRIA, MGCA with

@@ -30,16 +30,20 @@ from benchmark.backbones.towers.resnet import ResNetTower
 from benchmark.conformance.small_models import (
     FAMILIES,
     Build,
+    bound,
+    loss_of,
     made,
     moved,
     small_backbone,
     small_batch,
     small_resnet,
+    worlds,
 )
 from benchmark.data.samples import Batch
 from benchmark.errors import BenchmarkError
 from benchmark.run.cost import parameter_counts
 from methods.base import Method
+from methods.supervision import Classes, Support
 
 Kind = Literal["image", "text"]
 KINDS: tuple[Kind, Kind] = ("image", "text")
@@ -100,7 +104,7 @@ def capabilities(build: Build) -> Capabilities:
     merges = {item.merges for item in each}
     resnet, unclear = _on_resnet(build)
     return Capabilities(
-        trained=trained_values(build(load_backbone(COUNTED_ON))),
+        trained=trained_values(_of_five_classes(build(load_backbone(COUNTED_ON)))),
         changes=_in_order(kind for item in each for kind in item.changes),
         cached=tuple(kind for kind in KINDS if all(kind in item.cached for item in each)),
         needs_labels=any(item.needs_labels for item in each),
@@ -113,13 +117,25 @@ def capabilities(build: Build) -> Capabilities:
     )
 
 
+@torch.no_grad()
+def _of_five_classes(method: Method) -> Method:
+    """Return the method, fitted to five classes with one image each where its size depends on them."""
+    if method.fits:
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(2, 5, 1, method.backbone.embed_dim, generator=generator)
+        classes = Classes(torch.full((5, 1, 2), 2), features[0])
+        method.bind(classes)
+        method.fit(Support(functional.normalize(features[1, :, 0], dim=-1), torch.arange(5), classes))
+    return method
+
+
 def _on_family(build: Build, family: str) -> Capabilities:
     method, batch = moved(build, family)
     trains, frozen = trained_values(method), small_backbone(family)
     changes = changed_towers(method, batch, frozen)
     cached = tuple(kind for kind in KINDS if cacheable(method, batch, kind, frozen).holds)
-    merges = can_merge(method, batch, small_backbone(family)).holds if trains else None
-    identity = starts_as_frozen(*made(build, family), frozen).holds
+    merges = can_merge(method, batch, small_backbone(family)).holds if trains and not method.fits else None
+    identity = not method.fits and starts_as_frozen(*made(build, family), frozen).holds
     unsaid = _in_order({*changes} - method.adapts)
     undone = tuple(kind for kind in KINDS if kind in method.adapts and kind not in changes)
     notes = [f"says that it leaves the {kind} tower alone, but changes it" for kind in unsaid]
@@ -128,8 +144,8 @@ def _on_family(build: Build, family: str) -> Capabilities:
         notes.append("says that it starts as the frozen model, but does not")
     if method.mergeable and merges is False:
         notes.append("says that it merges into the weights, but does not")
-    needs_labels = not _loss_is_finite(method, batch)
-    unseen = scores_unseen_classes(method, batch).holds
+    needs_labels = method.needs_classes or not _loss_is_finite(method, batch)
+    unseen = not method.class_bound and scores_unseen_classes(method, batch).holds
     return Capabilities(
         trains, changes, cached, needs_labels, merges, unseen, identity, (family,), tuple(notes)
     )
@@ -141,7 +157,7 @@ def _on_resnet(build: Build) -> tuple[str, list[str]]:
         torch.manual_seed(0)
         method = build(small_resnet())
         batch: Any = small_batch(method.backbone)
-        method.loss(batch)
+        loss_of(method, worlds(bound(method, batch), batch)[0])
         method.eval().similarity(batch.images, batch.token_ids)
     except BenchmarkError as error:
         return str(error), []

@@ -13,7 +13,7 @@ from benchmark.backbones import Backbone, InputSpec, from_open_clip, load_backbo
 from benchmark.backbones.towers.precision import at_least_fp32
 from benchmark.data.samples import Batch
 from methods.base import Method
-from methods.supervision import Classes
+from methods.supervision import Classes, Support
 
 Build = Callable[[Backbone], Method]
 """Wraps a fresh backbone with a method, as ``methods.build`` does."""
@@ -44,8 +44,8 @@ def small_batch(backbone: Backbone, pairs: int = 6, *, seed: int = 0) -> Batch:
 
 
 def worlds(method: Method, batch: Any) -> list[Any]:
-    """Return the same images as pairs and with class labels; a method that is bound to classes has no pairs."""
-    return ([] if method.class_bound else [batch]) + [with_classes(method, batch)]
+    """Return the same images as pairs and with class labels; a method that needs classes has no pairs."""
+    return ([] if method.needs_classes else [batch]) + [with_classes(method, batch)]
 
 
 @torch.no_grad()
@@ -54,15 +54,32 @@ def with_classes(method: Method, batch: Any) -> Any:
 
     Frozen features have the number type of the images.
     """
-    frozen = small_backbone(_MODELS.get(method.backbone.name, method.backbone.name))
-    prompts = batch.token_ids[: 2 * CLASSES]
-    features = at_least_fp32(frozen.text.features(prompts)).to(batch.images.dtype)
-    shape = (CLASSES, 2)
+    name = _MODELS.get(method.backbone.name, method.backbone.name)
+    frozen = small_resnet() if name == "random:small_resnet" else small_backbone(name)
+    prompts, shape = batch.token_ids[: 2 * CLASSES], (CLASSES, 2)
+    features = at_least_fp32(frozen.text.features(prompts)).to(batch.images.dtype).unflatten(0, shape)
+    sentences = torch.cat([features, features.roll(1, dims=0), features.mean(dim=1, keepdim=True)], dim=1)
     return Batch(
         images=batch.images,
         labels=torch.arange(len(batch.images)) % CLASSES,
-        supervision=Classes(prompts.unflatten(0, shape), features.unflatten(0, shape)),
+        supervision=Classes(prompts.unflatten(0, shape), features, sentences),
     )
+
+
+def class_scores(method: Method, batch: Any) -> torch.Tensor:
+    """Return the scores ``[B, C]`` of a batch of labelled images, as an evaluation makes them."""
+    return method.classify(Batch(images=batch.images), method.prepare_classes(batch.supervision.prompts))
+
+
+@torch.no_grad()
+def bound(method: Method, batch: Any) -> Method:
+    """Return the method, bound to the classes of a batch, and fitted to its images if it is of that kind."""
+    labelled = with_classes(method, batch)
+    method.bind(labelled.supervision)
+    if method.fits:
+        images = method.from_image_features(method.backbone.image.features(batch.images))
+        method.fit(Support(images, labelled.labels, labelled.supervision))
+    return method
 
 
 def loss_of(method: Method, batch: Any) -> torch.Tensor:
@@ -74,7 +91,8 @@ def made(build: Build, family: str) -> tuple[Method, Any]:  # Any: a Batch whose
     """Return a method at its start, on a small model, and pairs for it."""
     torch.manual_seed(0)
     method = build(small_backbone(family))
-    return method, small_batch(method.backbone)
+    batch = small_batch(method.backbone)
+    return bound(method, batch), batch
 
 
 def moved(build: Build, family: str) -> tuple[Method, Any]:

@@ -55,6 +55,7 @@ class Registry:
         *,
         aliases: Sequence[str] = (),
         in_all: bool = True,
+        groups: Sequence[str] = (),
         family: bool = False,
         summary: str = "",
         names_from: str = "",
@@ -65,6 +66,7 @@ class Registry:
             name: canonical name.
             aliases: other spellings, for example the paper's.
             in_all: whether ``all`` includes it.
+            groups: words that stand for it and others, as ``all`` does.
             family: the name stands for a family; the object's ``variant(member)`` returns what ``name:member`` means.
             summary: one line for lists; default is the first line of the file.
             names_from: ``package/glob``: the stems of these files of an installed package are further names, which
@@ -73,7 +75,7 @@ class Registry:
         stack = reversed(traceback.extract_stack(limit=3))
         caller = next(frame for frame in stack if frame.filename != __file__)
         origin = f"{shown(Path(caller.filename).resolve())}:{caller.lineno}"
-        entry = Entry(name, origin, tuple(aliases), in_all, family, summary, names_from)
+        entry = Entry(name, origin, tuple(aliases), in_all, tuple(groups), family, summary, names_from)
 
         def register(target: T) -> T:
             self._register(entry, target)
@@ -158,9 +160,9 @@ class Registry:
             return False
 
     def expand(self, wanted: Iterable[str]) -> list[str]:
-        """Return canonical names for ``all``, globs and names, in the order given and without repeats.
+        """Return canonical names for ``all``, groups, globs and names, in the order given and without repeats.
 
-        A glob stands for plain names, not for the members of a family.
+        A glob stands for plain names, not for the members of a family or of a group.
 
         Raises:
             PluginError: a name is unknown or a glob matches nothing.
@@ -169,8 +171,11 @@ class Registry:
         for item in wanted:
             if item == "all":
                 chosen += self.names(extras=False)
+            elif members := [name for name in self.names() if item in self._entries[name].groups]:
+                chosen += members
             elif any(sign in item for sign in "*?["):
-                single = [name for name in self.names() if not self._entries[name].family]
+                entries = self._entries
+                single = [x for x in self.names() if not (entries[x].family or entries[x].groups)]
                 matches = fnmatch.filter(single, item)
                 if not matches:
                     raise PluginError(self._no_match(item))

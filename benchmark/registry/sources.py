@@ -21,7 +21,7 @@ from benchmark.errors import BenchmarkError, PluginError, quoted, unknown
 from benchmark.files import ROOT, shown, user_path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_KEYWORDS = {"aliases", "in_all", "family", "summary", "names_from", "of"}
+_KEYWORDS = {"aliases", "in_all", "family", "summary", "names_from", "of", "groups"}
 """Keywords of the decorators that register plugins."""
 _NOT_PLUGINS = [
     *(
@@ -43,7 +43,7 @@ class Entry:
         name: canonical name.
         origin: ``file:line`` of the registration, or the entry point's value.
         aliases: other spellings, for example the paper's.
-        in_all: whether ``all`` includes it.
+        in_all: whether ``all`` includes it. groups: other words that stand for it, among others.
         family: whether the name stands for a family, whose members are called ``name:member``.
         summary: first line of the module docstring.
         names_from: ``package/glob``; the stems of these files of an installed package are further names of the object.
@@ -54,6 +54,7 @@ class Entry:
     origin: str
     aliases: tuple[str, ...] = ()
     in_all: bool = True
+    groups: tuple[str, ...] = ()
     family: bool = False
     summary: str = ""
     names_from: str = ""
@@ -105,14 +106,15 @@ def _read_call(node: ast.Call, origin: str, source: PluginSource) -> None:
 def _checked(options: Mapping[str, Any], origin: str) -> dict[str, Any]:
     for key in options.keys() - _KEYWORDS:
         raise PluginError(f"{origin}: {unknown('keyword', key, _KEYWORDS)}")
-    aliases = options.get("aliases", ())
-    if not isinstance(aliases, list | tuple) or not all(isinstance(alias, str) for alias in aliases):
-        raise PluginError(f"{origin}: aliases: expected a tuple of texts, got {quoted(aliases)}")
+    texts = {key: options.get(key, ()) for key in ("aliases", "groups")}
+    for key, given in texts.items():
+        if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in given):
+            raise PluginError(f"{origin}: {key}: expected a tuple of texts, got {quoted(given)}")
     names_from = options.get("names_from", "")
     if names_from and not re.fullmatch(r"[^/]+/.+", str(names_from)):
         raise PluginError(f"{origin}: names_from: expected package/glob, got {quoted(names_from)}")
     return {
-        "aliases": tuple(aliases),
+        **{key: tuple(given) for key, given in texts.items()},
         "in_all": bool(options.get("in_all", True)),
         "family": bool(options.get("family", False)),
         "summary": str(options.get("summary", "")),

@@ -121,6 +121,13 @@ def rounds_logits(self, embeddings, labels):
     return self.objective(self.logit_scale() * embeddings["image"] @ embeddings["text"].T, labels)
 
 
+def draws_anew(self, support):
+    generator = torch.Generator()
+    generator.seed()
+    with torch.no_grad():
+        self.text[0].weight.copy_(torch.randn(self.text[0].weight.shape, generator=generator))
+
+
 BROKEN = {
     "declared parameter count": [
         (sound_but(expected_parameters=lambda self: 7), "its formula says 7"),
@@ -170,6 +177,14 @@ BROKEN = {
             sound_but(embed_classes=lambda self, batch, classes: {"cosines": torch.zeros(3)}),
             "batch not in front",
         ),
+    ],
+    "class bound methods refuse other classes": [
+        (sound_but(class_bound=True), "class_bound without needs_classes"),
+        (sound_but(class_bound=True, needs_classes=True), "classes that it was not fitted to are scored"),
+    ],
+    "a fit is the same twice and helps": [
+        (sound_but(fits=True, fit=draws_anew), "two fits differ in: text.0.weight"),
+        (sound_but(fits=True, fit=lambda self, support: None), "zero-shot on"),
     ],
     "trained state survives the store": [(ForgetsHalf, "logits after saving and loading")],
     "overfits sixteen pairs": [(LearnsNothing, "loss went from")],

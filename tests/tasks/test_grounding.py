@@ -31,7 +31,7 @@ RSNA: dict[str, Any] = {
     "classes": ["No Finding", "Pneumonia"],
     "positive": "Pneumonia",
 }
-PLAIN = [name for name in sorted(METHODS.names()) if name != "peft"]
+PLAIN = METHODS.names(extras=False)
 
 
 @pytest.fixture(scope="module")

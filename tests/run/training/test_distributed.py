@@ -29,7 +29,7 @@ from methods.base import Method
 from tests.pair import Pair, pair
 from tests.small import CPU, RECIPE, corpus, frozen, method
 
-NAMES = [name for name in METHODS.names() if not METHODS.entry(name).family]
+NAMES = METHODS.names(extras=False)
 TUNERS = ("peft:adalora", "peft:ia3")  # one whose loss has a term of the weights alone
 FAMILY = "timm+bert"
 OFF = torch.amp.GradScaler("cpu", enabled=False)
