@@ -264,3 +264,8 @@ def test_texts_are_as_long_as_asked_for() -> None:
     assert bench.batch(lora).token_ids.shape == (3, 16)
     assert bench.batch(lora, text=half).token_ids.shape == (3, 8)
     assert bench.batch(ace).token_ids.shape == (3, backbone.text.context_length)
+
+
+def test_what_pairs_do_not_teach_has_no_costs_of_pairs(tmp_path, capsys) -> None:
+    assert run(tmp_path, "--methods", "coop,clap") == 2
+    assert "clap learn from class labels, and costs are those of pairs" in capsys.readouterr().err

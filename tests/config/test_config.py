@@ -170,3 +170,10 @@ def test_any_recipe_mapping_gives_a_recipe_or_lines(values):
 def test_numbers_survive_as_text(number):
     for text in (repr(number), f"{number:.17g}", number):
         assert check(Recipe, [Given("lr", text, "lr")], "key")[0] == {"lr": number}
+
+
+def test_what_class_labels_alone_can_teach_is_refused_on_pairs():
+    (line,) = problems({"methods": "clap,coop,tip_adapter,kgcoop"})
+    assert line.startswith(
+        "--methods: clap, tip_adapter learn from class labels, and this run adapts on image-report"
+    )
