@@ -72,7 +72,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     names = METHODS.expand(args.methods or ["all"])
     if unfit := [name for name in names if getattr(METHODS.get(name), "needs_classes", False)]:
         raise ConfigError(
-            f"--methods: {', '.join(unfit)} learn from class labels, costs are those of pairs. Leave them out"
+            f"--methods: {', '.join(unfit)} learn from class labels, and costs are those of pairs. Leave them out"
         )
     bench = _bench(args)
     from benchmark.backbones.towers.precision import resolve
