@@ -56,9 +56,10 @@ def _a_fit_is_the_same_twice_and_helps(build: Build, family: str) -> None:
         fitted = method.logit_scale() * class_scores(method, labelled)
         frozen = method.from_image_features(method.backbone.image.features(batch.images))
         plain = method.backbone.logit_scale * frozen @ labelled.supervision.frozen().T
-    ours, before = _quality(fitted, labelled.labels), _quality(plain, labelled.labels)
+    found, before = _quality(fitted, labelled.labels), _quality(plain, labelled.labels)
     hold(
-        ours > before, f"right on {ours[0]:.0%} of the images it was fitted to, zero-shot on {before[0]:.0%}"
+        found > before,
+        f"right on {found[0]:.0%} of the images it was fitted to, zero-shot on {before[0]:.0%}",
     )
 
 
