@@ -368,11 +368,9 @@ class Console:
         self.table(Fitted.of(columns, shown, visible(title), {*right.split(", ")}, gives_way=leaving))
 
     def table(self, content: Any) -> None:
-        """Print a rich table, or a text without markup."""
-        if isinstance(content, str):
-            self.line(content)
-        else:
-            self.out.print(content, soft_wrap=False)
+        """Print a rich table, or sentences without markup in lines that end between words."""
+        content = visible(content) if isinstance(content, str) else content
+        self.out.print(content, soft_wrap=False, markup=False)
 
     def new_board(self, total: int) -> Board:
         """Return what shows the progress of ``total`` cells here."""

@@ -216,16 +216,16 @@ def _print(compared: Compared, console: Console, smallest: float, *, several: bo
         heads = pairs[0].heads
         title = f"{pairs[0].block.heading}: A = {heads[0]}, B = {heads[1]}"
         rows = [((pair.first.title,) * several + _texts(pair, test)) for pair, test in family]
-        heads, right = ("Method",) * several + COLUMNS, "A, B, A - B, p, p (Holm)"
-        console.rows(heads, rows, title, right=right, gives_way="p, 95 % interval, Task")
+        columns, right = ("Method",) * several + COLUMNS, "A, B, A - B, p, p (Holm)"
+        console.rows(columns, rows, title, right=right, gives_way="p, 95 % interval, Task")
         for pair in pairs:
             tests = [test for other, test in family if other is pair]
-            console.line(
+            console.table(
                 f"{_names(pair)[0]} against {_names(pair)[1]}: {stand(pair.first, tests, pair.block).text}"
             )
         for line in dict.fromkeys(line for pair in pairs for line in (*_seeds(pair), *_doubts(pair))):
-            console.line(line)
-    console.line(
+            console.table(line)
+    console.table(
         f"In percent and points; less than {100 * smallest:g} points is no difference that matters. Holm's adjustment "
         "is over one table; docs/statistics.md says what is tested."
     )

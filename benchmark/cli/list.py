@@ -126,7 +126,7 @@ def _methods(args: argparse.Namespace, console: Console) -> int:
         for line in found["remarks"]:
             console.warn(line)
         if found["usable"] and not args.all:
-            console.line(f"And with --all: {', '.join(found['usable'])}")
+            console.table(f"And with --all: {', '.join(found['usable'])}")
     return 0
 
 

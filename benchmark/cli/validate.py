@@ -17,6 +17,7 @@ from benchmark.cli._parser import ArgumentParser, given
 from benchmark.config.request import Request, load_request
 from benchmark.config.run_config import RunConfig
 from benchmark.console import Console
+from benchmark.layout import GAP
 from benchmark.store.cells import cell_name
 
 if TYPE_CHECKING:
@@ -132,6 +133,9 @@ def _print(items: list[Item], console: Console) -> None:
         if (heading := section(item)) != last:
             console.table(Text(f"\n{heading}", style=f"bold {STYLES[heading]}"))
             last = heading
-        console.table(Text(f"{item.group}: {item.name}"))
-        lines = [item.found, f"to do: {item.todo}" if item.todo else ""]
-        console.table(Padding(Text("\n".join(filter(None, lines))), (0, 0, 0, 4)))
+        name, todo = f"{item.group}: {item.name}", f"to do: {item.todo}" if item.todo else ""
+        short = not todo and len(name) + len(item.found) + GAP <= console.out.width
+        console.table(Text(f"{name}  {item.found}" if short else name))
+        lines = [] if short else [item.found, *([todo] if todo else [])]
+        for line in lines:
+            console.table(Padding(Text(line), (0, 0, 0, 4)))

@@ -130,7 +130,7 @@ def surroundings(bench: Workbench, precision: str, rounds: int, command: str) ->
 def show(found: Measured, console: Console) -> None:
     """Print the tables, machine and settings."""
     about = found.surroundings
-    console.line(
+    console.table(
         f"{about['backbone']}: {about['batch_size']} pairs, {about['text_length']} tokens, {about['precision']}, "
         f"{about['device']}, {about['threads']} thread(s), {about['rounds']} rounds"
     )
@@ -142,13 +142,13 @@ def show(found: Measured, console: Console) -> None:
         "use: cost of scoring an image, frozen model = 1; merged: with the updates folded into its weights",
         "steps are timed as in a run: towers that a method leaves alone bring cached features",
     ):
-        console.line(line)
+        console.table(line)
     if found.stages:
         _show_pipeline(found, console)
     if found.rates:
         _show_rates(found, console)
     if answer := _answer(found.rows):
-        console.line(f"\n{answer}")
+        console.table(f"\n{answer}")
 
 
 def _show(
@@ -200,16 +200,16 @@ def _show_pipeline(found: Measured, console: Console) -> None:
         rows.append((row["what"], f"{first} {row['unit'].partition('/')[0]}", *others))
     heads = [head for head, _, _ in _PIPELINE]
     console.table(Fitted.of(("stage", *heads), rows, "input pipeline", heads))
-    console.line(
+    console.table(
         "the file of images lies in memory, so these are ceilings; normalising happens where the step runs"
     )
     if about := found.feeding:
         needs = _number(about["needs"])
-        console.line(f"the fastest step that takes images ({about['fastest']}) needs {needs} pairs/s")
+        console.table(f"the fastest step that takes images ({about['fastest']}) needs {needs} pairs/s")
         for kind, rate in about["brings"].items():
             enough = about["keeps_up"][kind]
             words = "keeps up" if enough else "does NOT keep up: give a run more --num-workers"
-            console.line(f"the loader brings up to {_number(rate)} {kind} pairs/s: it {words}")
+            console.table(f"the loader brings up to {_number(rate)} {kind} pairs/s: it {words}")
 
 
 def _show_rates(found: Measured, console: Console) -> None:
@@ -221,7 +221,7 @@ def _show_rates(found: Measured, console: Console) -> None:
     numbers = [*(head for head, _, _ in _RATES), f"{PAPER_EPOCHS} epochs of\n{PAPER_PAIRS:,} pairs"]
     heads = ("method, batch, form", *numbers, "")
     console.table(Fitted.of(heads, rows, "steps at the batch sizes of a run", numbers, gives_way=_GIVES_WAY))
-    console.line(
+    console.table(
         f"{found.rates[0]['precision']}; peak: {found.rates[0]['peak_flops_per_s'] / 1e12:,.3g} TFLOP/s, measured here "
         "with a large matrix product; FLOPs of a step as it runs; cached features take one pass over the data more"
     )

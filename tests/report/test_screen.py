@@ -29,7 +29,8 @@ def test_names_are_whole_at_every_width_and_no_line_is_longer(report, width):
     lines = text.splitlines()
     for row in report.blocks[0].rows:
         assert any(line.startswith(row.title) for line in lines), row.title
-    assert all(len(line.rstrip()) <= width for line in lines)
+    whole = ("page  ", "next  ")  # to be copied, so they are not broken
+    assert all(len(line.rstrip()) <= width for line in lines if not line.startswith(whole))
     # no line holds a part of a name alone
     parts = {row.title[:end] for row in report.blocks[0].rows for end in range(1, len(row.title))}
     assert not parts & {line.strip() for line in lines}

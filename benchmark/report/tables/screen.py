@@ -53,7 +53,9 @@ class Screen:
         yield from _doubts(tables)
         for label, text in (("page", self.page), ("next", self.command)):
             if text:
-                yield Text(f"\n{label}  ", style="bold").append(text, style="not bold")
+                # one line, whatever its length: so it can be copied
+                whole = Text(f"\n{label}  ", style="bold", no_wrap=True, overflow="ignore")
+                yield whole.append(text, style="not bold")
 
 
 def _is_whole(table: Table) -> bool:
