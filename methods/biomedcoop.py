@@ -55,9 +55,11 @@ def select(images: Tensor, sentences: Tensor, scale: float | Tensor, tau: float)
     return Selection(scores, z, ~(z.abs() > tau))
 
 
-def mean_of(sentences: Tensor) -> Tensor:
-    """Return unit-norm means ``[C, E]`` of sentences ``[C, P, E]``."""
-    return functional.normalize(sentences.mean(dim=1), dim=-1)
+def mean_of(sentences: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Return unit-norm means ``[C, E]`` of sentences ``[C, P, E]``, or of those that are kept, bool ``[P]``."""
+    # as a product: choosing rows by a mask would make a GPU wait
+    weighted = sentences if kept is None else sentences * kept[:, None]
+    return functional.normalize(weighted.sum(dim=1), dim=-1)
 
 
 def to_mean(text: Tensor, mean: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ class BiomedCoOp(ContextMethod):
         with torch.no_grad():
             scale = self.logit_scale()
             kept = select(image, sentences.to(image), scale, self.options.tau).kept
-            teacher = similarity(image, mean_of(sentences[:, kept]))
+            teacher = similarity(image, mean_of(sentences, kept))
         cosines = self.classify(batch, text)
         apart = to_mean(text, mean_of(sentences).to(text)).expand(len(cosines))
         return {"cosines": cosines, "teacher": teacher, "apart": apart}

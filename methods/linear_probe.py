@@ -92,7 +92,6 @@ class LinearProbe(Affine):
         ),
     )
     Options = LinearProbeOptions
-    identity_at_init = False
 
     def fit(self, support: Support) -> None:
         """Fit the regression, with C searched on validation images where they are given.

@@ -383,7 +383,7 @@ def biomed_coop(file: Comparison) -> None:
         method: Any = methods.build("biomedcoop", small_backbone(FAMILIES[1]), **options)
         method.logit_scale.set(file.scale)
         chosen = biomedcoop.select(given.images, sentences, file.scale, options["tau"])
-        teacher = given.images @ biomedcoop.mean_of(sentences[:, chosen.kept]).T
+        teacher = given.images @ biomedcoop.mean_of(sentences, chosen.kept).T
         apart = biomedcoop.to_mean(given.text, biomedcoop.mean_of(sentences))
         cosines = given.images @ given.text.T
         ce = Method.loss_of_classes(method, {"cosines": cosines}, given.labels)

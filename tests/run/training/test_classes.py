@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmark.conformance.small_models import FAMILIES, loss_of, moved, with_cl
 from benchmark.console import NullReporter
 from benchmark.data.batches import ClassBatches
 from benchmark.errors import ConfigError
+from benchmark.files import ROOT
 from benchmark.run.training.checkpoint import Checkpoint
 from benchmark.run.training.trainer import Trainer
 from methods.base import Method
@@ -100,3 +102,11 @@ def test_a_bound_method_refuses_other_classes() -> None:
     assert with_classes(wrapped, batch).supervision.prepared(wrapped).shape[0] == 3
     with pytest.raises(ConfigError, match="bound to its 3 classes"):
         wrapped.prepare_classes(batch.token_ids[:, None])
+
+
+def test_the_code_on_the_page_fits_and_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "fewshot.md").read_text(encoding="utf-8"), re.S
+    )
+    exec(code, {})
+    assert len(capsys.readouterr().out.split(",")) == 12
