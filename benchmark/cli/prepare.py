@@ -121,10 +121,11 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
 def _fitting(args: argparse.Namespace, problems: list[str]) -> Any:
     """Return what --transform, or --crop and --size say; lines in ``problems`` when it is wrong."""
     from benchmark.preprocess import Fitting
+    from benchmark.volumes import VolumeFitting
 
     try:
         if args.transform:
-            return Fitting.parse(args.transform)
+            return VolumeFitting.parse(args.transform)
         size = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(args.size or 224))
         if size is None:
             raise ConfigError(f"--size: expected N or HxW, got '{args.size}'")

@@ -1,9 +1,9 @@
 """Prepared datasets: one folder layout for every source.
 
-A prepared folder holds ``manifest.csv`` (row i describes image i), ``pixels.npy`` (uint8 [N, H, W] or [N, H,
-W, 3], memory mapped), optionally ``masks.npy`` (bool [N, H, W]), and ``prepare_report.json``: how it was
-made, counts, and the size and sha256 of each file. A generated folder appears whole or not at all, so several
-processes may make the same one at once.
+A prepared folder holds ``manifest.csv`` (row i describes image i), ``pixels.npy`` (uint8 [N, H, W] or [N, H, W, 3]; CT
+volumes: int16 [N, D, H, W], Hounsfield units; memory mapped), optionally ``masks.npy`` (bool [N, H, W]), and
+``prepare_report.json``: how it was made, counts, and the size and sha256 of each file. A generated folder appears whole
+or not at all, so several processes may make the same one at once.
 
 A folder prepared from downloads holds one pixel file per transform instead, ``pixels-<transform>.npy`` (and
 ``masks-...``, ``thumbnails-...``); only files that its report lists count, the report is written last.
@@ -96,7 +96,8 @@ class Prepared:
     Attributes:
         name: dataset and part, for messages.
         folder: where it lies.
-        pixels: [N, H, W] or [N, H, W, 3] uint8, memory mapped, or a view of rows of such a file.
+        pixels: [N, H, W] or [N, H, W, 3] uint8, or [N, D, H, W] int16 (volumes in HU), memory mapped, or a view of
+            rows of such a file.
         manifest: N rows. Text columns are strings (empty when missing); ``label_<Name>`` columns are float64
             with 1, 0,
             -1 (uncertain) and NaN (blank); ``boxes`` is JSON ``[[x1, y1, x2, y2], ...]``, original pixels.
@@ -208,9 +209,11 @@ def write_prepared(
 def _check_fit(
     name: str, pixels: npt.NDArray[Any], manifest: pd.DataFrame, masks: npt.NDArray[Any] | None
 ) -> None:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3):
+    pictures = pixels.dtype == np.uint8 and (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3))
+    if not pictures and not (pixels.dtype == np.int16 and pixels.ndim == 4):
         raise DataError(
-            f"{name}: pixels: expected uint8 [N, H, W] or [N, H, W, 3], got {pixels.dtype} {pixels.shape}"
+            f"{name}: pixels: expected uint8 [N, H, W] or [N, H, W, 3], or int16 volumes [N, D, H, W], "
+            f"got {pixels.dtype} {pixels.shape}"
         )
     if len(manifest) != len(pixels):
         raise DataError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from benchmark.backbones.ct import CT_CLIP
 from benchmark.backbones.medical.convert import fill, rename
 from benchmark.backbones.medical.ctvit import CTLayer
 from benchmark.backbones.medical.records import Record
+from benchmark.data.prepare.volumes import read_scan
+from benchmark.files import ROOT
 from benchmark.volumes import VolumeFitting
 from methods.molre import Experts, Router, entropy
 
@@ -304,6 +307,7 @@ def preprocessing(found: Comparisons, facts: Mapping[str, Any], stored: Tensors)
     found.add(key, CTCLIP.spec.to_input(later[None])[0, 0], stored[key], prep["tolerances_max_abs"]["ctclip"])
     for rule, name, samples in ((CTCLIP, "crop", "ctclip_samples_zxy"), (HLIP, "hlip_crop", "samples_zyx")):
         _crop(found, prep, stored, rule, name, samples)
+    _real(found, prep, stored)
     for case in prep["integer_truncation_cases"]:
         for rule, wanted in ((CTCLIP, "released"), (HLIP, "other_order")):
             probe = replace(rule.fitting, spacing=(float(case["target"]),) * 3)
@@ -452,6 +456,29 @@ def _equal_weights(found: Comparisons, stored: Tensors, given: Tensors, allowed:
         optimiser.step()
     key = "molre.start/h_after_3_sgd_steps"
     found.add(key, inputs @ weights.T + experts(inputs, router(inputs)), stored[key], allowed)
+
+
+def _real(found: Comparisons, prep: Mapping[str, Any], stored: Tensors) -> None:
+    """Compare a real CT, where its file is there: the released loaders take the array as it lies in the file."""
+    case = prep["real_ct"]
+    path = Path(
+        os.environ.get("MEDPEFT_REAL_DATA", ROOT.parent / "shared" / "real"),
+        "ct",
+        Path(case["file"].split()[1]).name,
+    )
+    if not path.is_file():
+        return
+    scan = read_scan(path)
+    for rule in RULES:
+        values = rule.fitting.resampled(rule.turned(scan.values), scan.spacing)
+        cut = [
+            slice(max(0, (n - m) // 2), max(0, (n - m) // 2) + m)
+            for n, m in zip(values.shape, rule.fitting.size, strict=True)
+        ]
+        inner = rule.spec.to_input(values[tuple(cut)][None])[0, 0]
+        steps = slice(1, None, case["results"]["samples_step"])
+        key = f"prep.real/{rule.name}_samples_{rule.axes}"
+        found.add(key, inner[steps, steps, steps], stored[key], prep["tolerances_max_abs"][rule.allowed])
 
 
 STAGES = (towers, training, lora, other_grids, preprocessing, molre)

@@ -23,12 +23,14 @@ from benchmark.data.labels import NO_FINDING
 from benchmark.data.prepare.images import MAX_PIXELS, FolderGuard
 from benchmark.data.prepare.prepare import VERSION, BadImagesError, prepare
 from benchmark.data.prepare.raw import Access, RawDataset, RawTable, box_problem
+from benchmark.data.prepare.volumes import SPACING
 from benchmark.data.prepared import FILES, LABEL_PREFIX, MANIFEST, PIXELS, SIZES, Prepared, numbers_of
 from benchmark.errors import ConfigError, DataError, suggest, unknown
 from benchmark.files import user_path
 from benchmark.preprocess import Crop, Fitting
 from benchmark.registry import register_dataset
 from benchmark.settings import setting, words
+from benchmark.volumes import VolumeFitting
 
 SEPARATORS = ",;\t|"
 
@@ -64,6 +66,9 @@ class CsvOptions:
     exclusive: bool = setting(False, "as in the view")
     max_pixels: int = setting(MAX_PIXELS, "an image file that declares more is not read", low=1)
     allow_outside: bool = setting(False, "take images outside the folder where the paths begin")
+    spacing_column: str | None = setting(
+        None, "of volumes in .npy and .npz: millimetres between slices, rows and columns, as [2.5, 0.7, 0.7]"
+    )
 
     def __post_init__(self) -> None:
         if self.class_column is not None and self.label_columns is not None:
@@ -138,7 +143,7 @@ class _Csv:
             if problem := inside.problem(path):
                 text = f"'{path}' is not read: {problem}. If that is meant: allow_outside: true"
                 raise self._problem(row, self.options.path_column, text)
-        missing = [path for path in self.row_of if not (self.options.folder / path).is_file()]
+        missing = [path for path in self.row_of if not (self.options.folder / path).exists()]
         if missing:
             more = (
                 f" ({len(missing):,} of {len(self.row_of):,} images are not there)"
@@ -237,12 +242,18 @@ class _Csv:
         options, paths = self.options, sorted(self.row_of)
         key = hashlib.sha256("\n".join([str(options.folder.resolve()), *paths]).encode()).hexdigest()[:12]
         table = pd.DataFrame({"image_id": paths, "file": paths})
+        if options.spacing_column is not None:
+            self._need(options.spacing_column, "spacing_column")
+            table[SPACING] = self.table.loc[
+                [self.row_of[path] for path in paths], options.spacing_column
+            ].to_numpy()
         dataset = RawDataset(
             name=f"csv/{options.path.stem}-{key}",
             title=options.path.name,
             access=Access("open", str(options.path), "your own files", "your own"),
             layout="",
             read=lambda raw: RawTable(table, (("images", len(table)),)),
+            volumes=isinstance(fitting, VolumeFitting),
         )
         try:
             prepare(

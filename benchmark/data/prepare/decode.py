@@ -27,14 +27,19 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.console import Reporter
+from benchmark.data.prepare import volumes
 from benchmark.data.prepare.images import MAX_PIXELS, DecodedImage, ImageError, read_image
 from benchmark.errors import DataError
 from benchmark.files import write_whole
 from benchmark.preprocess import THUMBNAIL, Fitting
 from benchmark.registry import load_plugins
+from benchmark.volumes import VolumeFitting
 
 BLOCK_SIZE = 32
 """Images per block: what a worker takes at a time, and the most that a kill loses per worker."""
+
+_AT_ONCE = 2**28
+"""Bytes of an array file that are copied at once: a volume may have a hundred million."""
 
 Facts = dict[str, Any]
 """Of one image: sha256, width, height, notes; or ``bad``: why it cannot be read."""
@@ -66,7 +71,7 @@ class Target:
 
 @dataclass(frozen=True)
 class ImageBlock:
-    """Consecutive images: paths, or uint8 arrays, and their table rows where masks are drawn from them."""
+    """Consecutive images: paths, or uint8 arrays, and their table rows where masks or volumes need them."""
 
     start: int
     items: Sequence[Path | npt.NDArray[np.uint8]]
@@ -79,6 +84,8 @@ def decode_block(block: ImageBlock, target: Target) -> list[Facts] | None:
     Returns:
         Facts of each image; None, and nothing is written, when the file is grey and an image is not.
     """
+    if isinstance(target.fitting, VolumeFitting):
+        return _volumes(block, target, target.fitting)
     grey = len(np.load(target.pixels, mmap_mode="r").shape) == 3
     facts: list[Facts] = []
     fitting = target.fitting
@@ -106,6 +113,28 @@ def decode_block(block: ImageBlock, target: Target) -> list[Facts] | None:
     if target.masks is not None:
         write_rows(target.masks, block.start, masks)
     return facts
+
+
+def _volumes(block: ImageBlock, target: Target, fitting: VolumeFitting) -> list[Facts]:
+    """Read and fit the volumes of a block, one after another."""
+    facts: list[Facts] = []
+    for i, item in enumerate(block.items):
+        try:
+            if not isinstance(item, Path):
+                raise ImageError(f"{item}: volumes are read from files")
+            pixels, small, known = volumes.fitted(item, fitting, block.rows[i])
+        except ImageError as error:
+            facts.append({"bad": str(error).removeprefix(f"{item}: ")})
+            continue
+        write_rows(target.pixels, block.start + i, pixels[None])
+        write_rows(target.thumbnails, block.start + i, small[None])
+        facts.append(known)
+    return facts
+
+
+def block_size(fitting: Fitting) -> int:
+    """Return how many images a worker takes at a time."""
+    return 1 if isinstance(fitting, VolumeFitting) else BLOCK_SIZE
 
 
 def _of_array(values: npt.NDArray[np.uint8]) -> DecodedImage:
@@ -167,7 +196,8 @@ def keep_rows(path: Path, kept: npt.NDArray[np.intp]) -> None:
     """Leave only some rows in an array file; one that has just that many rows already is left alone."""
     array = np.load(path, mmap_mode="r")
     if len(array) != len(kept):
-        blocks = (array[kept[i : i + BLOCK_SIZE]] for i in range(0, len(kept), BLOCK_SIZE))
+        size = max(1, min(BLOCK_SIZE, _AT_ONCE // max(1, array[:1].nbytes)))
+        blocks = (array[kept[i : i + size]] for i in range(0, len(kept), size))
         copy_rows(path, (len(kept), *array.shape[1:]), blocks)
 
 

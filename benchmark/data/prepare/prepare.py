@@ -28,6 +28,7 @@ from benchmark.data.prepare.decode import (
     Journal,
     Target,
     array_sha256,
+    block_size,
     create_array,
     decode_all,
     keep_rows,
@@ -35,6 +36,7 @@ from benchmark.data.prepare.decode import (
 from benchmark.data.prepare.images import MAX_PIXELS
 from benchmark.data.prepare.raw import DEFAULT_SIZE, RawDataset, RawTable, checked_table
 from benchmark.data.prepare.raw_files import RawFiles
+from benchmark.data.prepare.volumes import folder_sha256
 from benchmark.data.prepared import (
     LABEL_PREFIX,
     MANIFEST,
@@ -53,6 +55,7 @@ from benchmark.errors import DataError
 from benchmark.files import file_lock, file_sha256, remember, user_path, write_whole
 from benchmark.machine import usable_cores
 from benchmark.preprocess import THUMBNAIL, Fitting
+from benchmark.volumes import DEFAULT, VolumeFitting
 
 VERSION = 1
 """Of the arithmetic of decoding and fitting: another one makes other pixels of the same files."""
@@ -179,7 +182,9 @@ class _Work:
 
     @property
     def fitting(self) -> Fitting:
-        return self.how.fitting.on(self.dataset.crop)
+        if self.dataset.volumes and self.how.fitting == Fitting(DEFAULT_SIZE):  # nobody asked for pictures
+            return DEFAULT
+        return self.dataset.wanted(None, self.how.fitting)
 
     @property
     def skip(self) -> bool:
@@ -228,7 +233,11 @@ class _Work:
         manifest, images = read_manifest(self.folder / MANIFEST), self.source.pixels
         if images is None:
             hashes = dict(zip(manifest["image"], manifest["sha256"], strict=True))
-            return all(hashes.get(name) == file_sha256(self.raw / name) for name in sorted(touched))
+            paths = {name: self.raw / name for name in sorted(touched)}
+            return all(
+                hashes.get(name) == (folder_sha256(path) if path.is_dir() else file_sha256(path))
+                for name, path in paths.items()
+            )
         blocks = (images[start : start + BLOCK_SIZE] for start in range(0, len(images), BLOCK_SIZE))
         return [array_sha256(image) for block in blocks for image in block] == list(manifest["sha256"])
 
@@ -249,13 +258,16 @@ class _Work:
             target.journal.unlink()
             for path in _arrays(target):
                 size = THUMBNAIL.size if path == target.thumbnails else self.fitting.size
-                create_array(path, (count, *size), np.bool_ if path == target.masks else np.uint8)
+                kinds = {target.masks: np.bool_, target.thumbnails: np.uint8}
+                deep = np.int16 if isinstance(self.fitting, VolumeFitting) else np.uint8
+                create_array(path, (count, *size), kinds.get(path, deep))
             journal = Journal(target.journal, key)
         self.reporter.start(f"decode to {self.fitting.name}", count)
         self.reporter.advance(sum(len(facts) for facts in journal.facts.values()))
         blocks = decode_all(
             self._blocks, target, journal,
-            workers=max(1, min(self.how.workers or usable_cores(), -(-count // BLOCK_SIZE))), keep_bad=self.skip,
+            workers=max(1, min(self.how.workers or usable_cores(), -(-count // block_size(self.fitting)))),
+            keep_bad=self.skip,
             reporter=self.reporter, plugins=self.how.plugins,
         )  # fmt: skip
         facts = [item for start in sorted(blocks) for item in blocks[start]]
@@ -267,12 +279,13 @@ class _Work:
         return facts
 
     def _blocks(self, done: set[int]) -> Iterator[ImageBlock]:
-        records = self.table.to_dict("records") if self.dataset.mask else []
+        step = block_size(self.fitting)
+        records = self.table.to_dict("records") if self.dataset.mask or self.dataset.volumes else []
         rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in records]
-        for start in range(0, len(self.table), BLOCK_SIZE):
+        for start in range(0, len(self.table), step):
             if start in done:
                 continue
-            stop = min(len(self.table), start + BLOCK_SIZE)
+            stop = min(len(self.table), start + step)
             if self.source.pixels is None:
                 items = [self.raw / name for name in self.table["file"].iloc[start:stop]]
                 yield ImageBlock(start, items, rows[start:stop])

@@ -25,10 +25,11 @@ from benchmark.data.prepared import (
     load_prepared,
     numbers_of,
 )
-from benchmark.errors import DataError, unknown
+from benchmark.errors import ConfigError, DataError, unknown
 from benchmark.files import PROGRAM
 from benchmark.preprocess import Crop, Fitting
 from benchmark.settings import setting
+from benchmark.volumes import DEFAULT, VolumeFitting
 
 Mask = Callable[[Mapping[str, Any], tuple[int, int]], npt.NDArray[np.bool_]]
 
@@ -90,6 +91,7 @@ class RawDataset:
         crop: how images are fitted for models that have no rule of their own, unless asked otherwise.
         mask: ``mask(row, (h, w))`` returns the bool mask of an image of that original size.
         patients: whose patient ids the manifest has, where several datasets have the same patients.
+        volumes: whether its images are CT volumes (benchmark/data/prepare/volumes.py).
     """
 
     name: str
@@ -101,6 +103,7 @@ class RawDataset:
     crop: str = "shortest_crop"
     mask: Mask | None = None
     patients: str = ""
+    volumes: bool = False
 
     @dataclass(frozen=True)
     class Options:
@@ -120,7 +123,18 @@ class RawDataset:
         return self.rows_of(data, options.part, options.protocol)
 
     def wanted(self, crop: str | None, fitting: Fitting) -> Fitting:
-        """Return how the images are fitted: by an explicit crop, else the model's rule, else the dataset's own."""
+        """Return how the images are fitted: by an explicit crop, else the model's rule, else the dataset's own.
+
+        Raises:
+            ConfigError: pictures for volumes, or the other way round.
+        """
+        if self.volumes != isinstance(fitting, VolumeFitting):
+            kinds = ("CT volumes", "pictures") if self.volumes else ("pictures", "CT volumes")
+            raise ConfigError(
+                f"dataset '{self.name}' has {kinds[0]}, the fitting is one of {kinds[1]}: choose another of the two"
+            )
+        if self.volumes:
+            return fitting
         if crop is not None and crop != fitting.crop:
             fitting = replace(fitting, crop=crop, side=None)
         return fitting.on(self.crop)
@@ -147,10 +161,12 @@ class RawDataset:
 
     def command_for(self, data_root: Path | str, transform: str) -> str:
         """Return the command that prepares this dataset fitted as a transform's name says."""
-        command, fitting = self.prepare_command(data_root), Fitting.parse(transform)
+        command, fitting = self.prepare_command(data_root), VolumeFitting.parse(transform)
+        if fitting == DEFAULT:
+            return command
         if fitting == Fitting(DEFAULT_SIZE, self.crop):
             return command
-        if fitting == Fitting(fitting.size, fitting.crop):
+        if not self.volumes and fitting == Fitting(fitting.size, fitting.crop):
             return f"{command} --crop {fitting.crop} --size {'x'.join(map(str, fitting.size))}"
         return f"{command} --transform {transform}"
 
@@ -164,6 +180,8 @@ class RawDataset:
         """
         if fitting is not None:
             return self.wanted(crop, fitting).name
+        if self.volumes:
+            return [*have, DEFAULT.name][0]
         own = crop or self.crop
         fits = [name for name in have if Fitting.parse(name).crop == own]
         return (fits or ([] if crop else list(have)) or [Fitting(DEFAULT_SIZE, own).name])[0]

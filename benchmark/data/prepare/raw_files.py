@@ -18,6 +18,14 @@ _NAMED = 3
 _GONE = (0, 0, 0)
 
 
+def _state(path: Path) -> tuple[int, int, int]:
+    """Return bytes and times of a file; of a folder (a DICOM series) the sum and the latest of its files'."""
+    states = [os.stat(item) for item in path.iterdir()] if path.is_dir() else [os.stat(path)]
+    times = [(state.st_mtime_ns, state.st_ctime_ns) for state in states] or [(0, 0)]
+    written, changed = (max(values) for values in zip(*times, strict=True))
+    return sum(state.st_size for state in states), written, changed
+
+
 @dataclass
 class RawFiles:
     """Raw files that are decoded.
@@ -49,8 +57,7 @@ class RawFiles:
                     f"{self.raw}: '{name}' is not read: {problem}. If that is meant, add --allow-outside"
                 )
             try:
-                state = os.stat(self.raw / name)
-                found[name] = (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+                found[name] = _state(self.raw / name)
             except OSError:
                 found[name] = _GONE
         return found

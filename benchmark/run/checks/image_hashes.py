@@ -153,9 +153,16 @@ def row_thumbnails(pixels: Array, reporter: Reporter) -> npt.NDArray[np.uint8]:
     thumbnails = np.zeros((len(pixels), *THUMBNAIL.size), dtype=np.uint8)
     reporter.start("make thumbnails", len(pixels))
     for row in range(len(pixels)):
-        thumbnails[row] = THUMBNAIL.pixels(np.asarray(pixels[row]))
+        image = np.asarray(pixels[row])
+        thumbnails[row] = THUMBNAIL.pixels(image) if image.dtype == np.uint8 else _middle(image)
         reporter.advance()
     return thumbnails
+
+
+def _middle(volume: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return the thumbnail of a volume in Hounsfield units: its middle slice."""
+    grey = (np.clip(volume[len(volume) // 2], -1000, 1000) + 1000) * (255 / 2000)
+    return THUMBNAIL.pixels(np.rint(grey).astype(np.uint8))
 
 
 def _coarse(thumbnails: Array) -> npt.NDArray[np.float32]:
