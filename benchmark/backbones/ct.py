@@ -14,8 +14,8 @@ from benchmark.backbones.medical.records import (
 )
 from benchmark.backbones.published import Repository
 from benchmark.backbones.radiology import CXR_BERT
+from benchmark.backbones.volumes import VolumePreprocess
 from benchmark.registry import register_backbone
-from benchmark.volumes import VolumePreprocess
 
 CT_RATE = Repository(repo="ibrahimhamamci/CT-RATE", kind="dataset")
 _LAYER, _STAGE = "visual_transformer.enc_*_transformer.layers.*", "visual.enc_*_transformer"

@@ -120,8 +120,8 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
 
 def _fitting(args: argparse.Namespace, problems: list[str]) -> Any:
     """Return what --transform, or --crop and --size say; lines in ``problems`` when it is wrong."""
+    from benchmark.backbones.volumes import VolumeFitting
     from benchmark.preprocess import Fitting
-    from benchmark.volumes import VolumeFitting
 
     try:
         if args.transform:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmark.backbones.volumes import DEFAULT, VolumeFitting, check_hounsfield
 from benchmark.console import NullReporter
 from benchmark.data.dataset import LoadRequest
 from benchmark.data.datasets import ct_rate, rad_chestct
@@ -25,7 +26,6 @@ from benchmark.data.prepare.volumes import Scan, fitted, hounsfield, read_scan, 
 from benchmark.data.samples import pairs
 from benchmark.errors import ConfigError, DataError
 from benchmark.preprocess import Fitting
-from benchmark.volumes import DEFAULT, VolumeFitting, check_hounsfield
 from tests.data import real
 
 nibabel = pytest.importorskip("nibabel")

@@ -31,9 +31,9 @@ from benchmark.backbones.ct import CT_CLIP
 from benchmark.backbones.medical.convert import fill, rename
 from benchmark.backbones.medical.ctvit import CTLayer
 from benchmark.backbones.medical.records import Record
+from benchmark.backbones.volumes import VolumeFitting
 from benchmark.data.prepare.volumes import read_scan
 from benchmark.files import ROOT
-from benchmark.volumes import VolumeFitting
 from methods.molre import Experts, Router, entropy
 
 Tensors = Mapping[str, Tensor]

@@ -21,8 +21,8 @@ from benchmark.backbones.towers.base import ImageTower
 from benchmark.backbones.towers.ctvit import CTTower
 from benchmark.backbones.towers.resnet import ResNetTower
 from benchmark.backbones.towers.timm_vit import TimmVitTower
+from benchmark.backbones.volumes import VolumePreprocess
 from benchmark.errors import DataError
-from benchmark.volumes import VolumePreprocess
 
 EXTRAS = "extras."
 

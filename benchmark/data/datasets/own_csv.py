@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from benchmark.backbones.volumes import VolumeFitting
 from benchmark.data.dataset import LoadRequest
 from benchmark.data.labels import NO_FINDING
 from benchmark.data.prepare.images import MAX_PIXELS, FolderGuard
@@ -30,7 +31,6 @@ from benchmark.files import user_path
 from benchmark.preprocess import Crop, Fitting
 from benchmark.registry import register_dataset
 from benchmark.settings import setting, words
-from benchmark.volumes import VolumeFitting
 
 SEPARATORS = ",;\t|"
 

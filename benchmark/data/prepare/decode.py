@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.backbones.volumes import VolumeFitting
 from benchmark.console import Reporter
 from benchmark.data.prepare import volumes
 from benchmark.data.prepare.images import MAX_PIXELS, DecodedImage, ImageError, read_image
@@ -33,7 +34,6 @@ from benchmark.errors import DataError
 from benchmark.files import write_whole
 from benchmark.preprocess import THUMBNAIL, Fitting
 from benchmark.registry import load_plugins
-from benchmark.volumes import VolumeFitting
 
 BLOCK_SIZE = 32
 """Images per block: what a worker takes at a time, and the most that a kill loses per worker."""

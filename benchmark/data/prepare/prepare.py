@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from benchmark.backbones.volumes import DEFAULT, VolumeFitting
 from benchmark.console import NullReporter, Reporter
 from benchmark.data.prepare import splits
 from benchmark.data.prepare.decode import (
@@ -55,7 +56,6 @@ from benchmark.errors import DataError
 from benchmark.files import file_lock, file_sha256, remember, user_path, write_whole
 from benchmark.machine import usable_cores
 from benchmark.preprocess import THUMBNAIL, Fitting
-from benchmark.volumes import DEFAULT, VolumeFitting
 
 VERSION = 1
 """Of the arithmetic of decoding and fitting: another one makes other pixels of the same files."""

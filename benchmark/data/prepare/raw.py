@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmark.backbones.volumes import DEFAULT, VolumeFitting
 from benchmark.data.dataset import LoadRequest, NoOptions, build_options
 from benchmark.data.prepared import (
     LABEL_PREFIX,
@@ -29,7 +30,6 @@ from benchmark.errors import ConfigError, DataError, unknown
 from benchmark.files import PROGRAM
 from benchmark.preprocess import Crop, Fitting
 from benchmark.settings import setting
-from benchmark.volumes import DEFAULT, VolumeFitting
 
 Mask = Callable[[Mapping[str, Any], tuple[int, int]], npt.NDArray[np.bool_]]
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.backbones.volumes import VolumeFitting, check_hounsfield
 from benchmark.data.prepare.images import ImageError, foreign
 from benchmark.errors import DataError
 from benchmark.files import file_sha256
 from benchmark.preprocess import THUMBNAIL
-from benchmark.volumes import VolumeFitting, check_hounsfield
 
 Values = npt.NDArray[Any]
 SUFFIXES = (".nii", ".nii.gz", ".npy", ".npz")
