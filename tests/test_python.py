@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -81,6 +83,18 @@ def test_an_adapted_model_answers_as_its_evaluation_did(results, tmp_path, expor
     folder = results.cells[1]
     if exported:
         export_adapter(folder, tmp_path / "adapter")
+        card = huggingface_hub.ModelCard.load(tmp_path / "adapter" / "README.md")
+        assert card.data.to_dict()["library_name"] == "peft"
+        for words in (
+            "# CLIP-LoRA on tiny",
+            "licence of the base",
+            "options: r 3",
+            "dataset phantom, part mimic, n 32",
+        ):
+            assert words in card.text
+        assert re.search(
+            r"\| zeroshot \| rsna \| AUROC \| 0\.\d{3} \| 0\.\d{3} to [01]\.\d{3} \| 24 \|", card.text
+        )
     model = mb.load_adapted(tmp_path / "adapter" if exported else folder)
     data = next((results.config.data_root / "phantom").glob("rsna-*"))
     pixels = (

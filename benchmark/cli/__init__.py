@@ -16,6 +16,7 @@ from benchmark.cli._parser import ArgumentParser, normalised, verb_module, verbs
 from benchmark.console import Console
 from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
 from benchmark.files import PROGRAM, working_folder
+from benchmark.store.provenance import program_version
 
 COMPLETION = "--print-completion"
 INTERRUPTED = 130
@@ -88,6 +89,9 @@ def _dispatch(words: list[str], console: Console) -> int:
     if words[:1] in (["--help"], ["-h"]):
         console.line(_overview())
         return 0
+    if words[:1] == ["--version"]:
+        console.line(f"medpeft-bench {program_version() or 'of a checkout that is not installed'}")
+        return 0
     if words[:1] == [COMPLETION]:
         console.line(_completion(words[1:]))
         return 0
@@ -124,6 +128,7 @@ def _completion(words: Sequence[str]) -> str:
 def _overview() -> str:
     lines = [
         f"usage: {PROGRAM} [run] [flags] [key=value ...]   (run --help lists the flags)",
+        f"       {PROGRAM} --version",
         f"       {PROGRAM} {COMPLETION} bash|zsh|fish|tcsh   (a script that completes words)",
         "",
     ]

@@ -70,6 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("--baseline", "method that the others are compared with"),
     ):
         parser.add_argument(flag, help=meaning)
+    parser.add_list("--log", "also send finished cells to tensorboard, mlflow or wandb")
     add_data_root(parser)
     add_smallest_difference(parser)
     parser.add_argument(
@@ -193,12 +194,18 @@ def carried_out(
     Raises:
         BenchmarkError: the output folder cannot be written, or data or weights cannot be had.
     """
+    finished = None
+    if config.log and world.is_first:
+        from benchmark.run.loggers import log_cell, trackers
+
+        to = trackers(config.log, store.output_dir)
+        finished = lambda spec: log_cell(spec, store, to)  # noqa: E731
     store.check_writable()
     store.remove_leftovers()
     _show_beside(plan, store)
     return run_plan(
         plan, store, console=console, jobs=config.jobs, debug=config.debug, cluster=cluster,
-        prepare=lambda reporter: _prepare(plan, reporter), world=world,
+        prepare=lambda reporter: _prepare(plan, reporter), world=world, finished=finished,
     )  # fmt: skip
 
 

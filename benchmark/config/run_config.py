@@ -83,6 +83,7 @@ class Settings:
     allow_overlap: bool = setting(
         False, "go on when test images are in the corpus or validation set; results say so", hashed=False
     )
+    log: tuple[str, ...] = setting((), "trackers of finished runs: tensorboard, mlflow, wandb", hashed=False)
     baseline: str | None = setting(None, "method that the others are compared with")
     smallest_difference: float = setting(
         0.5, "smallest difference of two scores that matters, in points", low=0.05, high=100, hashed=False

@@ -26,6 +26,9 @@ from benchmark.backbones.checkpoints import read_content
 from benchmark.errors import BenchmarkError, DataError, StoreError
 from benchmark.files import file_sha256, read_json, temporary_beside
 from benchmark.plan import CellSpec
+from benchmark.run.model_card import FILE as CARD
+from benchmark.run.model_card import model_card
+from benchmark.store.cells import CellFolder
 from methods.base import Method, PeftAdapter
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -98,7 +101,7 @@ def write_adapter(method: Method, spec: CellSpec, target: Path) -> bool:
 
 
 def export_adapter(cell: Path, target: Path) -> None:
-    """Copy the adapter of a cell to a new folder, whole or not at all.
+    """Copy the adapter of a cell to a new folder, with a model card, whole or not at all.
 
     Raises:
         StoreError: the cell has no adapter in peft's layout, or the target is not empty.
@@ -114,8 +117,14 @@ def export_adapter(cell: Path, target: Path) -> None:
         raise StoreError(f"'{cell}' has no adapter to export: {why}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"--to: '{target}' is not empty. Choose a new folder")
+    card = model_card(CellFolder(cell))
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        (folder / CARD).write_text(card, encoding="utf-8")
+
     try:
-        _write_folder(target, lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True))
+        _write_folder(target, fill)
     except OSError as error:
         raise StoreError(f"--to: '{target}' cannot be written ({error.strerror or error})") from None
 

@@ -16,6 +16,7 @@ from typing import Any
 from benchmark.files import ROOT
 from benchmark.machine import hardware
 
+DISTRIBUTION = "medpeft-bench"
 PACKAGES = (
     "torch", "torchvision", "open_clip_torch", "timm", "transformers", "tokenizers", "peft", "safetensors",
     "numpy", "scipy", "pandas", "scikit-learn",
@@ -52,7 +53,7 @@ def provenance(config: Mapping[str, Any], config_hash: str) -> dict[str, Any]:
     """
     return {
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "program": {"name": "medpeft-bench", "version": _version("medpeft-bench")},
+        "program": {"name": DISTRIBUTION, "version": program_version()},
         "git": git_state(),
         "seed": config.get("seed"),
         "limited": config.get("limit"),
@@ -108,6 +109,11 @@ def _git(root: Path, *words: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def program_version() -> str | None:
+    """Return the version of this program; None where it runs without having been installed."""
+    return _version(DISTRIBUTION)
 
 
 def _version(name: str) -> str | None:

@@ -23,6 +23,7 @@ class Grid:
         run_cell: runs one cell; None: the standard function.
         overwrite: run finished cells again. debug: show tracebacks of failed cells.
         make_shared: makes what all cells share.
+        told: each cell that has been done. A fault of it is a warning: results are safe in the store.
         stop: whether the run was asked to stop. announced: whether that was said.
     """
 
@@ -35,6 +36,7 @@ class Grid:
     debug: bool = False
     make_shared: Callable[[Reporter], None] | None = None
     stop: Stop = field(default_factory=Stop)
+    told: Callable[[CellSpec], None] | None = None
     announced: bool = field(default=False, init=False)
 
     def prepare(self) -> None:
@@ -49,6 +51,11 @@ class Grid:
         self.board.cell_finished(slot, _WORDS.get(outcome.status, outcome.status), outcome.error)
         if self.debug and outcome.trace:
             self.board.console.line(outcome.trace.rstrip())
+        if self.told is not None and outcome.status == "done":
+            try:
+                self.told(spec)
+            except Exception as error:  # trackers of others may raise anything
+                self.board.console.warn(f"not logged: {spec.label}: {type(error).__name__}: {error}")
 
     def stopping(self) -> bool:
         """Return whether the run was asked to stop; no cell begins any more, which is said the first time."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from benchmark.console import Console, Reporter, Stop
 from benchmark.errors import ConfigError
-from benchmark.plan import Plan
+from benchmark.plan import CellSpec, Plan
 from benchmark.run.engines import local, torchrun
 from benchmark.run.engines.grid import Cluster, Grid, Summary
 from benchmark.run.execute import RunCell
@@ -26,6 +26,7 @@ def run_plan(
     run_cell: RunCell | None = None,
     cluster: Cluster | None = None,
     world: World = ALONE,
+    finished: Callable[[CellSpec], None] | None = None,
 ) -> Summary:
     """Run the open cells of a plan, longest first.
 
@@ -40,6 +41,7 @@ def run_plan(
         run_cell: runs one cell; None: :func:`benchmark.run.cell.run_cell`.
         cluster: where cells run; None: on this machine.
         world: processes that were started together, and work on each cell together.
+        finished: told each cell that has been done, in this process.
 
     Returns:
         The counts. After Ctrl-C (running cells end after their step, after a second one at once)
@@ -56,7 +58,7 @@ def run_plan(
     stop = Stop()
     with console.board(len(specs)) as board, stop.listening():
         board.weigh([(cell.spec.label, cell.cost) for cell in plan.open])
-        grid = Grid(specs, store, board, summary, run_cell, plan.overwrite, debug, prepare, stop)
+        grid = Grid(specs, store, board, summary, run_cell, plan.overwrite, debug, prepare, stop, finished)
         try:
             if world.size > 1:
                 torchrun.run(grid, jobs, world)
