@@ -75,6 +75,7 @@ def checkout(tmp_path, monkeypatch, stand_in):
     stand_in(cell)
     monkeypatch.setattr(run_verb, "_report", lambda *_: None)  # the verb `report` writes it, once
     monkeypatch.setattr(report, "write_figures", lambda *_: [])
+    monkeypatch.setattr(report, "page", lambda *_: "")
     few = {name: checks.CHECKS[name] for name in ("declared parameter count", "identity at initialisation")}
     monkeypatch.setattr(checks, "CHECKS", few)
     return tmp_path
