@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 import rich.console
@@ -12,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark import console as module
+from benchmark.cli import main
 from benchmark.console import Console, PlainBoard, QueueReporter, RichBoard, duration
+from tests.bad_input.case import RUN, small
 
 
 @pytest.fixture
@@ -159,3 +162,30 @@ def test_control_characters_reach_no_terminal(plain, capsys):
     shown = "\n".join(lines(plain)) + "".join(capsys.readouterr())
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert "a\\x1b[31m\\x07 b\\u202e" in shown
+
+
+def test_names_with_control_characters_reach_no_terminal_raw(tmp_path, monkeypatch, capsys, recwarn):
+    """A title, a class and a column of one's own through check, run, report, comparison and lists."""
+    monkeypatch.chdir(tmp_path)
+    small(tmp_path)
+    bad = "Edema\x1b[2J\x1b]0;t\x07\u202e\x9b"
+    for name in ("films.csv", "s.yaml"):
+        path = tmp_path / name
+        path.write_text(path.read_text().replace("Edema", json.dumps(bad) if name == "s.yaml" else bad))
+    with (tmp_path / "s.yaml").open("a") as file:
+        file.write(f"title: {json.dumps(bad)}\n")
+    for words in (
+        "validate --suite s.yaml --methods zero_shot --data-root data",
+        RUN,
+        "report --output-dir out",
+        f"list suites --suite {bad}",
+        f"list methods --{bad}",
+        f"compare zero_shot {bad} --output-dir out",
+        f"{RUN} --seeds {bad}",
+        f"{RUN} recipe.{bad}=1",
+    ):
+        assert main(words.split(" ")) == (2 if bad in words else 0)
+    said = "".join(capsys.readouterr())
+    assert said.count("Edema\\x1b[2J") >= 6
+    assert all(x.isprintable() or x in "\n\t" for x in said)
+    assert not recwarn.list

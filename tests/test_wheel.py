@@ -99,7 +99,7 @@ for line in {lines!r}:
     (folder / "empty").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder / "empty", env=environment, capture_output=True, text=True,
-        timeout=280, check=False,
+        timeout=1200, check=False,
     )  # fmt: skip
     parts = [part.partition("\n") for part in ("\n" + done.stdout).split("\n@@ ")[1:]]
     codes = {head: int(said.rpartition("@= ")[2]) for head, _, said in parts}

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.config.data_entries import DataEntries
+from benchmark.config.layers import Layer
 from benchmark.console import Console
 from benchmark.errors import BenchmarkError, ConfigError, StoreError
 from benchmark.machine import find_devices, limit_threads, threads_each
@@ -188,6 +190,8 @@ def _spec(path: Path, settings: Mapping[str, Any]) -> CellSpec:
         for task in spec.tasks:
             TASKS.resolve(task)
         str(spec.adapt_hash)
+        if problems := _entry_problems(path, spec):
+            raise ConfigError(problems)
     except BenchmarkError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -196,6 +200,20 @@ def _spec(path: Path, settings: Mapping[str, Any]) -> CellSpec:
             f"{path / 'config.yaml'}: not the settings of a cell, or of another version ({reason})"
         ) from None
     return spec
+
+
+def _entry_problems(path: Path, spec: CellSpec) -> list[str]:
+    """Return what is wrong with its data entries, by the checks of a run."""
+    layer = Layer(str(path / "config.yaml"), {**spec.suite, "tasks": spec.tasks})
+    entries = DataEntries([])
+    entries.read(layer)
+    entries.check_names()
+    if not entries.problems:
+        entries.check_keys()
+        entries.check_validation(layer, trains=False)
+    for task in () if entries.problems else spec.tasks:
+        entries.check_task(TASKS.resolve(task), TASKS.get(task))
+    return entries.problems
 
 
 def _finished(folder: CellFolder, task: str) -> bool:

@@ -43,10 +43,10 @@ _METRIC = _file(
     references=_named(str),
 )  # fmt: skip
 _SCORE = _file("Score", value=float, ci_low=float, ci_high=float, n=_COUNT)
-_FACTS = _file("Facts", data_notes=list, classes=list, overlaps=list)
+_FACTS = _file("Facts", data_notes=list, classes=list, overlaps=list, logit_scale=float)
 _DATASET = _file("Dataset", metrics=_named(_SCORE), info=_FACTS, kind=str, n=_COUNT)
 _TASK = _file("Task", datasets=_named(dict))
-_SUITE = _file("Suite", tasks=_named(_TASK), paper=dict, related=dict)
+_SUITE = _file("Suite", tasks=_named(_TASK), corpus=dict, validation=dict, paper=dict, related=dict)
 
 Result = _file("Result", metrics=_named(_METRIC), status=str, identity=_IDENTITY, datasets=_named(_DATASET))
 """``<task>.json``: scores by dataset and metric."""

@@ -57,7 +57,6 @@ _SUITES: list[tuple[dict[str, Any], Says]] = [
     ({"lr": 1}, "unknown key 'lr'. Did you mean 'recipe.lr'?"),
     ({"name": ["a"]}, "s.yaml:name: expected a text, got ['a']"),
     ({"templates": None}, "s.yaml: the key 'templates' is missing: prompts such as"),
-    ({"corpus": None}, "s.yaml: the key 'corpus' is missing: the pairs that methods are adapted on"),
     ({"templates": ["{} {}"]}, "s.yaml:templates.1: expected a text with one {}"),
     ({"tasks": ["zeroshot"]}, "s.yaml:tasks: expected keys and values, got ['zeroshot']"),
     ({"methods": ["coop"]}, "s.yaml:methods: expected keys and values, got ['coop']"),
@@ -142,6 +141,10 @@ _CHANGED: dict[str, tuple[Setup, Says]] = {
     ),
 }
 _TRAINED = {
+    "no corpus for a method that trains": (
+        suite(corpus=None),
+        "s.yaml: the key 'corpus' is missing: the pairs that methods are adapted on",
+    ),
     "no validation for a method that trains": (
         suite(validation=None),
         "s.yaml: the key 'validation' is missing",

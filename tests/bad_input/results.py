@@ -106,6 +106,13 @@ _VALUES: list[tuple[str, str, Any, str]] = [
     ("zeroshot.json", f"{_SCORE}.n", "x", f"{_SCORE}.n: expected a whole number, got 'x'"),
     ("zeroshot.json", f"{_SCORE}.n", -1, f"{_SCORE}.n: expected a value of at least 0, got -1"),
     ("zeroshot.json", "datasets.set.info", {"classes": 3}, "info.classes: expected a list, got 3"),
+    (
+        "zeroshot.json",
+        "datasets.set.info",
+        {"logit_scale": "x"},
+        "info.logit_scale: expected a number, got 'x'",
+    ),
+    ("config.yaml", "suite.corpus", "x", "suite.corpus: expected keys and values, got 'x'"),
     ("status.json", "status", 3, "status: expected a text, got 3"),
     ("efficiency.json", "by_tower", [1], "by_tower: expected keys and values, got [1]"),
     ("efficiency.json", "trainable_parameters", "many", "trainable_parameters: expected a whole number"),
@@ -236,4 +243,21 @@ REUSED = [
     ),
 ]
 
-CASES = [*REPORTS, *COMPARED, *REUSED]
+
+def _without_classes(folder: Path) -> None:
+    """Take the classes out of a data entry of the finished cell."""
+    finished(folder)
+    path = folder / KEPT / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["tasks"]["zeroshot"]["datasets"]["films"]["classes"] = []
+    path.write_text(yaml.safe_dump(content))
+
+
+REPRODUCED = Case(
+    "reproduce: a data entry without classes",
+    f"reproduce {KEPT} --data-root data --files films.csv",
+    "config.yaml:tasks.zeroshot.datasets.films.classes: expected",
+    _without_classes,
+)
+
+CASES = [*REPORTS, *COMPARED, *REUSED, REPRODUCED]

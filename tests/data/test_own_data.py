@@ -233,7 +233,9 @@ def test_a_damaged_image_is_named_or_left_out(tmp_path: Path) -> None:
     assert "films/07.png" not in set(data.manifest["image_id"])
     view = labelled_images("own", load(tmp_path, on_bad_image="skip", part="test", **spec), spec)
     assert len(view) == 8
-    assert view.facts["data_notes"] == ["1 images that cannot be read were left out"]
+    assert view.facts["data_notes"] == [
+        "1 images that cannot be read were left out (of 30 in all parts together)"
+    ]
 
 
 def cell_of(folder: Path, **datasets: Any) -> CellSpec:

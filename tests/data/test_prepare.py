@@ -363,7 +363,7 @@ def test_skipped_images_leave_no_row_and_are_told_everywhere(tmp_path, counted):
     place = data.manifest["image_id"].tolist().index("041")
     expected = SHORTEST.pixels(read_image(raw / "041.png").pixels)
     np.testing.assert_array_equal(data.pixels[place], expected)
-    assert data.info["notes"] == ["2 images that cannot be read were left out"]
+    assert data.info["notes"] == ["2 images that cannot be read were left out (of 70 in all parts together)"]
     counted.clear()
     assert not made(raw, tmp_path / "root", on_bad_image="skip").made
     other = made(raw, tmp_path / "root", on_bad_image="skip", fitting=Fitting((4, 4)))

@@ -223,7 +223,9 @@ def test_a_partial_download_stops_or_is_left_out_and_counted(
     report = json.loads((tmp_path / "rsna" / "prepare_report.json").read_text())
     assert report["images"] == 2
     assert report["steps"][-2:] == [["images that cannot be read", -26682], ["images in the manifest", 2]]
-    assert report["info"]["notes"] == ["26682 images that cannot be read were left out"]
+    assert report["info"]["notes"] == [
+        "26682 images that cannot be read were left out (of 26684 in all parts together)"
+    ]
     assert {facts["status"] for facts in report["splits"].values()} == {"published"}
 
 

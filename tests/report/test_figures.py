@@ -3,7 +3,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from benchmark.report.figures import (
 from benchmark.report.figures.efficiency import pareto_front
 from benchmark.report.figures.label_placement import place_labels, spread_apart
 from benchmark.report.figures.stored import Stored
-from benchmark.report.figures.style import Drawing
+from benchmark.report.figures.style import Drawing, new_figure, write
 from benchmark.report.model import Block
 from benchmark.report.paper import load_paper
 from benchmark.report.report import read_report
@@ -324,3 +325,13 @@ def draw(block):
     (mine,) = [one for one in write_figures(_blocks(tmp_path), (), tmp_path) if one.title == "Mine"]
     assert (mine.name, mine.caption) == ("figure_mine", "Rows: 1.")
     assert mine.png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_name_that_the_font_cannot_write_warns_nobody(tmp_path):
+    """matplotlib would print a warning for each character, and the character with it: an escape sequence is one."""
+    figure = new_figure(2, 1, layout=None)
+    figure.suptitle("films\x1b[2J\x07 \u4e2d")
+    (made,) = write(
+        [Drawing("odd", "Odd", "", figure)], cast(Block, SimpleNamespace(heading="x")), tmp_path, ""
+    )
+    assert all(path.stat().st_size for path in made.files)

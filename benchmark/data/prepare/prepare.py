@@ -365,7 +365,8 @@ class _Work:
         bad = self._bad(facts)
         steps = [[text, count] for text, count in self.source.steps]
         steps += [["images that cannot be read", -len(bad)]] if bad else []
-        notes = [f"{len(bad)} images that cannot be read were left out"] if bad else []
+        whole = f"of {len(manifest) + len(bad)} in all parts together"
+        notes = [f"{len(bad)} images that cannot be read were left out ({whole})"] if bad else []
         read = Counter(f"{key} {value}" for item in facts for key, value in item.get("notes", {}).items())
         access = self.dataset.access
         files_here = {

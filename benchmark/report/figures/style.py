@@ -8,6 +8,7 @@ the same store gives the same files.
 from __future__ import annotations
 
 import colorsys
+import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from io import BytesIO
@@ -175,7 +176,8 @@ def write(drawings: Iterable[Drawing], block: Block, folder: Path, suffix: str) 
     import matplotlib as mpl
 
     written = []
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph ")  # of a name that the font cannot write: it is a box
         for drawing in drawings:
             stem = f"figure_{drawing.name}{suffix}".replace("/", "-").replace(":", "-")
             freeze_layout(drawing.figure)
