@@ -1,6 +1,6 @@
 """Error types of the program: each message says what is wrong, where, and what to do next.
 
-The command line prints the message as one clear line and exits with code 2; ``--debug`` shows the traceback.
+The command line prints the message as one clear line and exits with its code; ``--debug`` shows the traceback.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _CURES = {
 class BenchmarkError(ValueError):
     """Base of every error that is the user's to mend; never used for our own bugs."""
 
+    exit_code = 2
+
 
 class ConfigError(BenchmarkError):
     """A configuration or command line that cannot be run. Holds all problems found, not only the first."""
@@ -46,6 +48,12 @@ class PluginError(BenchmarkError):
 
 class StoreError(BenchmarkError):
     """A result folder that cannot be read or written (wrong schema, no permission, other settings)."""
+
+
+class LostError(StoreError):
+    """A run that lost its machines in its midst; what was finished is kept."""
+
+    exit_code = 1
 
 
 class CellError(BenchmarkError):

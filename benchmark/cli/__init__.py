@@ -82,7 +82,7 @@ def _refused(error: Exception, console: Console) -> int:
         return FAULT
     for problem in problems:
         console.error(problem)
-    return 2
+    return error.exit_code if isinstance(error, BenchmarkError) else 2
 
 
 def _dispatch(words: list[str], console: Console) -> int:

@@ -96,7 +96,7 @@ def test_the_same_machine_gives_the_same_bits(made: Path) -> None:
     code, *said = (made / "said.txt").read_text().splitlines()
     assert (code, "equal, bit for bit" in said) == ("0", True), said
     rows = [line for line in said if "bit-identical" in line]
-    assert [row.split()[1] for row in rows] == [
+    assert [row.split()[0] for row in rows] == [
         "adapter.safetensors", "history.jsonl", "adapt.json", "zeroshot.json", "predictions/zeroshot-siim.npz",
     ]  # fmt: skip
     files = compare_cells(CellFolder(made / "out" / CELL), CellFolder(made / "again" / CELL), ["zeroshot"])

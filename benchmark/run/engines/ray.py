@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark import machine
 from benchmark.console import QueueReporter
-from benchmark.errors import ConfigError, StoreError
+from benchmark.errors import ConfigError, LostError, StoreError
 from benchmark.machine import threads_of, usable_cores
 from benchmark.plan import CellSpec
 from benchmark.run.engines.grid import Cluster, Grid
@@ -89,7 +89,8 @@ def run(grid: Grid, cluster: Cluster, jobs: int | None) -> None:
 
     Raises:
         ConfigError: the cluster does not answer, or cannot give what a cell takes.
-        StoreError: a node does not see the folders, or that of this command has failed.
+        StoreError: a node does not see the folders.
+        LostError: the node of this command has failed.
     """
     spec = grid.waiting[0]
     data_root, output_dir = spec.data_root.absolute(), grid.store.output_dir.absolute()
@@ -105,7 +106,7 @@ def run(grid: Grid, cluster: Cluster, jobs: int | None) -> None:
             try:
                 _Tasks(grid, needs, order).run(jobs or len(grid.waiting))
             except RayError as error:
-                raise StoreError(
+                raise LostError(
                     f"--engine ray: the node of this command has failed ({type(error).__name__}). Finished cells are "
                     "kept: start Ray again and run the same command"
                 ) from None

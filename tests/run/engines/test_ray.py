@@ -19,7 +19,7 @@ import rich.console
 
 from benchmark.config.load import load_config
 from benchmark.console import Console
-from benchmark.errors import ConfigError, StoreError
+from benchmark.errors import ConfigError, LostError, StoreError
 from benchmark.plan import make_plan
 from benchmark.run.engines.grid import Cluster
 from benchmark.run.engines.start import ray_engine, run_plan
@@ -191,7 +191,7 @@ def test_the_death_of_the_commands_own_node_is_one_line(flags, world, monkeypatc
     config = load_config(flags)
     store = Store(config.output_dir)
     with pytest.raises(
-        StoreError, match=r"the node of this command has failed \(LocalRayletDiedError\). Finished"
+        LostError, match=r"the node of this command has failed \(LocalRayletDiedError\). Finished"
     ):
         run_plan(
             make_plan(config, store), store, console=Console(force_terminal=False), cluster=Cluster("auto")
