@@ -89,7 +89,7 @@ class RoutedMap(nn.Module):
         return self.experts(inputs, None if router is None else router(inputs.mean(dim=-2, keepdim=True)))
 
 
-@register_method("molre")
+@register_method("molre", in_all=False)
 class MoLRE(Method):
     """Experts on the image feature, or on q, k and v of the image tower's blocks."""
 

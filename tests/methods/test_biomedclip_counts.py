@@ -51,4 +51,4 @@ def test_trainable_count(backbone: Backbone, name: str) -> None:
 
 
 def test_every_method_of_all_is_counted() -> None:
-    assert set(METHODS.names(extras=False)) == set(WITHOUT_SCALE)
+    assert set(METHODS.names(extras=False)) <= set(WITHOUT_SCALE)
