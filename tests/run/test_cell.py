@@ -236,7 +236,6 @@ def test_the_main_command_and_its_report(tmp_path: Path, capsys: pytest.CaptureF
         "table_1.md",
         "table_1.tex",
         "index.html",
-        "figure_efficiency.png",
         "efficiency.csv",
     ):
         assert (report / name).stat().st_size > 0, name
