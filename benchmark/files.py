@@ -69,6 +69,9 @@ def user_path(text: str | Path) -> Path:
         raise ConfigError(f"'{text}': no user has this home folder. Write the path without ~") from None
 
 
+DELETED = "the working folder has been deleted. Change to another one and run the command again"
+
+
 def working_folder() -> Path | None:
     """Return the working folder; None when it has been deleted."""
     try:

@@ -15,7 +15,7 @@ import shtab
 from benchmark.cli._parser import ArgumentParser, normalised, verb_module, verbs
 from benchmark.console import Console
 from benchmark.errors import BenchmarkError, ConfigError, file_fault, unknown
-from benchmark.files import PROGRAM, working_folder
+from benchmark.files import DELETED, PROGRAM, working_folder
 from benchmark.store.provenance import program_version
 
 COMPLETION = "--print-completion"
@@ -73,7 +73,7 @@ def _refused(error: Exception, console: Console) -> int:
     if isinstance(error, BenchmarkError):
         problems = error.problems if isinstance(error, ConfigError) else [str(error)]
     elif isinstance(error, OSError) and working_folder() is None:
-        problems = ["the working folder has been deleted. Change to another one and run the command again"]
+        problems = [DELETED]
     elif isinstance(error, OSError) and error.filename:  # a full disk, a path that cannot be one
         problems = [file_fault(error)]
     else:

@@ -12,6 +12,7 @@ import errno
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -53,10 +54,10 @@ def run(flags, world, stand_in, monkeypatch, capsys):
     monkeypatch.setattr(run_verb, "_report", lambda *_: None)
     monkeypatch.setattr(sys.modules[__name__], "FAULT", {})
 
-    def command(**faults):
+    def command(output_dir=world / "out", **faults):
         FAULT.update({name.replace("__", "/"): fault for name, fault in faults.items()})
         words = ["--suite", flags["suite"], "--plugins", *flags["plugins"], "--methods", "fake_*"]
-        words += ["--seeds", "0", "1", "--output-dir", str(world / "out"), "--device", "cpu", "--jobs", "1"]
+        words += ["--seeds", "0", "1", "--output-dir", str(output_dir), "--device", "cpu", "--jobs", "1"]
         code = main(words)
         FAULT.clear()
         return code, capsys.readouterr().err.splitlines(), Store(world / "out")
@@ -245,6 +246,9 @@ def test_a_working_folder_that_is_deleted_is_one_line(run, world, monkeypatch, t
     monkeypatch.chdir(place)
     code, said, store = run(fake_one__0=lambda folder: place.rmdir())
     assert (code, said) == (0, [])  # the output folder is elsewhere
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert run("out", fake_one__0=lambda folder: shutil.rmtree(place))[:2] == (1, [DELETED])
 
 
 DELETED = "error: the working folder has been deleted. Change to another one and run the command again"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmark.console import Board, Reporter, Stop
+from benchmark.errors import LostError
+from benchmark.files import DELETED, working_folder
 from benchmark.plan import CellSpec
 from benchmark.run.execute import Outcome, RunCell
 from benchmark.store.cells import Store
@@ -46,7 +48,14 @@ class Grid:
                 self.make_shared(reporter)
 
     def finish(self, slot: int, spec: CellSpec, outcome: Outcome) -> None:
-        """Count a cell that has ended and say how."""
+        """Count a cell that has ended and say how.
+
+        Raises:
+            LostError: the folder of the results has gone, so no other cell can be kept.
+        """
+        gone = working_folder() is None and not self.store.output_dir.is_absolute()
+        if gone and outcome.status == "failed":
+            raise LostError(DELETED)
         self.summary.add(spec, outcome)
         self.board.cell_finished(slot, _WORDS.get(outcome.status, outcome.status), outcome.error)
         if self.debug and outcome.trace:
