@@ -74,7 +74,7 @@ def test_names_of_a_plugin_file_are_known_before_it_is_imported(world, write):
 def test_a_plugin_that_raises_is_reported_and_the_others_load(world, write):
     write("bad.py", "raise RuntimeError('two\\nlines')\n")
     problems = load_plugins(["bad.py", "plugin.py"])
-    assert problems == ["plugin 'bad.py' could not be imported: RuntimeError: two lines"]
+    assert problems == ["plugin 'bad.py' could not be imported: RuntimeError: two lines (bad.py, line 1)"]
     assert METHODS.get("fake_one").cost_hint == 2.0
 
 
