@@ -208,15 +208,20 @@ def task_done(spec: CellSpec, task: str, folder: CellFolder) -> bool:
     return result.get("status") == "success" and result.get("task_hash") == spec.task_hash(task)
 
 
-def differing_settings(spec: CellSpec, folder: CellFolder) -> list[str]:
+def differing_settings(spec: CellSpec, folder: CellFolder, *, held: bool = False) -> list[str]:
     """Return "key: old there, new now" lines for a folder whose results are of other settings.
 
     They are finished, imported, or what another process is at.
+
+    Args:
+        spec: the cell.
+        folder: its folder.
+        held: this process holds the folder's lock, so no other is at it.
     """
-    return [f"{key}: {old} there, {new} now" for key, (old, new) in _differing(spec, folder).items()]
+    return [f"{key}: {old} there, {new} now" for key, (old, new) in _differing(spec, folder, held).items()]
 
 
-def _differing(spec: CellSpec, folder: CellFolder) -> dict[str, tuple[Any, Any]]:
+def _differing(spec: CellSpec, folder: CellFolder, held: bool = False) -> dict[str, tuple[Any, Any]]:
     """Return key -> the value of a folder's finished results, or import, and the one of a cell, where they differ."""
     stored = folder.find_config()
     finished = [
@@ -225,7 +230,7 @@ def _differing(spec: CellSpec, folder: CellFolder) -> dict[str, tuple[Any, Any]]
     if not stored:
         return {}
     other = stored.get("adapt_hash") != spec.adapt_hash
-    if not (finished or folder.imported() or (other and folder.is_running())):
+    if not (finished or folder.imported() or (other and not held and folder.is_running())):
         return {}
     if other:
         found = _differences(adapt_settings(stored), adapt_settings(spec.public()))

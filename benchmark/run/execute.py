@@ -117,12 +117,12 @@ def _finished_meanwhile(spec: CellSpec, folder: CellFolder, *, compare: bool = F
 
     Args:
         spec: the cell.
-        folder: its folder.
+        folder: its folder, locked by this process.
         compare: also with what it would be made of now (benchmark/run/identity.py).
     """
     try:
         done = cell_state(spec, folder)[0] == "done"
-        differing = [] if done else differing_settings(spec, folder)
+        differing = [] if done else differing_settings(spec, folder, held=True)
         if done and compare:
             from benchmark.run.identity import differing as differing_sources  # loads pandas
 
