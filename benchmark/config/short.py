@@ -51,12 +51,9 @@ def task_layers(tasks: Iterable[str], user: Sequence[Layer], *, smoke: bool) -> 
 
 
 def fitting_batch(recipe: Recipe, limit: int | None) -> Recipe:
-    """Return a recipe whose batch is no larger than the samples that a run may use."""
-    return (
-        recipe
-        if limit is None or recipe.batch_size <= limit
-        else dataclasses.replace(recipe, batch_size=limit)
-    )
+    """Return a recipe whose batch is no larger than the samples that a run may use, but a pair can be compared."""
+    size = recipe.batch_size if limit is None else min(recipe.batch_size, max(2, limit))
+    return dataclasses.replace(recipe, batch_size=size)
 
 
 def smoke_suite(

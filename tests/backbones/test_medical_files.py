@@ -116,6 +116,7 @@ def test_other_files_are_refused_in_one_line(
 
 def _archive(path: Path, name: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/version", b"3\n")
         archive.writestr(name, b"")
 
 

@@ -125,7 +125,7 @@ _SUITES: list[tuple[dict[str, Any], Says]] = [
 _CHANGED: dict[str, tuple[Setup, Says]] = {
     "an empty file": (
         _text("name: small\n"),
-        ("the key 'templates' is missing", "the key 'corpus' is missing"),
+        "the key 'templates' is missing",
     ),
     "a dataset without a kind": (
         changed("s.yaml", "part: test, kind: multilabel, ", "part: test, "),

@@ -125,7 +125,7 @@ _PREPARED: dict[str, tuple[Setup, Says]] = {
     "a report whose facts are a list": (_report(info=[]), "not a prepare report"),
     "another size": (
         _report(transforms={"squash-8x8": {}}),
-        "pixels-squash-8x8.npy: missing; delete data/pics and prepare it again",
+        "dataset 'pics' is prepared in data ",
     ),
     "no manifest": (
         together(prepared, lambda f: (f / FOLDER / "manifest.csv").unlink()),

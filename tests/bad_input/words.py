@@ -124,7 +124,10 @@ _BATCHES: dict[str, Says] = {
     "--limit 1": "corpus 'csv' has 1 pair, and no other to compare it with: take a larger",
     "--batch-size 9": "corpus 'csv' has 4 pairs, fewer than one batch of 9: lower",
 }
-BATCHES = [Case(f"train: {words}", f"{TRAIN} {words}", says, small) for words, says in _BATCHES.items()]
+BATCHES = [
+    Case(f"train: {words}", f"{TRAIN} {words}", says, small, ("data/csv/*",))
+    for words, says in _BATCHES.items()
+]
 
 _FILMS = "tasks.zeroshot.datasets.films"
 _PAIRS: dict[str, Says] = {
