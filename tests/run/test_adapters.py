@@ -281,6 +281,7 @@ def test_export_is_whole_or_not_at_all(made: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(StoreError, match="its method has no form in peft's layout"):
         export_adapter(cell, tmp_path / "to")
     made.rename(cell / FOLDER)
+    monkeypatch.setattr(adapters, "model_card", lambda _: "a card\n")
     monkeypatch.setattr(
         adapters.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
@@ -288,8 +289,9 @@ def test_export_is_whole_or_not_at_all(made: Path, tmp_path: Path, monkeypatch: 
         export_adapter(cell, tmp_path / "to")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cell"]
     monkeypatch.undo()
+    monkeypatch.setattr(adapters, "model_card", lambda _: "a card\n")
     export_adapter(cell, tmp_path / "to")
     names = {path.name for path in (tmp_path / "to").iterdir()}
-    assert names == {adapters.CONFIG, adapters.TENSORS, adapters.REST, adapters.ABOUT}
+    assert names == {adapters.CONFIG, adapters.TENSORS, adapters.REST, adapters.ABOUT, adapters.CARD}
     with pytest.raises(StoreError, match="is not empty"):
         export_adapter(cell, tmp_path / "to")
