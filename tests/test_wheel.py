@@ -49,6 +49,7 @@ prepare rsna --raw nowhere --data-root data
 validate --suite nowhere
 --suite radiology --methods clip_lora --dry-run --data-root data
 convert
+new-suite nowhere.csv
 report --output-dir nowhere
 compare a b --output-dir nowhere
 reproduce nowhere
