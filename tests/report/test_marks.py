@@ -8,7 +8,8 @@ import pytest
 
 from benchmark.metrics.classification import Metric
 from benchmark.report.report import read_report
-from benchmark.report.tables.table import parameters_text, three_digits
+from benchmark.report.significance.wording import step_text, three_digits
+from benchmark.report.tables.table import parameters_text
 
 RECIPE = {"epochs": 40, "batch_size": 64, "lr": 0.001, "loss": "label_guided", "log_every": 20}
 
@@ -101,3 +102,12 @@ def test_older_recipes_without_later_settings_are_not_another_recipe(tmp_path, w
     assert not [note for note in notes(tmp_path) if note.startswith("Mixed")]
     write_cell("maple", recipe=RECIPE | later | {"length_bucket": 8})
     assert "Mixed recipes: length_bucket 0, but 8 (maple)." in notes(tmp_path)
+
+
+def test_the_time_of_a_step_is_told_in_units_that_fit():
+    assert [step_text(seconds) for seconds in (None, 0.0162, 0.927, 1.55)] == [
+        "",
+        "16.2 ms",
+        "927 ms",
+        "1.6 s",
+    ]

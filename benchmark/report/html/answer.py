@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from benchmark.console import duration
 from benchmark.report.figures.efficiency import DECISION
 from benchmark.report.figures.style import Picture
 from benchmark.report.model import Block, Doubt, Key, Row
 from benchmark.report.significance.comparisons import Comparison
 from benchmark.report.significance.decision import SIGNS, Decision, Sign, Standing, decide, rule_text
-from benchmark.report.significance.wording import p_text
+from benchmark.report.significance.wording import p_text, step_text
 from benchmark.report.tables.doubts import doubts
-from benchmark.report.tables.table import TIED_MARK, parameters_text, three_digits
+from benchmark.report.tables.table import TIED_MARK, parameters_text
 
 _MANY = 12
 """Columns of a matrix that have room for numbers beside their signs."""
@@ -145,5 +144,5 @@ def _score(decision: Decision, row: Row, key: Key) -> Number:
 
 def _costs(row: Row) -> tuple[Number, Number]:
     trained, seconds = (row.efficiency.get(key) for key in ("trainable_parameters", "step_time_p50_s"))
-    step = "" if not seconds else f"{three_digits(1000 * seconds)} ms" if seconds < 1 else duration(seconds)
-    return Number("" if trained is None else parameters_text(trained), trained), Number(step, seconds or None)
+    count = "" if trained is None else parameters_text(trained)
+    return Number(count, trained), Number(step_text(seconds), seconds or None)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from benchmark.report.model import Block, Key, Row
 from benchmark.report.significance.comparisons import BlockTests, Comparison, Ranks, block_tests
-from benchmark.report.significance.wording import column_text, least_text, listed
+from benchmark.report.significance.wording import column_text, least_text, listed, step_text
 
 Sign = Literal["better", "tied", "worse", ""]
 """How a row stands in one column: "tied" is no difference that matters, "" is not measured or not tested."""
@@ -247,8 +247,8 @@ class Decision:
         if not trained:
             return f"{lead.title} trains nothing.{seeds}"
         share = f" ({100 * trained / whole:.2g} % of the model)" if whole else ""
-        time = lead.efficiency.get("step_time_p50_s")
-        step = f"; a training step takes {1000 * time:.3g} ms" if time else ""
+        time = step_text(lead.efficiency.get("step_time_p50_s"))
+        step = f"; a training step takes {time}" if time else ""
         return f"{lead.title} trains {trained:,.0f} values{share}{step}.{seeds}"
 
 

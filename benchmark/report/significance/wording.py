@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from benchmark.console import duration
 from benchmark.report.model import Block, Key, Row
 
 if TYPE_CHECKING:
@@ -150,3 +151,18 @@ def _ran_once(once: Sequence[Row], rows: Sequence[Row]) -> str:
     if len(once) >= max(4, len(rows) - 1):
         return "The methods that train were run with one seed only"
     return f"{listed(row.title for row in once)} {'was' if len(once) == 1 else 'were'} run with one seed only"
+
+
+def three_digits(value: float) -> str:
+    """A positive number with three digits, or all of those before the point: 0.0123, 1.50, 969, 4003."""
+    if value == 0 or value >= 100:
+        return f"{value:.0f}"
+    decimals = 3 - len(str(int(value))) if value >= 1 else 4 if value < 0.1 else 3
+    return f"{value:.{decimals}f}"
+
+
+def step_text(seconds: float | None) -> str:
+    """Return the time of a training step: milliseconds below a second; empty where nothing was timed."""
+    if not seconds:
+        return ""
+    return f"{three_digits(1000 * seconds)} ms" if seconds < 1 else duration(seconds)

@@ -13,7 +13,7 @@ from benchmark.report.model import NOT_RUN, Block, Key, Row, Score
 from benchmark.report.paper import PaperTables
 from benchmark.report.significance.comparisons import BlockTests, block_tests
 from benchmark.report.significance.decision import decide
-from benchmark.report.significance.wording import sentences
+from benchmark.report.significance.wording import sentences, three_digits
 from benchmark.report.tables.columns import (
     difference_reason,
     reported,
@@ -31,7 +31,6 @@ from benchmark.report.tables.table import (
     Rank,
     Table,
     parameters_text,
-    three_digits,
 )
 
 

@@ -9,11 +9,10 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from benchmark.console import duration
 from benchmark.layout import GAP, Fitted
 from benchmark.report.model import Row
 from benchmark.report.significance.decision import Decision, Standing
-from benchmark.report.significance.wording import column_text, least_text
+from benchmark.report.significance.wording import column_text, least_text, step_text
 from benchmark.report.tables.table import (
     APART_MARK,
     NOTE_MARK,
@@ -22,7 +21,6 @@ from benchmark.report.tables.table import (
     Column,
     Table,
     parameters_text,
-    three_digits,
 )
 
 _STYLES = {"better": "green", "worse": "red", "tied": ""}
@@ -168,8 +166,7 @@ def _base_line(row: Row) -> tuple[Text, ...]:
 
 
 def _costs(row: Row) -> tuple[Text, Text]:
-    seconds = row.efficiency.get("step_time_p50_s")
-    step = "-" if not seconds else f"{three_digits(1000 * seconds)} ms" if seconds < 1 else duration(seconds)
+    step = step_text(row.efficiency.get("step_time_p50_s")) or "-"
     return Text(parameters_text(row.efficiency.get("trainable_parameters"))), Text(step)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from benchmark.report.model import Block, Doubt, Key
 from benchmark.report.significance.decision import Decision
+from benchmark.report.significance.wording import three_digits
 
 Role = Literal["method", "switch", "paper", "measured", "difference", "cost"]
 Rank = Literal["", "best", "second"]
@@ -152,11 +153,3 @@ def parameters_text(value: float | None) -> str:
         if value >= size:
             return three_digits(value / size) + unit
     return f"{value:.0f}"
-
-
-def three_digits(value: float) -> str:
-    """A positive number with three digits, or all of those before the point: 0.0123, 1.50, 969, 4003."""
-    if value == 0 or value >= 100:
-        return f"{value:.0f}"
-    decimals = 3 - len(str(int(value))) if value >= 1 else 4 if value < 0.1 else 3
-    return f"{value:.{decimals}f}"
