@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,13 @@ def to_device(values: Tensor, device: torch.device | str) -> Tensor:
     """Return values on the device; a GPU copies them, from pinned memory, while this process goes on."""
     pinned = values.pin_memory() if torch.device(device).type == "cuda" and not values.is_cuda else values
     return pinned.to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], device: torch.device | str) -> Tensor:
+    """Return numbers as a float32 tensor, which travels to a device once; do not change it."""
+    with torch.inference_mode(False):  # it also serves passes with gradients
+        return to_device(torch.tensor(values, dtype=torch.float32), device)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class InputSpec:
             red, green, blue = raw.int().unbind(dim=1)
             raw = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16)[:, None]
         shape = (1, channels, *[1] * len(self.size))
-        mean, std = (to_device(torch.tensor(values), device).view(shape) for values in (self.mean, self.std))
+        mean, std = (constant(values, device).view(shape) for values in (self.mean, self.std))
         return raw.float().div_(255).sub(mean).div_(std)
 
 

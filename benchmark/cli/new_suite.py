@@ -20,6 +20,7 @@ from benchmark.config.load import load_config
 from benchmark.console import Console, NullReporter
 from benchmark.errors import ConfigError, DataError
 from benchmark.files import default_data_root, user_path, write_whole
+from benchmark.registry import METHODS, is_deterministic
 
 _NAMES = {
     "images": ("path", "image", "image_path", "img", "img_path", "file", "filename", "filepath", "file_path"),
@@ -71,7 +72,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     )
     for line in _doubts(found):
         console.warn(line)
-    methods = "zero_shot,taskres,clip_lora" if found.trains else "zero_shot"
+    methods = _methods(found)
     console.line(f"wrote {target}. Next:")
     console.line(f"  medpeft-bench validate --suite {target} --methods {methods}")
     console.line(f"  medpeft-bench --suite {target} --methods {methods}")
@@ -348,6 +349,11 @@ def _check(target: Path, found: _Found) -> None:
     """
     from benchmark.data.entries import data_entries, load_dataset
 
-    config = load_config({"suite": str(target), "methods": "taskres" if found.trains else "zero_shot"})
+    config = load_config({"suite": str(target), "methods": _methods(found)})
     for entry in data_entries(config.suite):
         load_dataset(entry, default_data_root(), NullReporter())
+
+
+def _methods(found: _Found) -> str:
+    """Return the methods that can run: all, or those that train nothing."""
+    return "all" if found.trains else ",".join(filter(is_deterministic, METHODS.expand(["all"])))

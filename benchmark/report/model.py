@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Key = tuple[str, str, str]
 """Task, dataset, metric."""
 DatasetKey = tuple[str, str]
-"""Task, dataset."""
 SMALLEST_DIFFERENCE = 0.005
 """Smallest difference of two scores that matters unless another one is asked for, as a fraction."""
 NOT_RUN = "not run"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,24 +20,40 @@ from benchmark.store.cells import CellFolder, Store, leaves
 FOLDER = "logs"
 
 
+@dataclass(frozen=True)
+class Logged:
+    """A finished cell, as trackers get it.
+
+    Attributes:
+        name: ``<suite>/<backbone>/<method>/seed-<n>``.
+        settings: flat, JSON types.
+        rows: history; each has a ``step``, and numbers.
+        scores: ``<task>/<dataset>/<metric>`` -> value.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    scores: Mapping[str, float]
+
+    def curves(self) -> Iterator[tuple[int, str, float]]:
+        """Yield step, key and value of all numbers of the history."""
+        for row in self.rows:
+            for key, value in row.items():
+                if key != "step" and value is not None:
+                    yield int(row.get("step") or 0), f"adapt/{key}", float(value)
+
+    @property
+    def last(self) -> int:
+        """The last step."""
+        return max((int(row.get("step") or 0) for row in self.rows), default=0)
+
+
 class Tracker(Protocol):
-    """What keeps one cell."""
+    """What keeps cells."""
 
-    def log(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        rows: Sequence[Mapping[str, Any]],
-        scores: Mapping[str, float],
-    ) -> None:
-        """Keep a cell.
-
-        Args:
-            name: of the cell, ``<suite>/<backbone>/<method>/seed-<n>``.
-            settings: flat, JSON types.
-            rows: history; each has a ``step``, and numbers.
-            scores: ``<task>/<dataset>/<metric>`` -> value.
-        """
+    def log(self, cell: Logged) -> None:
+        """Keep a cell."""
 
 
 class TensorBoard:
@@ -47,21 +64,17 @@ class TensorBoard:
 
         self._writer, self._folder = SummaryWriter, folder
 
-    def log(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        rows: Sequence[Mapping[str, Any]],
-        scores: Mapping[str, float],
-    ) -> None:
+    def log(self, cell: Logged) -> None:
         """See :class:`Tracker`."""
-        writer = self._writer(str(self._folder / name))
+        writer = self._writer(str(self._folder / cell.name))
         try:
-            writer.add_text("settings", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
-            for step, key, value in _curves(rows):
-                writer.add_scalar(f"adapt/{key}", value, step)
-            for key, value in scores.items():
-                writer.add_scalar(key, value, _last(rows))
+            writer.add_text(
+                "settings", "\n".join(f"    {key}: {value}" for key, value in cell.settings.items())
+            )
+            for step, key, value in cell.curves():
+                writer.add_scalar(key, value, step)
+            for key, value in cell.scores.items():
+                writer.add_scalar(key, value, cell.last)
         finally:
             writer.close()
 
@@ -78,20 +91,14 @@ class MLflow:
             folder.mkdir(parents=True, exist_ok=True)
             mlflow.set_tracking_uri(folder.absolute().as_uri())
 
-    def log(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        rows: Sequence[Mapping[str, Any]],
-        scores: Mapping[str, float],
-    ) -> None:
+    def log(self, cell: Logged) -> None:
         """See :class:`Tracker`."""
         self._mlflow.set_experiment("medpeft-bench")
-        with self._mlflow.start_run(run_name=name):
-            self._mlflow.log_params({key: str(value)[:500] for key, value in settings.items()})
-            for step, key, value in _curves(rows):
-                self._mlflow.log_metric(f"adapt/{key}", value, step=step)
-            self._mlflow.log_metrics(dict(scores), step=_last(rows))
+        with self._mlflow.start_run(run_name=cell.name):
+            self._mlflow.log_params({key: str(value)[:500] for key, value in cell.settings.items()})
+            for step, key, value in cell.curves():
+                self._mlflow.log_metric(key, value, step=step)
+            self._mlflow.log_metrics(dict(cell.scores), step=cell.last)
 
 
 class Wandb:
@@ -103,25 +110,19 @@ class Wandb:
         self._wandb, self._folder = wandb, folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def log(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        rows: Sequence[Mapping[str, Any]],
-        scores: Mapping[str, float],
-    ) -> None:
+    def log(self, cell: Logged) -> None:
         """See :class:`Tracker`."""
         run = self._wandb.init(
-            project="medpeft-bench", name=name, config=dict(settings), dir=str(self._folder),
+            project="medpeft-bench", name=cell.name, config=dict(cell.settings), dir=str(self._folder),
             mode=os.environ.get("WANDB_MODE", "offline"), reinit="finish_previous",
         )  # fmt: skip
         try:
             steps: dict[int, dict[str, float]] = {}
-            for step, key, value in _curves(rows):
-                steps.setdefault(step, {})[f"adapt/{key}"] = value
+            for step, key, value in cell.curves():
+                steps.setdefault(step, {})[key] = value
             for step, values in steps.items():
                 run.log(values, step=step)
-            run.summary.update(dict(scores))
+            run.summary.update(dict(cell.scores))
         finally:
             run.finish()
 
@@ -155,8 +156,9 @@ def log_cell(spec: CellSpec, store: Store, to: Sequence[Tracker]) -> None:
     """Send a finished cell to trackers."""
     folder = store.cell(spec.folder)
     settings = dict(leaves({key: value for key, value in folder.find_config().items() if key != "suite"}))
+    cell = Logged(spec.folder.partition("/")[2], settings, folder.read_history(), _scores(folder))
     for tracker in to:
-        tracker.log(spec.folder.partition("/")[2], settings, folder.read_history(), _scores(folder))
+        tracker.log(cell)
 
 
 def _scores(folder: CellFolder) -> dict[str, float]:
@@ -167,14 +169,3 @@ def _scores(folder: CellFolder) -> dict[str, float]:
         for metric, score in (found.get("metrics") or {}).items()
         if score.get("value") is not None
     }
-
-
-def _curves(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, float]]:
-    for row in rows:
-        for key, value in row.items():
-            if key != "step" and value is not None:
-                yield int(row.get("step") or 0), key, float(value)
-
-
-def _last(rows: Sequence[Mapping[str, Any]]) -> int:
-    return max((int(row.get("step") or 0) for row in rows), default=0)

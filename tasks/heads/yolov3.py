@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.backbones.backbone import to_device
+from benchmark.backbones.backbone import constant
 from benchmark.metrics.detection import MAX_DETECTIONS, box_iou
 
 Rule = Literal["mgca", "yolov3"]
@@ -202,12 +202,12 @@ def assign(
         size: (height, width) of the image.
         rule: see the head of this file. Of two boxes for one cell and anchor the later one counts.
     """
-    shapes = targets[..., 2:] * _pair(targets, size[1], size[0])
+    shapes = targets[..., 2:] * constant((size[1], size[0]), targets.device)
     best = (_shape_overlap(shapes[:, :, None], anchors.flatten(0, 1), 0.0)).argmax(dim=-1)
     assigned = []
     for scale, (output, own) in enumerate(zip(outputs, anchors, strict=True)):
-        grid = _pair(targets, output.shape[-1], output.shape[-2])
-        stride = _pair(targets, size[1], size[0]) / grid
+        grid = constant((output.shape[-1], output.shape[-2]), targets.device)
+        stride = constant((size[1], size[0]), targets.device) / grid
         chosen = (targets[..., 2:] > 0).all(dim=-1)
         if rule == "mgca":
             overlap = _shape_overlap((shapes / stride)[:, :, None], own / stride, 1.0)
@@ -252,7 +252,7 @@ def _shape_overlap(ones: Tensor, others: Tensor, extra: float) -> Tensor:
 def _overlapping(output: Tensor, anchors: Tensor, targets: Tensor, size: Size) -> Tensor:
     """Which predictions ``[B, A, h, w]`` overlap a target by more than ``IGNORE_OVERLAP``."""
     boxes = _decoded(_split(output), anchors, size)[..., None, :]
-    sides = _pair(targets, size[1], size[0])
+    sides = constant((size[1], size[0]), targets.device)
     true = _corners(targets[..., :2] * sides, targets[..., 2:] * sides)[:, None, None, None]
     low, high = torch.maximum(boxes[..., :2], true[..., :2]), torch.minimum(boxes[..., 2:], true[..., 2:])
     shared = (high - low).clamp(min=0).prod(dim=-1)
@@ -336,14 +336,9 @@ def _decoded(cells: Tensor, anchors: Tensor, size: Size) -> Tensor:
     y, x = torch.meshgrid(
         torch.arange(rows, device=cells.device), torch.arange(columns, device=cells.device), indexing="ij"
     )
-    stride = _pair(cells, size[1] / columns, size[0] / rows)
+    stride = constant((size[1] / columns, size[0] / rows), cells.device)
     centre = (cells[..., :2].sigmoid() + torch.stack([x, y], dim=-1)) * stride
     return _corners(centre, anchors[:, None, None] * cells[..., 2:4].clamp(max=_MAX_LOG_SCALE).exp())
-
-
-def _pair(like: Tensor, x: float, y: float) -> Tensor:
-    """Return (x, y) as a tensor of the type and device of another."""
-    return to_device(torch.tensor([x, y], dtype=like.dtype), like.device)
 
 
 def _corners(centre: Tensor, shape: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmark.backbones.backbone import constant
+
 ROOT = Path(__file__).parents[2]
 GPU, CPU, aten = torch.device("cuda:0"), torch.device("cpu"), torch.ops.aten
 _OURS = tuple(str(ROOT / room) for room in ("methods", "benchmark", "tasks"))
@@ -148,5 +150,7 @@ def marked_gpu(patch: pytest.MonkeyPatch) -> Iterator[Operations]:
             return run(*args, **how)
 
     patch.setattr(torch.autograd, "_engine_run_backward", run_backward)
+    constant.cache_clear()  # marks live as long as this block
     with seen, calls:
         yield seen
+    constant.cache_clear()

@@ -102,20 +102,30 @@ def png(content: bytes, random: np.random.Generator) -> bytes:
     return content[:8] + b"".join(png_chunk(*part) for part in parts)
 
 
+def unzipped(content: bytes) -> dict[str, bytes]:
+    """Return name -> content of the members of an archive."""
+    with zipfile.ZipFile(io.BytesIO(content)) as source:
+        return {name: source.read(name) for name in source.namelist()}
+
+
+def zipped(members: dict[str, bytes], compression: int) -> bytes:
+    """Return an archive of these members, with right checksums and sizes."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", compression) as written:
+        for name, data in members.items():
+            written.writestr(name, data)
+    return target.getvalue()
+
+
 def archive(content: bytes, random: np.random.Generator) -> bytes:
     """Damage one member of a zip archive and write the archive anew, with right checksums and sizes."""
-    with zipfile.ZipFile(io.BytesIO(content)) as source:
-        members = {name: source.read(name) for name in source.namelist()}
+    members = unzipped(content)
     inside = [name for name in members if name.endswith((".pkl", ".npy"))] or list(members)
     chosen = inside[int(random.integers(len(inside)))]
     members[chosen] = (gently if random.random() < 0.6 else damaged)(members[chosen], random)
     if random.random() < 0.1:
         members.pop(list(members)[int(random.integers(len(members)))])
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as written:
-        for name, data in members.items():
-            written.writestr(name, data)
-    return target.getvalue()
+    return zipped(members, zipfile.ZIP_STORED)
 
 
 SHAPES = (
@@ -133,8 +143,7 @@ TYPES = ("<f8", "|O", "<U4294967295", "|V1073741824", "<M8[s]", "|b1", "<c16", "
 
 def array(content: bytes, random: np.random.Generator) -> bytes:
     """Give one array of an npz file another shape or type in its header than its data have."""
-    with zipfile.ZipFile(io.BytesIO(content)) as source:
-        members = {name: source.read(name) for name in source.namelist()}
+    members = unzipped(content)
     chosen = list(members)[int(random.integers(len(members)))]
     described = (
         f"{{'descr': '{random.choice(TYPES)}', 'fortran_order': False, 'shape': {random.choice(SHAPES)}, }}"
@@ -142,11 +151,7 @@ def array(content: bytes, random: np.random.Generator) -> bytes:
     padded = described.encode().ljust(117) + b"\n"
     data = members[chosen][128:] if random.random() < 0.5 else bytes(int(random.integers(64)))
     members[chosen] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded + data
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as written:
-        for name, data in members.items():
-            written.writestr(name, data)
-    return target.getvalue()
+    return zipped(members, zipfile.ZIP_DEFLATED)
 
 
 HEADERS = (
@@ -215,16 +220,12 @@ PICKLED = (  # codes of a pickle, with numbers that no file of this size can mea
 
 def pickled(content: bytes, random: np.random.Generator) -> bytes:
     """Put a code that means too much, or stands where it may not, into the pickle of a file of ``torch.save``."""
-    with zipfile.ZipFile(io.BytesIO(content)) as source:
-        members = {name: source.read(name) for name in source.namelist()}
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as written:
-        for name, data in members.items():
-            if name.endswith("data.pkl"):
-                at = int(random.integers(2, len(data)))
-                data = data[:at] + PICKLED[random.integers(len(PICKLED))] + data[at:]
-            written.writestr(name, data)
-    return target.getvalue()
+    members = unzipped(content)
+    for name, data in members.items():
+        if name.endswith("data.pkl"):
+            at = int(random.integers(2, len(data)))
+            members[name] = data[:at] + PICKLED[random.integers(len(PICKLED))] + data[at:]
+    return zipped(members, zipfile.ZIP_STORED)
 
 
 def text(content: bytes, random: np.random.Generator) -> bytes:
