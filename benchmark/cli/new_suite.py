@@ -256,7 +256,7 @@ def _lines(found: _Found) -> Iterator[str]:
         scoring = {"task": "zeroshot", "metric": "auroc", "min_positives": 1}
         yield f"validation: {_yaml(source | {'part': found.parts['val']} | scoring | _classes(found, 'val'))}"
     else:
-        yield "# No corpus: only methods that train nothing can run (zero_shot). See docs/data.md."
+        yield "# No corpus: only methods that train nothing can run. See docs/data.md."
     yield ""
     yield from _task_lines(found, source)
     batch = max(2, min(_BATCH, len(found.rows("train")) // 2))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from benchmark.backbones.towers.split import PARTS, SplitAttention, SplitLinear, size_of
@@ -168,8 +167,7 @@ class DeltaSites(ABC):
             add_all: Any = placed[0][0].add_all
             return add_all(output, inputs, placed)
         for delta, start, stop in placed:
-            changed = output[..., start:stop] + delta(inputs).to(output.dtype)
-            output = torch.cat([output[..., :start], changed, output[..., stop:]], dim=-1)
+            output[..., start:stop] += delta(inputs).to(output.dtype)
         return output
 
     def _detach(self, index: int, name: str, site: str, delta: nn.Module) -> None:
