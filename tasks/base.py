@@ -144,8 +144,13 @@ class Task(ABC):
     def __init__(self, options: Any = None) -> None:
         self.options = options if options is not None else self.Options()
 
-    def check(self, method: Method) -> None:  # noqa: B027  (most tasks take every method)
-        """Refuse a method that this task cannot evaluate, before it is adapted. By default none is refused.
+    def check(self, method: type[Method], backbone: str, rules: Sequence[str]) -> None:  # noqa: B027
+        """Refuse a method that this task cannot evaluate, before any data are prepared. By default none is refused.
+
+        Args:
+            method: the class.
+            backbone: its name.
+            rules: names of the score rules that it offers.
 
         Raises:
             ConfigError: says in one line what does not go together.

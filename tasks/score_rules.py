@@ -10,7 +10,7 @@ Shape letters: B images, C classes, T templates, L pieces of a text, W words, N 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -320,19 +320,25 @@ _FORM = (
 """What a method would override to score with anything else than the towers' own features."""
 
 
-def check_rule(rule: ScoreRule, method: Method) -> None:
+def check_rule(rule: ScoreRule, method: type[Method], backbone: str, rules: Sequence[str]) -> None:
     """Refuse a rule that a backbone does not offer, or that does not apply to a method.
+
+    Args:
+        rule: asked for.
+        method: the class.
+        backbone: its name.
+        rules: names of those that the backbone offers.
 
     Raises:
         ConfigError: in one line, with what there is.
     """
-    model = method.backbone
-    if rule.name not in model.rules:
+    if rule.name not in rules:
         raise ConfigError(
-            f"rule: backbone '{model.name}' does not offer '{rule.name}', only: {', '.join(model.rules)}"
+            f"tasks.zeroshot.rule: backbone '{backbone}' does not offer '{rule.name}', only: {', '.join(rules)}"
         )
-    if method.adapts or any(getattr(type(method), name) is not getattr(Method, name) for name in _FORM):
+    if method.adapts or any(getattr(method, name) is not getattr(Method, name) for name in _FORM):
         raise ConfigError(
-            f"rule: '{rule.name}' scores with the towers as they were published, and {method.card.title} changes what "
-            f"they give: run it with rule={GLOBAL}, or take a method that changes nothing"
+            f"tasks.zeroshot.rule: '{rule.name}' scores with the towers as they were published, and "
+            f"{method.card.title} changes what they give: run it with rule={GLOBAL}, or "
+            "take a method that changes nothing"
         )

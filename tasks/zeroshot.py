@@ -110,7 +110,7 @@ class ZeroShotTask(ClassificationTask):
             similarity = similarities(method, data, context, stage)
             cut = cut_prompts(method, data.classes, context)
             return scored(data, similarity, scale, context, self.options, rule=GLOBAL, **cut)
-        check_rule(rule, method)
+        check_rule(rule, type(method), method.backbone.name, method.backbone.rules)
         prompts = prompts_of(method, data.classes, context)
         scores = rule_scores(rule, method, data, prompts, context, stage)
         facts = {"rule": rule.text, **rule.facts(method.backbone, prompts)}
@@ -119,11 +119,11 @@ class ZeroShotTask(ClassificationTask):
             data, scores, 1.0 if rule.final else scale, context, self.options, final=rule.final, **facts
         )
 
-    def check(self, method: Method) -> None:
+    def check(self, method: type[Method], backbone: str, rules: Sequence[str]) -> None:
         """Refuse a rule that the backbone does not offer, or that does not apply to the method."""
         rule = parse_rule(self.options.rule)
         if rule is not None:
-            check_rule(rule, method)
+            check_rule(rule, method, backbone, rules)
 
     def validator(
         self, entry: Mapping[str, Any], context: TaskContext

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import PluginError
-from benchmark.preprocess import Fitting, preprocess_of
 from benchmark.registry import BACKBONES, calling
 
 if TYPE_CHECKING:
@@ -26,9 +25,10 @@ __all__ = [
     "Tower",
     "TowerOutput",
     "check_backbone",
-    "fitting_of",
+    "find_backbone",
     "from_open_clip",
     "load_backbone",
+    "rules_of",
     "tokens_at",
 ]
 
@@ -86,11 +86,16 @@ def check_backbone(name: str, *, pretrained: str | None = None) -> Any:
         return None if find is None else find(BACKBONES.resolve(name), pretrained=pretrained)
 
 
-def fitting_of(name: str, *, pretrained: str | None = None) -> Fitting:
-    """Return how images are fitted to a backbone; one that has nothing to find is built for it.
+def find_backbone(name: str, *, pretrained: str | None = None) -> Any:
+    """Return what `check_backbone` finds; a backbone that has nothing to find is built.
 
     Raises:
         PluginError, BenchmarkError: as in :func:`load_backbone`.
     """
     found = check_backbone(name, pretrained=pretrained)
-    return preprocess_of(load_backbone(name, pretrained=pretrained) if found is None else found).fitting
+    return load_backbone(name, pretrained=pretrained) if found is None else found
+
+
+def rules_of(model: Any) -> tuple[str, ...]:
+    """Return the score rules of a backbone, or of what `find_backbone` has found; those that name none have one."""
+    return tuple(getattr(model, "rules", ("global",)))

@@ -1,4 +1,4 @@
-"""Builds the method of a cell from its name, options, recipe and seed."""
+"""Builds the method and the tasks of a cell from their names and options."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import torch
 
 import methods
 from benchmark.backbones import Backbone
+from benchmark.config.load import build_options
 from benchmark.config.run_config import Recipe
+from benchmark.registry import TASKS
 from methods.base import Method
+from tasks.base import Task
 
 OF_RECIPE = ("logit_scale", "loss", "label_match")
 """Keys of the recipe that shape every method."""
@@ -39,3 +42,15 @@ def build_method(
         torch.manual_seed(seed)
     common = {key: getattr(recipe, key) for key in OF_RECIPE}
     return methods.build(name, backbone, **options, **common).to(backbone.logit_scale.device)
+
+
+def build_task(name: str, settings: Mapping[str, Any]) -> Task:
+    """Return a task with the options of a cell; its datasets are left out.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    plugin = TASKS.get(name)
+    options = {key: value for key, value in settings.items() if key != "datasets"}
+    made: Task = plugin(build_options(plugin.Options, options))
+    return made

@@ -13,7 +13,6 @@ import torch
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.backbones.backbone import cut_texts
 from benchmark.backbones.towers.precision import resolve
-from benchmark.config.load import build_options
 from benchmark.console import Reporter
 from benchmark.data.batches import PairBatches
 from benchmark.data.entries import load_dataset, needed
@@ -24,7 +23,7 @@ from benchmark.plan import CellSpec, task_done
 from benchmark.preprocess import preprocess_of
 from benchmark.registry import TASKS, is_deterministic
 from benchmark.run import adapters, identity
-from benchmark.run.build import build_method
+from benchmark.run.build import build_method, build_task
 from benchmark.run.checks import overlap
 from benchmark.run.checks.frozen import check_frozen, check_mode, frozen_digests
 from benchmark.run.checks.pairs import pairs_match, warning
@@ -90,8 +89,6 @@ class _Cell:
         self.method = build_method(spec.method, backbone, spec.options, spec.recipe, seed=spec.seed)
 
     def run(self) -> None:
-        for name in self.spec.tasks:
-            self.task(name).check(self.method)
         if lines := self.world.from_first(
             lambda: identity.differing(self.spec, self.folder, lambda _: self.sources)
         ):
@@ -261,10 +258,7 @@ class _Cell:
     # ------------------------------------------------------------------ evaluation
     def task(self, name: str) -> Task:
         """Return a task with its options."""
-        settings = {key: value for key, value in self.spec.tasks[name].items() if key != "datasets"}
-        plugin = TASKS.get(name)
-        made: Task = plugin(build_options(plugin.Options, settings))
-        return made
+        return build_task(name, self.spec.tasks[name])
 
     def evaluate(self, name: str) -> None:
         """Evaluate one task on all its datasets and store it whole; test data are opened here for the first time."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.backbones import fitting_of
+from benchmark.backbones import find_backbone, rules_of
 from benchmark.console import Reporter
 from benchmark.data.batch_size import check_corpus
 from benchmark.data.entries import entries_by_use, load_dataset, needed
@@ -17,13 +17,14 @@ from benchmark.data.samples import PairData, pairs
 from benchmark.errors import BenchmarkError
 from benchmark.files import LEFTOVERS, remove_dead
 from benchmark.plan import CellSpec
-from benchmark.preprocess import Fitting
-from benchmark.registry import TASKS, is_deterministic
+from benchmark.preprocess import Fitting, preprocess_of
+from benchmark.registry import METHODS, TASKS, is_deterministic
+from benchmark.run.build import build_task
 from benchmark.run.checks import overlap
 
 
 def prepare_cells(specs: Sequence[CellSpec], reporter: Reporter, trained: Collection[str] = ()) -> None:
-    """Check the backbones of cells and prepare the data of their suites, each once.
+    """Check the backbones and tasks of cells and prepare the data of their suites, each once.
 
     Args:
         specs: the open cells.
@@ -31,10 +32,12 @@ def prepare_cells(specs: Sequence[CellSpec], reporter: Reporter, trained: Collec
         trained: folders of those that have no adapter yet.
 
     Raises:
-        BenchmarkError: weights or data are missing, or contradict the suite.
+        BenchmarkError: weights or data are missing, or contradict the suite; or a task refuses a method.
     """
-    models = dict.fromkeys((spec.backbone, spec.pretrained) for spec in specs)
-    fittings = {model: fitting_of(model[0], pretrained=model[1]) for model in models}
+    named = dict.fromkeys((spec.backbone, spec.pretrained) for spec in specs)
+    models = {(name, weights): find_backbone(name, pretrained=weights) for name, weights in named}
+    fittings = {model: preprocess_of(found).fitting for model, found in models.items()}
+    _check_tasks(specs, models)
     suites: dict[str, list[CellSpec]] = {}
     for spec in specs:  # experiments ask for different tasks of one suite
         data = [spec.suite_name, spec.suite.get("corpus"), spec.suite.get("validation")]
@@ -54,6 +57,18 @@ def prepare_cells(specs: Sequence[CellSpec], reporter: Reporter, trained: Collec
                 if spec.folder in trained and not is_deterministic(spec.method)
             },
         )
+
+
+def _check_tasks(specs: Sequence[CellSpec], models: Mapping[tuple[str, str | None], Any]) -> None:
+    """Refuse a method or backbone that a task cannot evaluate.
+
+    Raises:
+        ConfigError: of the first such cell.
+    """
+    for spec in specs:
+        rules = rules_of(models[spec.backbone, spec.pretrained])
+        for name, settings in spec.tasks.items():
+            build_task(name, settings).check(METHODS.get(spec.method), spec.backbone, rules)
 
 
 def prepare_suite(

@@ -128,8 +128,8 @@ def test_nearly_all_reports_fit_the_context(loaded):
 
 def test_registered_names_are_imported_and_tiny_is_found_without_torch():
     code = (
-        "import sys; from benchmark.backbones import check_backbone, fitting_of; "
+        "import sys; from benchmark.backbones import check_backbone, find_backbone; "
         "from benchmark.registry import BACKBONES; [BACKBONES.get(name) for name in BACKBONES.names()]; "
-        "check_backbone('tiny'); fitting_of('tiny'); assert not {'torch', 'timm', 'open_clip'} & set(sys.modules)"
+        "check_backbone('tiny'); find_backbone('tiny'); assert not {'torch', 'timm', 'open_clip'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -20,7 +20,7 @@ from benchmark.files import configs
 from benchmark.plan import CellSpec
 from benchmark.preprocess import Fitting
 from benchmark.run import cell
-from benchmark.run.prepare_suite import prepare_suite
+from benchmark.run.prepare_suite import prepare_cells, prepare_suite
 from benchmark.store.cells import Store
 
 SUITE: dict[str, Any] = {
@@ -120,11 +120,11 @@ def test_data_that_no_cell_can_use_are_said_before_the_first(tmp_path: Path) -> 
     assert any("no class has 40 positives: min_positives is lowered to" in line for line in told)
 
 
-def test_a_task_refuses_a_method_before_it_is_adapted(tmp_path: Path) -> None:
+def test_a_task_refuses_a_method_once_before_any_data_are_prepared(tmp_path: Path) -> None:
     tasks = {"zeroshot": SUITE["tasks"]["zeroshot"] | {"rule": "gloria"}}
     with pytest.raises(ConfigError, match="backbone 'tiny' does not offer 'gloria', only: global"):
-        run(spec(tmp_path, tasks=tasks), tmp_path / "out")
-    assert not Store(tmp_path / "out").cell(spec(tmp_path).folder).exists("adapter.safetensors")
+        prepare_cells([spec(tmp_path, tasks=tasks)], NullReporter())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cell_leaves_everything_that_was_asked_for(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_result_says_its_rule_and_scale(tmp_path: Path, monkeypatch: pytest.Mo
 
     def result(text: str) -> Any:
         task = ZeroShotTask(ZeroShotOptions(bootstrap=5, rule=text))
-        task.check(wrapped)
+        task.check(type(wrapped), "tiny", wrapped.backbone.rules)
         return task.evaluate(wrapped, {}, "small", around)
 
     usual, mean, published = (result(text) for text in ("global", "mean_then_normalise", "gloria:zscore=off"))
@@ -346,11 +346,11 @@ def test_batch_size_does_not_matter(tmp_path: Path, text: str) -> None:
 
 
 def test_a_rule_that_is_not_offered_is_refused_with_those_that_are() -> None:
-    wrapped = offering("zero_shot", "dot", "tqn")
+    asked = METHODS.get("zero_shot"), "tiny", ("global", "dot", "tqn")
     with pytest.raises(ConfigError, match="backbone 'tiny' does not offer 'gloria', only: global, dot, tqn"):
-        ZeroShotTask(ZeroShotOptions(rule="gloria")).check(wrapped)
-    ZeroShotTask(ZeroShotOptions(rule="dot")).check(wrapped)
-    ZeroShotTask().check(small.method("zero_shot"))
+        ZeroShotTask(ZeroShotOptions(rule="gloria")).check(*asked)
+    ZeroShotTask(ZeroShotOptions(rule="dot")).check(*asked)
+    ZeroShotTask().check(METHODS.get("coop"), "tiny", ("global",))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS.names(extras=False) if name != "zero_shot"])
@@ -358,7 +358,7 @@ def test_methods_that_change_features_are_refused(name: str) -> None:
     with pytest.raises(
         ConfigError, match="'dot' scores with the towers as they were published, and .* changes"
     ):
-        check_rule(rule("dot"), offering(name, "dot"))
+        check_rule(rule("dot"), METHODS.get(name), "tiny", ("global", "dot"))
 
 
 def test_the_default_rule_leaves_settings_and_hashes_as_they_were() -> None:

@@ -41,6 +41,11 @@ class MedicalModel(FoundModel):
         """How images become its input."""
         return self.record.preprocess
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Score rules that it offers, the headline first."""
+        return self.record.rules
+
     def values(self) -> int:
         """Return about how many weights there are, from the sizes of the files."""
         return sum(path.stat().st_size for path in self.weights) // 4
