@@ -338,6 +338,10 @@ class Console:
         """Print one line without markup."""
         self.out.print(visible(text), markup=False)
 
+    def note(self, text: str) -> None:
+        """Print one line beside an output that other programs read."""
+        self.err.print(visible(text), markup=False, style="dim")
+
     def warn(self, text: str) -> None:
         """Print one warning line."""
         self.err.print(f"warning: {_one_line(text)}", markup=False, style="yellow")

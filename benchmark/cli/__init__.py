@@ -102,7 +102,11 @@ def _dispatch(words: list[str], console: Console) -> int:
         raise ConfigError(unknown("command", verb, verbs()))
     module, parser = verb_module(verb), ArgumentParser(verb)
     _fill(parser, module)
-    status: int = module.main(parser.read(words), console)
+    args = parser.read(words)
+    if begins := getattr(module, "BEGINS", ""):
+        for_programs = getattr(args, "json", False) or getattr(args, "format", None)
+        (console.note if for_programs else console.line)(begins)
+    status: int = module.main(args, console)
     return status
 
 

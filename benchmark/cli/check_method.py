@@ -20,6 +20,8 @@ from benchmark.settings import Given, check, contract_problem
 
 COMMON = ("logit_scale", "loss", "label_match")
 
+BEGINS = "building models ..."
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""

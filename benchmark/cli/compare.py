@@ -40,6 +40,9 @@ class Pair:
     second: Row
 
 
+BEGINS = "reading results ..."
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("first", metavar="A", help="a method, a method+variant, or a folder of results")

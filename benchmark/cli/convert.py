@@ -13,6 +13,8 @@ from benchmark.console import Console
 from benchmark.errors import ConfigError
 from benchmark.files import user_path
 
+BEGINS = "reading the checkpoint ..."
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""

@@ -156,7 +156,7 @@ class _Measurement:
 
     def told(self, text: str) -> None:
         """Say how far the work is."""
-        self.console.err.print(text, markup=False, style="dim")
+        self.console.note(text)
 
     def keep(self, times: dict[str, Times]) -> None:
         """Take up times and write everything."""

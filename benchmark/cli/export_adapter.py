@@ -10,6 +10,8 @@ from benchmark.files import user_path
 
 CELL = "runs/<suite>/<backbone>/<method>/seed-<n>"
 
+BEGINS = "reading the adapter ..."
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""

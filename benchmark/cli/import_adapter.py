@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from benchmark.run.adapters import AdapterFile
     from methods.base import Method
 
+BEGINS = "reading the adapter ..."
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""

@@ -191,7 +191,7 @@ def _schema(args: argparse.Namespace, console: Console) -> int:
 def _progress(console: Console) -> Iterator[Callable[[str], None]]:
     """Say on standard error which method is being tried: live on a terminal, one line in a pipe."""
     if not console.live:
-        console.err.print("trying every method on two small models; --names lists without", markup=False)
+        console.note("trying every method on two small models; --names lists without")
         yield lambda name: None
         return
     with console.err.status("loading") as status:

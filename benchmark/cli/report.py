@@ -14,6 +14,8 @@ from benchmark.store.cells import Store
 
 FORMATS = ("md", "tex", "csv", "html")
 
+BEGINS = "reading results ..."
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from benchmark.run.reproduce import StoredCell
     from benchmark.store.compare import FileDifference
 
+BEGINS = "reading the stored cell ..."
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags."""

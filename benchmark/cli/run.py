@@ -28,6 +28,7 @@ from benchmark.run.engines.torchrun import joined
 from benchmark.store.cells import Store
 from benchmark.world import ALONE, World
 
+BEGINS = "planning ..."
 NO_SETTINGS = ("config", "cell", "format")
 """Flags that are no settings of the run."""
 PLAN_FORMATS = ("table", "sh")
@@ -112,8 +113,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _main(args: argparse.Namespace, console: Console, world: World) -> int:
     began = time.monotonic()
-    if not args.format:  # what other programs read has no progress in it
-        console.line("planning ...")
     request = load_request(given(args, *NO_SETTINGS), args.overrides, args.config or ())
     for line in request.skipped:
         console.warn(f"not run: {line}")

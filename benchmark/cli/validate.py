@@ -28,6 +28,8 @@ STYLES = {"missing": "red", "wrong": "red", "doubtful": "yellow", "ready": "gree
 SECTIONS = tuple(STYLES)
 """Headings in their order: what is not there, what is wrong, what to know, what is in order, what it costs."""
 
+BEGINS = "looking at data, weights and hardware ..."
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags: those of a run, and two more."""

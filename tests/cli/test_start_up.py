@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from benchmark.cli import list as list_verb
 from benchmark.files import ROOT
 
@@ -58,16 +60,31 @@ def test_a_plan_needs_torch_alone(tmp_path):
     assert packages.isdisjoint(HEAVY)
 
 
-def test_a_run_says_its_first_line_before_it_loads_anything_heavy(tmp_path):
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        ("--methods coop", "planning ..."),
+        ("--dry-run --format sh", "planning ..."),
+        ("validate", "looking at data, weights and hardware ..."),
+        ("validate --json", "looking at data, weights and hardware ..."),
+        ("report", "reading results ..."),
+        ("compare coop taskres", "reading results ..."),
+        ("check-method coop", "building models ..."),
+        ("reproduce runs/a/b/c/seed-0", "reading the stored cell ..."),
+    ],
+)
+def test_a_command_says_its_first_line_before_it_loads_anything_heavy(request_, line):
     code = """
 import sys
 from benchmark.console import Console
 from benchmark.cli import main
-Console.line = lambda self, text: sys.exit(f"{text}|{','.join(name for name in sys.modules if '.' not in name)}")
+loaded = lambda: ",".join(name for name in sys.modules if "." not in name)
+Console.line = Console.note = lambda self, text: sys.exit(f"{text}|{loaded()}")
 main(sys.argv[1:])
 """
-    words = [sys.executable, "-c", code, "--methods", "coop", "--output-dir", str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    line, _, packages = done.stderr.strip().partition("|")
-    assert line == "planning ..."
+    done = subprocess.run(
+        [sys.executable, "-c", code, *request_.split()], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    said, _, packages = done.stderr.strip().partition("|")
+    assert said == line
     assert set(packages.split(",")).isdisjoint({"torch", *HEAVY})
