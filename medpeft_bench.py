@@ -38,6 +38,7 @@ from benchmark.data.prepare.images import read_image
 from benchmark.data.prepared import Prepared
 from benchmark.errors import BenchmarkError, ConfigError, StoreError
 from benchmark.files import user_path
+from benchmark.machine import use_device
 from benchmark.metrics.classification import Metric
 from benchmark.preprocess import preprocess_of
 from benchmark.registry import (
@@ -268,7 +269,7 @@ def load_adapted(folder: str | Path, *, pretrained: str | None = None, device: s
     Args:
         folder: ``runs/<suite>/<backbone>/<method>/seed-<n>``, or an exported folder.
         pretrained: weights of the backbone; needed where they are a file, whose folder results do not name.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:<i>".
 
     Raises:
         StoreError: there is no adapter in the folder, or it does not fit.
@@ -283,6 +284,7 @@ def load_adapted(folder: str | Path, *, pretrained: str | None = None, device: s
     told: Mapping[str, Any] = (
         cell.read_config() if is_cell else (checkpoint.about if checkpoint else None) or {}
     )
+    use_device(device)
     backbone = load_backbone(
         str(told["backbone"]), pretrained=pretrained or told.get("pretrained"), device=device
     )

@@ -1,4 +1,4 @@
-"""What this machine offers: processor, cores, memory, GPUs, threads; and whether torchrun started this process."""
+"""What this machine offers: processor, cores, memory, GPUs, threads; how it computes; whether torchrun started us."""
 
 from __future__ import annotations
 
@@ -99,6 +99,28 @@ def find_devices(wanted: str) -> list[str]:
         here = f"here: {', '.join(gpus)}" if gpus else "no CUDA GPU is visible here"
         raise ConfigError(f"--device: '{wanted}' does not exist ({here}). Use --device auto or cpu")
     return [wanted]
+
+
+def use_device(device: str, *, deterministic: bool = False) -> None:
+    """Compute on a device from now on, in the one arithmetic of this project.
+
+    fp32 means fp32: TF32, whose products have 10 bits of 23, is off everywhere. torch itself would use it for
+    convolutions alone. Who wants speed has bf16 (`recipe.precision`).
+
+    Args:
+        device: "cpu" or "cuda:<i>"; a GPU becomes the current one, on which libraries place what names no device.
+        deterministic: let torch use deterministic algorithms alone; an operation on a GPU that has none is an error.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(deterministic)
+    place = torch.device(device)
+    if place.type == "cuda" and place.index is not None:
+        torch.cuda.set_device(place)
 
 
 def threads_each(processes: int) -> int:

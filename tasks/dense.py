@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark.backbones.towers.precision import autocast
 from benchmark.data.entries import PARTS
 from benchmark.data.prepared import Prepared
 from benchmark.metrics.classification import UNTRAINED, WeightedMetric
@@ -48,7 +49,7 @@ class DenseHead(ABC, Generic[Prediction]):
 
     @abstractmethod
     def loss(self, batch: DenseBatch, images: DenseImages) -> Tensor:
-        """Return the mean loss of a batch; the truth is flipped and turned as its images are."""
+        """Return the mean loss of a batch, in fp32; the truth is flipped and turned as its images are."""
 
     @abstractmethod
     def predict(self, batches: TapBatches, batch_size: int) -> Prediction:
@@ -114,18 +115,23 @@ class DenseTask(Task, Generic[Prediction]):
         with seeded(context.seed, context.device):
             dense_head = self.new_head(taps, parts["train"], context.device)
         val = TapBatches(taps, parts["val"], context)
+
+        def predict(batches: TapBatches) -> Prediction:
+            with autocast(context.precision, context.device):
+                return dense_head.predict(batches, context.batch_size)
+
         fit = fit_head(
             dense_head.head,
             TapBatches(taps, parts["train"], context, options.augment()),
             loss=lambda batch: dense_head.loss(batch, parts["train"]),
-            validate=lambda: self.score(dense_head.predict(val, context.batch_size), parts["val"]),
+            validate=lambda: self.score(predict(val), parts["val"]),
             options=options,
             context=context,
             stage=f"train {self.kind} head {parts['train'].title}",
         )
         constant = self.constant(parts["train"], parts["val"])
         parts["test"] = test = self.part(entry, "test", taps, context)
-        found = dense_head.predict(TapBatches(taps, test, context), context.batch_size)
+        found = predict(TapBatches(taps, test, context))
         return DatasetResult.of(
             self.kind,
             self.formulas(found, constant, test),

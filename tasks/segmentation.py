@@ -84,7 +84,7 @@ class Decoder(DenseHead[np.ndarray]):
         options, pairs = self.options, zip(batch.rows, batch.views, strict=True)
         masks = np.stack([view.mask(images.mask(row)) for row, view in pairs])
         truth = to_device(torch.from_numpy(masks), batch.maps[0].device)
-        logits = self.head(batch.maps, images.size)
+        logits = self.head(batch.maps, images.size).float()  # coarser under autocast
         foreground = logits.softmax(dim=1)[:, 1]
         return options.ce_weight * functional.cross_entropy(
             logits, truth.long()

@@ -22,7 +22,7 @@ from benchmark.cli._parser import ArgumentParser, add_plugins, use_plugins
 from benchmark.console import Console
 from benchmark.errors import ConfigError
 from benchmark.files import PROGRAM, user_path
-from benchmark.machine import find_devices
+from benchmark.machine import find_devices, use_device
 from benchmark.registry import METHODS
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def _bench(args: argparse.Namespace) -> Workbench:
     name = args.backbone
     if args.random_weights and not name.startswith("random:"):
         name = f"random:{name}"
-    backbone = load_backbone(name, device=find_devices(args.device)[0])
+    device = find_devices(args.device)[0]
+    use_device(device)
+    backbone = load_backbone(name, device=device)
     room = backbone.text.context_length
     if args.text_length is not None and args.text_length > room:
         raise ConfigError(f"--text-length: '{name}' takes at most {room} tokens, got {args.text_length}")

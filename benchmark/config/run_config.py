@@ -50,6 +50,9 @@ class Recipe:
         0, "batches whose texts are sorted by length together (0: off)", low=0, hashed="unless default"
     )
     compile: bool = setting(False, "compile the towers' blocks (torch.compile)", hashed="unless default")
+    deterministic: bool = setting(
+        False, "torch's deterministic algorithms alone; on a GPU they are slower", hashed="unless default"
+    )
     gradient_checkpointing: bool = setting(False, "keep only the blocks' inputs for backward", hashed=False)
     log_every: int = setting(20, "steps between two rows of the history", low=1, hashed=False)
     eval_batch_size: int = setting(256, "images per forward pass in evaluation", low=1, hashed=False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import methods
 from benchmark.backbones import Backbone
-from benchmark.backbones.towers.precision import TrainingArithmetic, autocast
+from benchmark.backbones.towers.precision import TrainingArithmetic, autocast, scaler_of
 from benchmark.config.run_config import Recipe
 from benchmark.data.samples import Batch
 from benchmark.efficiency.timing import step_memory
@@ -218,7 +218,7 @@ class Candidate:
         self.prompts = bench.prompts(self.method)
         self._images = Batch(images=bench.batch(self.method).images)
         self._training = TrainingArithmetic(form.precision, bench.device, self.method.backbone.model)
-        self._scaler = torch.amp.GradScaler(bench.device.type, enabled=form.precision == "fp16")
+        self._scaler = scaler_of(form.precision, bench.device)
         self._steps = itertools.count(1)
         self._optimiser = make_optimiser(self.method, Recipe()) if self.trains else None
         for group in self._optimiser.param_groups if self._optimiser else ():

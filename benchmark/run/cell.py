@@ -19,6 +19,7 @@ from benchmark.data.entries import load_dataset, needed
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.samples import PairData, blank_pairs
 from benchmark.errors import BenchmarkError, ConfigError, DataError, StoreError
+from benchmark.machine import use_device
 from benchmark.plan import CellSpec, task_done
 from benchmark.preprocess import preprocess_of
 from benchmark.registry import TASKS, is_deterministic
@@ -28,7 +29,7 @@ from benchmark.run.checks import overlap
 from benchmark.run.checks.frozen import check_frozen, check_mode, frozen_digests
 from benchmark.run.checks.pairs import pairs_match, warning
 from benchmark.run.checks.results import check_result
-from benchmark.run.cost import frozen_flops, inference_costs, measure_method, step_times
+from benchmark.run.cost import forget, frozen_flops, inference_costs, measure_method, step_times
 from benchmark.run.prepare_suite import read_pairs
 from benchmark.run.shared_results import FROZEN, TowerResults, is_shared
 from benchmark.run.training.checkpoint import Checkpoint
@@ -65,6 +66,8 @@ class _Cell:
     def __init__(self, spec: CellSpec, folder: CellFolder, reporter: Reporter, world: World) -> None:
         self.spec, self.folder, self.reporter, self.world = spec, folder, reporter, world
         self.device = torch.device(spec.device)
+        use_device(spec.device, deterministic=spec.recipe.deterministic)
+        forget(self.device)
         reporter.start("load backbone", 1)
         backbone = load_backbone(spec.backbone, pretrained=spec.pretrained, device=self.device)
         if backbone.origin and world.is_first:

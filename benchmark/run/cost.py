@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -95,6 +96,16 @@ def step_times(seconds: Sequence[float], waits: Sequence[float]) -> dict[str, fl
     p50, p95 = np.percentile(np.asarray(seconds, dtype=np.float64), [50, 95])
     share = sum(waits) / sum(seconds)
     return {"step_time_p50_s": float(p50), "step_time_p95_s": float(p95), "data_wait_share": share}
+
+
+def forget(device: torch.device) -> None:
+    """Free what an earlier cell of this process has left, so that it is neither in the way nor in a peak of memory.
+
+    A backbone and its hooks refer to each other, so that nothing but the collector frees them.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 class PeakMemory:

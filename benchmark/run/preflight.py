@@ -32,7 +32,14 @@ from benchmark.data.prepare.raw import RawDataset
 from benchmark.data.prepared import MANIFEST, folder_transforms, read_report
 from benchmark.data.samples import PairData, pairs
 from benchmark.errors import BenchmarkError, ConfigError, unknown
-from benchmark.machine import available_memory, find_devices, limit_threads, threads_each, usable_cores
+from benchmark.machine import (
+    available_memory,
+    find_devices,
+    limit_threads,
+    threads_each,
+    usable_cores,
+    use_device,
+)
 from benchmark.plan import make_plan
 from benchmark.preprocess import Fitting, preprocess_of
 from benchmark.registry import BACKBONES, DATASETS, is_deterministic
@@ -407,6 +414,7 @@ def prober(config: RunConfig, device: str, steps: int) -> Iterator[Callable[[str
         device: one device.
         steps: timed steps, those of the warm-up included.
     """
+    use_device(device)
     backbone = load_backbone(config.backbone, pretrained=config.pretrained)
     entry, quiet = config.suite["corpus"], NullReporter()
     corpus = pairs(str(entry["dataset"]), load_dataset(entry, config.data_root, quiet))

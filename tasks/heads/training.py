@@ -1,4 +1,7 @@
-"""Training a head on maps of a frozen tower: AdamW, warm-up and polynomial decay, best weights by validation."""
+"""Training a head on maps of a frozen tower: AdamW, warm-up and polynomial decay, best weights by validation.
+
+The head computes in the arithmetic of the run, as the towers do; losses are in fp32.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from benchmark.backbones.towers.precision import autocast, fused, scaler_of
 from benchmark.errors import CellError
 from tasks.base import TaskContext
 from tasks.heads.images import DenseOptions
@@ -61,7 +65,7 @@ def fit_head(
     Args:
         head: on the device; all of it trains.
         batches: of the training part.
-        loss: mean loss of a batch.
+        loss: mean loss of a batch, called in the run's arithmetic.
         validate: score of the head as it is (in eval mode, without gradients); larger is better.
         options: schedule, patience, batch size.
         context: seed, device, reporter.
@@ -72,7 +76,19 @@ def fit_head(
     """
     steps = batches.steps(options.batch_size)
     total = min(options.epochs * steps, options.max_steps or math.inf)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    weights = list(head.parameters())
+    optimiser = torch.optim.AdamW(weights, lr=options.lr, weight_decay=options.weight_decay, **fused(weights))
+    scaler = scaler_of(context.precision, context.device)
+
+    def make_step(batch: DenseBatch) -> Tensor:
+        optimiser.zero_grad(set_to_none=True)
+        with autocast(context.precision, context.device):
+            value = loss(batch)
+        scaler.scale(value).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        return value.detach()
+
     history: list[dict[str, float]] = []
     best, best_state = -math.inf, copy.deepcopy(head.state_dict())
     best_epoch = 0
@@ -82,7 +98,7 @@ def fit_head(
             done = (epoch - 1) * steps
             left = int(min(steps, total - done))
             epoch_batches = itertools.islice(batches.epoch(epoch, options.batch_size, context.seed), left)
-            mean = _epoch(head, epoch_batches, loss, optimiser, options, done, steps)
+            mean = _epoch(head, epoch_batches, make_step, optimiser, options, done, steps)
             score = _score(head, validate)
             history.append({"epoch": epoch, "train_loss": mean, "score": score})
             context.reporter.advance(left, f"loss {mean:.3f} val {score:.3f}")
@@ -98,7 +114,7 @@ def fit_head(
 def _epoch(
     head: nn.Module,
     batches: Iterable[DenseBatch],
-    loss: Callable[[DenseBatch], Tensor],
+    make_step: Callable[[DenseBatch], Tensor],
     optimiser: torch.optim.Optimizer,
     options: DenseOptions,
     done: int,
@@ -112,11 +128,7 @@ def _epoch(
         factor = decay_factor(step, warmup=warmup, total=total, power=options.power)
         for group in optimiser.param_groups:
             group["lr"] = options.end_lr + (options.lr - options.end_lr) * factor
-        optimiser.zero_grad(set_to_none=True)
-        value = loss(batch)
-        value.backward()
-        optimiser.step()
-        values.append(value.detach())
+        values.append(make_step(batch))
     mean = float(torch.stack(values).mean())
     if not math.isfinite(mean):
         raise CellError(

@@ -118,8 +118,9 @@ class _Calls(TorchFunctionMode):
         return seen.mark(out) if (wished or own) and isinstance(out, Tensor) else out
 
     def _moved(self, value: Tensor, *args: Any, **given: Any) -> Tensor:
+        copied = given.pop("copy", False)
         device, kind, without_waiting, _ = torch._C._nn._parse_to(*args, **given)
-        was, out = self._seen.has(value), value.to(kind or value.dtype)
+        was, out = self._seen.has(value), value.to(kind or value.dtype, copy=copied)
         like = _tensors(args[:1])
         will = self._seen.has(like[0]) if like else was if device is None else device.type == "cuda"
         if was == will:
@@ -139,6 +140,13 @@ def marked_gpu(patch: pytest.MonkeyPatch) -> Iterator[Operations]:
     for name in ("autocast", "is_autocast_enabled", "get_autocast_dtype"):
         real = getattr(torch, name)
         patch.setattr(torch, name, lambda _=0, real=real, **how: real("cpu", **how))
+    grouped = torch._C._group_tensors_by_device_and_dtype
+
+    def by_device(lists: Any, indices: bool = False) -> Any:
+        found = grouped(lists, indices).items()
+        return {(GPU if seen.has(one[0][0][0]) else CPU, kind): one for (_, kind), one in found}
+
+    patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", by_device)
     patch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state())
     patch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
     patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)

@@ -7,7 +7,7 @@ so thousands of cosines would collapse to a few hundred values, and images would
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,13 +20,29 @@ def resolve(precision: str, device: torch.device) -> str:
     """Return the arithmetic that runs, fp32, bf16 or fp16: ``auto`` is bf16 on GPUs that have it, fp32 elsewhere."""
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    # older GPUs only imitate it, slower than fp32
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return the context of the towers' arithmetic, as :func:`resolve` names it."""
     kind = resolve(precision, device)
     return full_precision(device) if kind == "fp32" else torch.autocast(device.type, dtype=_TYPES[kind])
+
+
+def scaler_of(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Return what keeps fp16's gradients from vanishing; in other arithmetic it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=resolve(precision, device) == "fp16")
+
+
+def fused(parameters: Iterable[Tensor]) -> dict[str, Any]:
+    """Return the options of an optimiser whose step is one kernel, where all parameters lie on a GPU.
+
+    Such a step also looks itself whether fp16 overflowed, so that no step waits for that answer.
+    """
+    places = [parameter.is_cuda for parameter in parameters]
+    return {"fused": True} if places and all(places) else {}
 
 
 def full_precision(device: torch.device) -> torch.autocast:

@@ -135,7 +135,4 @@ def _device(wanted: str) -> str:
             f"--device {wanted}: torchrun started {count} processes here, each needs a GPU of its own, and there "
             f"{'is' if len(devices) == 1 else 'are'} {len(devices)}. Lower --nproc_per_node, or use --device cpu"
         )
-    import torch
-
-    torch.cuda.set_device(devices[number])
     return devices[number]

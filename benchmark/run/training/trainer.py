@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.backbones.towers.precision import TrainingArithmetic
+from benchmark.backbones.towers.precision import TrainingArithmetic, fused, scaler_of
 from benchmark.config.run_config import Recipe
 from benchmark.console import Reporter, Stopped
 from benchmark.data.batches import Batches
@@ -92,10 +92,11 @@ def make_optimiser(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
         for decays, parameters in groups.items()
         if parameters
     ]
+    one_kernel = fused(method.trainable_parameters().values())
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(parts, lr=recipe.lr, momentum=recipe.betas[0])
+        return torch.optim.SGD(parts, lr=recipe.lr, momentum=recipe.betas[0], **one_kernel)
     adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimiser]
-    return adam(parts, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
+    return adam(parts, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, **one_kernel)
 
 
 class Trainer:
@@ -133,7 +134,7 @@ class Trainer:
         self._trained = list(method.trainable_parameters().values())
         self._optimiser = make_optimiser(method, recipe)
         self._arithmetic = TrainingArithmetic(recipe.precision, device, method.backbone.model)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self._scaler = scaler_of(recipe.precision, device)
         self._micro_batch = recipe.micro_batch
         planned = recipe.epochs * batches.steps
         self._total = planned if recipe.max_steps is None else min(planned, recipe.max_steps)
