@@ -317,5 +317,10 @@ def _digest(data: Prepared, rows: int) -> str:
 
 def _facts(data: Prepared) -> dict[str, Any]:
     """Return what every result records of prepared downloads: how images were fitted, and what is wrong with them."""
-    found = {"data_transform": data.info.get("transform"), "data_options": data.info.get("options")}
-    return {key: value for key, value in {**found, "data_notes": data.info.get("notes")}.items() if value}
+    names = {
+        "data_transform": "transform",
+        "data_options": "options",
+        "data_split": "split",
+        "data_notes": "notes",
+    }
+    return {key: value for key, name in names.items() if (value := data.info.get(name))}
