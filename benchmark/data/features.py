@@ -36,7 +36,7 @@ class FrozenFeatures:
         backbone: the frozen model. Its fingerprint is taken here, before any method can change it.
         folder: where features are kept; None keeps nothing.
         precision: of the towers, as the run's recipe has it.
-        batch_size: inputs per forward pass.
+        batch_size: inputs per forward pass; may be lowered where memory does not suffice.
         reporter: told about passes over a dataset.
     """
 
@@ -44,7 +44,7 @@ class FrozenFeatures:
         self, backbone: Backbone, folder: Path | None, *, precision: str, batch_size: int, reporter: Reporter
     ) -> None:
         self._backbone, self._folder = backbone, folder
-        self._precision, self._batch_size, self._reporter = precision, batch_size, reporter
+        self._precision, self.batch_size, self._reporter = precision, batch_size, reporter
         self._fingerprint = f"{_VERSION}|{backbone.fingerprint()}|{backbone.input_spec}"
 
     def token_ids(self, texts: Sequence[str]) -> TokenIds:
@@ -105,8 +105,8 @@ class FrozenFeatures:
     def _compute(self, kind: str, count: int, encode: Callable[[int, int], Tensor]) -> Tensor:
         self._reporter.start(kind, count)
         parts = []
-        for start in range(0, count, self._batch_size):
-            stop = min(count, start + self._batch_size)
+        for start in range(0, count, self.batch_size):
+            stop = min(count, start + self.batch_size)
             with autocast(self._precision, self._device):
                 parts.append(encode(start, stop).float().cpu())
             self._reporter.advance(stop - start)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from benchmark.data.batches import PairBatches
 from benchmark.data.entries import load_dataset, needed
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.samples import PairData, blank_pairs
-from benchmark.errors import BenchmarkError, ConfigError, DataError, StoreError
+from benchmark.errors import BenchmarkError, CellError, ConfigError, DataError, StoreError
 from benchmark.machine import use_device
 from benchmark.plan import CellSpec, task_done
 from benchmark.preprocess import preprocess_of
@@ -33,12 +35,14 @@ from benchmark.run.cost import forget, frozen_flops, inference_costs, measure_me
 from benchmark.run.prepare_suite import read_pairs
 from benchmark.run.shared_results import FROZEN, TowerResults, is_shared
 from benchmark.run.training.checkpoint import Checkpoint
-from benchmark.run.training.trainer import Adaptation, Trainer
+from benchmark.run.training.trainer import Adaptation, Trainer, Validate
 from benchmark.store.cells import CellFolder, digest
 from benchmark.store.hashed_ids import Pseudonyms, id_key
 from benchmark.world import ALONE, World
+from methods.base import Method
 from tasks.base import DatasetResult, Task, TaskContext, fill
 
+T = TypeVar("T")
 _FLOPS_PAIRS = 8
 
 
@@ -202,12 +206,11 @@ class _Cell:
             raise ConfigError(
                 f"suite '{self.spec.suite_name}': validation needs the keys {', '.join(sorted(lacking))}"
             )
-        task: Task = TASKS.get(entry["task"])()
         return Trainer(
             self.method,
             batches,
             self.spec.recipe,
-            validate=task.validator(entry, self.context),
+            validate=self.validator(entry),
             metric=entry["metric"],
             checkpoint=checkpoint,
             device=self.device,
@@ -259,6 +262,43 @@ class _Cell:
         return {**costs, **({"learnt": learnt} if learnt else {})}
 
     # ------------------------------------------------------------------ evaluation
+    def with_memory(self, run: Callable[[TaskContext], T]) -> T:
+        """Call with the surroundings of an evaluation; where memory does not suffice, with half the images at a time.
+
+        Raises:
+            CellError: it does not suffice for one image.
+        """
+        while True:
+            try:
+                return run(self.context)
+            except torch.OutOfMemoryError as error:
+                if self.context.batch_size == 1:
+                    raise CellError(
+                        "out of memory in evaluation with one image at a time: use a smaller backbone or --device cpu"
+                    ) from error
+            self.context = replace(self.context, batch_size=self.context.batch_size // 2)
+            self.context.frozen.batch_size = self.context.batch_size
+            forget(self.device)  # the error is gone, and with it the frames that held tensors
+            self.reporter.log(
+                f"out of memory: evaluation now takes {self.context.batch_size} images at a time"
+            )
+
+    def evaluated(
+        self, task: Task, name: str, dataset: str, entry: Mapping[str, Any], context: TaskContext
+    ) -> DatasetResult:
+        return replace(self.towers, context=context).evaluate(task, name, dataset, entry, self.method)
+
+    def validator(self, entry: Mapping[str, Any]) -> Validate:
+        task: Task = TASKS.get(entry["task"])()
+        made = {self.context.batch_size: task.validator(entry, self.context)}  # each has opened its data
+
+        def score(method: Method, context: TaskContext) -> dict[str, float]:
+            size = context.batch_size
+            made[size] = made.get(size) or task.validator(entry, context)
+            return made[size](method)
+
+        return lambda method: self.with_memory(partial(score, method))
+
     def task(self, name: str) -> Task:
         """Return a task with its options."""
         return build_task(name, self.spec.tasks[name])
@@ -269,7 +309,7 @@ class _Cell:
         results: dict[str, DatasetResult] = {}
         made_of = self.sources.of_task(self.spec, name, self.identity)
         for dataset, entry in entries.items():
-            results[dataset] = self.towers.evaluate(task, name, dataset, entry, self.method)
+            results[dataset] = self.with_memory(partial(self.evaluated, task, name, dataset, entry))
             check_result(results[dataset], f"{name}, '{dataset}'")
             self.folder.write_npz(f"predictions/{name}-{dataset}.npz", results[dataset].predictions)
         self.folder.write_json(

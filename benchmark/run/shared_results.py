@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.backbones.backbone import tower_digest
+from benchmark.backbones.towers.precision import resolve
 from benchmark.data.entries import load_dataset, parts_of
 from benchmark.files import file_lock
 from benchmark.metrics.classification import UNTRAINED
@@ -101,7 +102,10 @@ class TowerResults:
             "numbers": identity.NUMBERS,
             "seed": spec.seed,
             "limit": spec.limit,
-            "precision": spec.recipe.precision,
+            "arithmetic": resolve(
+                spec.recipe.precision, self.context.device
+            ),  # "auto" is not the same everywhere
+            "device": self.context.device.type,
             **({"hash_ids": True} if spec.hash_ids else {}),
         }
         name = f"{key['task']}-{key['dataset']}-{digest(whole)}".replace("/", "-")
@@ -145,13 +149,13 @@ def _redraw(value: Tensor) -> None:
 
 
 def made_of(entry: Mapping[str, Any], context: TaskContext) -> dict[str, Any]:
-    """Return what a shared result depends on besides its settings: the present data, and the kind of device."""
+    """Return what a shared result depends on besides its settings: the present data."""
     opened = [
         load_dataset(part, context.data_root, context.reporter, context.fitting)
         for part in parts_of(entry)
         if "dataset" in part
     ]
-    return {"data": identity.data_digest(opened), "device": context.device.type} if opened else {}
+    return {"data": identity.data_digest(opened)} if opened else {}
 
 
 def _kept_or_made(

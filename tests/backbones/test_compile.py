@@ -111,6 +111,18 @@ def test_a_third_length_of_text_and_another_tower_are_not_translated_again() -> 
             assert_close(outcome(method, tower, ids[:, :length]), expected[length])
 
 
+def test_half_a_batch_is_not_translated_again() -> None:
+    """As after a lack of memory: only the length of the last part, of one text, is another program."""
+    method, tower, ids = built(FAMILIES[0], "text", blocks=2, lora_dropout=0.2)
+    ids = ids.repeat(2, 1)[:8]
+    expected = {size: outcome(method, tower, ids[:size]) for size in (8, 4, 2)}
+    tower.compile_blocks(QUICK)
+    assert_close(outcome(method, tower, ids), expected[8])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for size in (4, 2):
+            assert_close(outcome(method, tower, ids[:size]), expected[size])
+
+
 def test_passes_without_gradient_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     method, tower, images = built(FAMILIES[0], "image", blocks=2)
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from benchmark.cli import main
 from benchmark.config.run_config import Recipe
 from benchmark.console import NullReporter
 from benchmark.data.entries import data_entries, needed
-from benchmark.errors import ConfigError, DataError, StoreError
+from benchmark.errors import CellError, ConfigError, DataError, StoreError
 from benchmark.files import configs
 from benchmark.plan import CellSpec
 from benchmark.preprocess import Fitting
 from benchmark.run import cell
 from benchmark.run.prepare_suite import prepare_cells, prepare_suite
 from benchmark.store.cells import Store
+from benchmark.world import ALONE
+from tasks.base import TaskContext
 
 SUITE: dict[str, Any] = {
     "name": "small",
@@ -75,6 +79,24 @@ def run(one: CellSpec, out: Path) -> Any:
     folder = Store(out).cell(one.folder)
     cell.run_cell(one, folder, NullReporter())
     return folder
+
+
+def test_an_evaluation_that_does_not_fit_takes_fewer_images_at_a_time(tmp_path: Path) -> None:
+    one = cell._Cell(spec(tmp_path), Store(tmp_path).cell("a"), NullReporter(), ALONE)
+    taken: list[int] = []
+
+    def evaluation(context: TaskContext, most: int = 100) -> str:
+        taken.append(context.batch_size)
+        assert context.frozen.batch_size == context.batch_size
+        if context.batch_size > most:
+            raise torch.OutOfMemoryError
+        return "scores"
+
+    assert one.with_memory(evaluation) == "scores"
+    assert one.with_memory(evaluation) == "scores"  # and remembers
+    assert taken == [256, 128, 64, 64]
+    with pytest.raises(CellError, match="out of memory in evaluation with one image at a time"):
+        one.with_memory(partial(evaluation, most=0))
 
 
 def test_a_method_that_trains_nothing_needs_no_corpus(tmp_path: Path) -> None:

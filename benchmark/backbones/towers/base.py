@@ -201,8 +201,8 @@ class Tower(DeltaSites):
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Let torch.compile translate the blocks when they first run with gradient, all but an opened last one.
 
-        Deltas are inside a block and interventions between blocks, so both work as before. Another set of deltas,
-        another batch size and the second text length are translated once more; other lengths are not.
+        Deltas are inside a block and interventions between blocks, so both work as before. Another set of deltas and
+        the second text length are translated once more; other lengths and other batch sizes, above one, are not.
 
         Args:
             backend: of torch.compile. "inductor" needs a C++ compiler or a GPU, "aot_eager" neither, nor does it gain.
@@ -217,6 +217,9 @@ class Tower(DeltaSites):
         """Run a block, compiled where that was asked for; without gradient, as in evaluation, always as it is."""
         if self._compiler is None or not torch.is_grad_enabled():
             return self.run_block(index, tokens, mask)
+        for values in (tokens, mask):
+            if isinstance(values, Tensor):  # half a batch, after a lack of memory, is no other program
+                torch._dynamo.maybe_mark_dynamic(values, 0)
         return _compiled(self._compiler)(self, index, tokens, mask)
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:

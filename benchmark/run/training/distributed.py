@@ -28,6 +28,8 @@ T = TypeVar("T")
 PATIENCE = datetime.timedelta(days=7)
 """How long a process waits for another one, which may be evaluating."""
 _OUT_OF_MEMORY, _STOPPED, _FAILED = 1, 2, 3
+_KNOWN = "_all_processes_know"
+"""Attribute of such an error. It is kept nowhere, as it holds the frames that it passed, with all their tensors."""
 
 
 class LostError(BenchmarkError):
@@ -54,7 +56,6 @@ class ProcessGroup(World):
             timeout=PATIENCE,
         )
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._known: BaseException | None = None  # the last error that all processes know of
 
     def leave(self) -> None:
         """End the exchange."""
@@ -154,9 +155,9 @@ class ProcessGroup(World):
     # ------------------------------------------------------------------ failures
     def tell(self, error: BaseException) -> None:
         """Tell the others at the meeting that they wait at, or come to next."""
-        if self._known is None or self._known not in _chain(error):
+        if not any(hasattr(one, _KNOWN) for one in _chain(error)):
             self._meet(error)
-            self._known = error
+            _known(error)
 
     def _meet(self, error: BaseException | None = None, place: int = 0) -> bool:
         """Meet the other processes, with an error or without.
@@ -183,8 +184,9 @@ class ProcessGroup(World):
         except RuntimeError as lost:
             if isinstance(lost, torch.OutOfMemoryError):
                 raise
-            self._known = LostError("another process of this run has ended; the same command goes on")
-            raise self._known from lost
+            raise _known(
+                LostError("another process of this run has ended; the same command goes on")
+            ) from lost
         return bool(highest == -lowest)
 
     def _hear(self, own: BaseException | None, kind: int, place: int) -> None:
@@ -192,8 +194,7 @@ class ProcessGroup(World):
         dist.broadcast_object_list(told, src=self.size - place, device=torch.device("cpu"))
         if own is None or _kind(own) != kind:
             raised = {_OUT_OF_MEMORY: torch.OutOfMemoryError, _STOPPED: Stopped, _FAILED: CellError}[kind]
-            self._known = raised(told[0])
-            raise self._known
+            raise _known(raised(told[0]))
 
 
 class _Gathered(torch.autograd.Function):
@@ -239,6 +240,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _known(error: BaseException) -> BaseException:
+    """Return an error, marked as one that all processes know of."""
+    setattr(error, _KNOWN, True)
+    return error
 
 
 def _line(error: BaseException) -> str:

@@ -237,34 +237,57 @@ class Trainer:
         """Make one optimiser step and return the detached loss."""
         self._set_learning_rate()
         loss = self._backward(batch)
+        try:
+            self._update()
+        except (
+            torch.OutOfMemoryError
+        ) as error:  # the activations are free already, and a half step cannot be repeated
+            raise CellError(
+                "out of memory in the optimiser's step, which smaller batches do not help: set recipe.optimiser=sgd, "
+                "or use a smaller backbone or --device cpu"
+            ) from error
+        self._progress.step += 1
+        self._method.after_step(self._progress.step, self._total)
+        return loss
+
+    def _update(self) -> None:
+        """Change the weights by their gradients."""
         if self._recipe.grad_clip is not None:
             self._scaler.unscale_(self._optimiser)
             torch.nn.utils.clip_grad_norm_(self._trained, self._recipe.grad_clip)
         self._scaler.step(self._optimiser)
         self._scaler.update()
-        self._progress.step += 1
-        self._method.after_step(self._progress.step, self._total)
-        return loss
 
     def _backward(self, batch: Batch) -> Tensor:
         """Fill the gradients; on out-of-memory pass the towers in ever smaller parts (same gradients)."""
-        while True:
+        self._optimiser.zero_grad(set_to_none=True)
+        while (loss := self._attempt(batch)) is None:
+            # here the failed attempt's error is gone, and with it the frames that held its tensors
             self._optimiser.zero_grad(set_to_none=True)
-            try:
-                loss = self._accumulate(batch)
-                self._world.mean_gradients(self._trained)
-                return loss
-            except torch.OutOfMemoryError as error:
-                self._world.tell(error)  # all make the step again
-                size = self._micro_batch or batch.size
-                if size <= 1 or not self._method.splits:
-                    raise CellError(
-                        f"out of memory with {size if self._method.splits else batch.size} pairs at a time: "
-                        "lower --batch-size, or use a smaller backbone or --device cpu"
-                    ) from error
-                self._micro_batch = size // 2
-                torch.cuda.empty_cache()
-                self._reporter.log(f"out of memory: towers now take {self._micro_batch} pairs at a time")
+            torch.cuda.empty_cache()
+            self._reporter.log(f"out of memory: towers now take {self._micro_batch} pairs at a time")
+        return loss
+
+    def _attempt(self, batch: Batch) -> Tensor | None:
+        """Fill the gradients and return the loss; None where memory did not suffice, and half the pairs are tried next.
+
+        Raises:
+            CellError: it does not suffice for a single pair.
+        """
+        try:
+            loss = self._accumulate(batch)
+            self._world.mean_gradients(self._trained)
+            return loss
+        except torch.OutOfMemoryError as error:
+            self._world.tell(error)  # all make the step again
+            size = self._micro_batch or batch.size
+            if size <= 1 or not self._method.splits:
+                raise CellError(
+                    f"out of memory with {size if self._method.splits else batch.size} pairs at a time: "
+                    "lower --batch-size, or use a smaller backbone or --device cpu"
+                ) from error
+        self._micro_batch = size // 2
+        return None
 
     def _accumulate(self, batch: Batch) -> Tensor:
         """Add the gradients of this process's part of the loss, and return the loss of all."""

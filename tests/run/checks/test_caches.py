@@ -48,6 +48,7 @@ class World:
         self.entry: dict[str, Any] = {"dataset": "phantom", "part": "siim", "n": 2}
         self.options: dict[str, Any] = {"indices": (2, 11), "normed": "last"}
         self.precision, self.seed, self.limit = "fp32", 0, None
+        self.device = small.CPU
 
     def frozen(self) -> features.FrozenFeatures:
         return features.FrozenFeatures(
@@ -60,7 +61,7 @@ class World:
 
     def context(self) -> Any:
         made = small.context(self.backbone, self.root)
-        return dataclasses.replace(made, frozen=self.frozen(), precision=self.precision)
+        return dataclasses.replace(made, frozen=self.frozen(), precision=self.precision, device=self.device)
 
 
 def image_features(world: World, made: list[str], patch: Patch) -> None:
@@ -152,6 +153,16 @@ def other_precision(world: World, patch: Patch) -> None:
     world.precision = "bf16"
 
 
+def other_machine(world: World, patch: Patch) -> None:
+    """The same words, "auto", mean another arithmetic there."""
+    for module in (features, taps, shared_results):
+        patch.setattr(module, "resolve", lambda precision, device: "bf16")
+
+
+def other_device(world: World, patch: Patch) -> None:
+    world.device = torch.device("cuda")
+
+
 def other_seed(world: World, patch: Patch) -> None:
     world.seed = 1
 
@@ -176,17 +187,17 @@ def other_tokenizer(world: World, patch: Patch) -> None:
 
 CACHES: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {
     image_features: (
-        other_weights, other_settings, other_normalisation, other_data, other_precision, other_code,
+        other_weights, other_settings, other_normalisation, other_data, other_precision, other_code, other_machine,
     ),
-    text_features: (other_weights, other_settings, other_data, other_precision, other_code),
+    text_features: (other_weights, other_settings, other_data, other_precision, other_code, other_machine),
     token_ids: (other_tokenizer, other_data, other_code),
     maps: (
         other_weights, other_settings, other_normalisation, other_data, other_taps, other_norm, other_precision,
-        other_code,
+        other_code, other_machine,
     ),
     shared_result: (
         other_weights, other_settings, other_normalisation, other_data, other_taps, other_precision, other_seed,
-        other_limit, other_entry, other_code,
+        other_limit, other_entry, other_code, other_machine, other_device,
     ),
 }  # fmt: skip
 

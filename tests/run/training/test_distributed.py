@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import methods
 from benchmark import machine
 from benchmark.config.run_config import Recipe
 from benchmark.conformance.small_models import moved, small_batch, with_classes
-from benchmark.console import QueueReporter, Stopped
+from benchmark.console import NullReporter, QueueReporter, Stopped
 from benchmark.data.batches import PairBatches
 from benchmark.data.samples import Batch
 from benchmark.errors import CellError
@@ -286,6 +288,7 @@ class Trouble:
     validation: int | None = None
     stop: int | None = None
     full: int | None = None
+    full_in_validation: bool = False
 
 
 def train(
@@ -309,6 +312,8 @@ def train(
     def validate(current: Method) -> dict[str, float]:
         assert world.is_first
         validated.append(1)
+        if trouble.full_in_validation and len(validated) > 1:
+            raise torch.OutOfMemoryError("full")
         if len(validated) - 1 == trouble.validation:
             raise StoppedError
         return {"auroc": sum(float(value.sum()) for value in current.trainable_state().values())}
@@ -386,6 +391,65 @@ def test_local_negatives_train_on_halves(both: Pair, tmp_path: Path) -> None:
         first[0][1]["train_loss"]
         < train(ALONE, tmp_path / "one", "clip_lora", recipe, options)[0][1]["train_loss"]
     )
+
+
+def retried(world: World) -> list[int]:
+    """Return how many tensors of a failed attempt are alive when the step is made again, for each attempt."""
+    built, attempts, left = method("clip_lora"), [], []
+    original = built.embed
+
+    def embed(batch: Batch) -> Any:
+        attempts.append(sum(one() is not None for one in left))
+        made = original(batch)
+        left.extend(map(weakref.ref, made.values()))
+        if world.rank == 1 and batch.size > 2:
+            raise torch.OutOfMemoryError("full")
+        return made
+
+    built.embed = embed  # type: ignore[method-assign]
+    batches = PairBatches(
+        built, corpus(8), frozen(built.backbone), batch_size=8, seed=0, device=CPU, rank=world.rank, size=2
+    )
+    own = Trainer(
+        built.train(), batches, dataclasses.replace(SHORT, epochs=1), validate=lambda _: {}, metric="none",
+        device=CPU, world=world, reporter=NullReporter(), checkpoint=Checkpoint(Path("none"), "k"),
+    )  # fmt: skip
+    gc.disable()  # nothing may be left to chance
+    try:
+        own._backward(next(batches.epoch(1)))
+    finally:
+        gc.enable()
+    return attempts[:2]
+
+
+def test_what_a_failed_attempt_held_is_free_when_the_step_is_made_again(both: Pair) -> None:
+    """In the process that lacked memory and in the one that only heard of it."""
+    assert both(retried) == [[0, 0]] * 2
+
+
+def fails_once(world: World, folder: Path, place: str) -> None:
+    """Lack memory in the second process's optimiser, or in the first one's validation."""
+    full = torch.OutOfMemoryError("full")
+
+    def step(*_: Any, **__: Any) -> None:
+        raise full
+
+    if place == "step" and world.rank == 1:
+        torch.optim.AdamW.step, kept = step, torch.optim.AdamW.step  # type: ignore[method-assign]
+    try:
+        train(world, folder, "clip_lora", SHORT, {}, Trouble(full_in_validation=place == "validation"))
+    finally:
+        if place == "step" and world.rank == 1:
+            torch.optim.AdamW.step = kept  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("place", ["step", "validation"])
+def test_memory_that_lacks_elsewhere_ends_both(both: Pair, tmp_path: Path, place: str) -> None:
+    """The others must not take it for a lack in their own step, and make that again alone."""
+    kinds = {"step": CellError, "validation": torch.OutOfMemoryError}
+    found = both(fails_once, tmp_path, place)
+    assert [type(error) for error in found] == [kinds[place]] * 2
+    assert both(objects)[1][2] == ["b", "d"]  # both go on
 
 
 def test_memory_for_no_single_pair_ends_both(both: Pair, tmp_path: Path) -> None:
