@@ -1,4 +1,4 @@
-"""Contrastive losses over a matrix of image-text logits.
+"""Contrastive losses over a matrix of image-text logits, and a loss of findings.
 
 A loss takes tensors only: it knows no method, model or batch. Both are symmetric cross-entropies whose targets are
 on the diagonal; the label-guided one leaves out pairs that show the same findings (ACE-LoRA, arXiv 2603.17079).
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LossName = Literal["label_guided", "clip"]
+LossName = Literal["label_guided", "clip", "focal"]
 LabelMatch = Literal["equal", "shared_positive"]
 
 
@@ -54,12 +54,31 @@ def label_mask(labels: Tensor, match: LabelMatch = "equal") -> Tensor:
     return ~same | torch.eye(len(labels), dtype=torch.bool, device=labels.device)
 
 
+def focal_loss(logits: Tensor, labels: Tensor, shares: Tensor, gamma: float = 2.0) -> Tensor:
+    """Return the focal loss of findings, -w (1 - p)^gamma log p with p the probability of the right answer, averaged.
+
+    What is answered easily counts little (arXiv 1708.02002). A positive counts by the share of negatives, a negative by
+    that of positives, so that both weigh the same over the corpus.
+
+    Args:
+        logits: of presence, ``[B, K]``.
+        labels: ``[B, K]``; 1 is present, nan unknown and left out, all else absent.
+        shares: of positives in the corpus, ``[K]``.
+        gamma: 0 is the weighted cross-entropy.
+    """
+    present, known = labels == 1, ~labels.isnan()
+    right = functional.logsigmoid(torch.where(present, logits, -logits))
+    weights = torch.where(present, 1 - shares, shares) * known
+    return (-weights * (1 - right.exp()) ** gamma * right).sum() / known.sum().clamp(min=1)
+
+
 @dataclass(frozen=True)
 class Objective:
     """The loss of a run: one for all methods of a table.
 
     Attributes:
-        name: "label_guided" (plain where a batch has no labels) or "clip".
+        name: "label_guided" (plain where a batch has no labels), "clip", or "focal": findings are asked for by pairs of
+            prompts (:class:`methods.supervision.Findings`).
         match: rule of :func:`label_mask`.
     """
 

@@ -1,4 +1,4 @@
-"""What a batch supervises with: the pairing of images and reports, or class labels.
+"""What a batch supervises with: the pairing of images and reports, class labels, or findings.
 
 A method is told neither. It says how a batch is embedded and what the loss of that is, once for pairs
 (:meth:`Method.embed`, :meth:`Method.loss_of`) and once for classes (:meth:`Method.embed_classes`,
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from benchmark.backbones.towers.precision import at_least_fp32
 from benchmark.world import ALONE, World
+from methods.losses import focal_loss
 
 if TYPE_CHECKING:
     from methods.base import Embeddings, Method
@@ -95,6 +96,37 @@ class Classes:
 
     def loss(self, method: Method, batch: Any, world: World = ALONE) -> Tensor:
         """Return the method's loss of labelled images; every process computes the whole."""
+        return self.loss_of(method, self.embed(method, batch), batch.labels)
+
+
+PRESENT, ABSENT = "{} is present.", "{} is not present."
+"""The pair of prompts of a finding (CT-CLIP, arXiv 2403.17834)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """Each image shows some of K findings: focal loss of pairs of prompts; labels are findings ``[B, K]``.
+
+    Attributes:
+        prompts: 2 K prompts as classes, those that affirm all findings, then those that deny them.
+        shares: of positives in the corpus, ``[K]``.
+    """
+
+    prompts: Classes
+    shares: Tensor
+
+    def embed(self, method: Method, batch: Any) -> Embeddings:
+        """Return the cosines ``[B, 2 K]`` of images with all prompts."""
+        return {"cosines": method.classify(batch, self.prompts.prepared(method))}
+
+    def loss_of(self, method: Method, embeddings: Embeddings, labels: Tensor | None) -> Tensor:
+        """Return the focal loss of the scaled differences of both cosines."""
+        assert labels is not None  # a batch of this world has them
+        present, absent = at_least_fp32(embeddings["cosines"]).chunk(2, dim=1)
+        return focal_loss(method.logit_scale() * (present - absent), labels, self.shares)
+
+    def loss(self, method: Method, batch: Any, world: World = ALONE) -> Tensor:
+        """Return the focal loss of labelled images; every process computes the whole."""
         return self.loss_of(method, self.embed(method, batch), batch.labels)
 
 

@@ -57,7 +57,7 @@ class TinyBackbone:
         Raises:
             ConfigError: weights are asked for.
         """
-        _refuse_weights(name, pretrained)
+        refuse_weights(name, pretrained)
         about = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
         return TinyModel(about["parameters"], about["fingerprint"])
 
@@ -65,7 +65,7 @@ class TinyBackbone:
         """Load the model; raises as :meth:`find`."""
         from benchmark.backbones.tiny import load_tiny
 
-        _refuse_weights(name, pretrained)
+        refuse_weights(name, pretrained)
         return _wrapped(name, *load_tiny(name))
 
 
@@ -88,7 +88,7 @@ def random(name: str, *, pretrained: str | None = None) -> Backbone:
 
     from benchmark.backbones.backbone import from_open_clip
 
-    _refuse_weights(name, pretrained)
+    refuse_weights(name, pretrained)
     _, _, architecture = name.partition(":")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -134,6 +134,7 @@ def _wrapped(name: str, model: Any, tokenizer: Any) -> Backbone:
     return from_open_clip(model, tokenizer, input_spec=spec, name=name)
 
 
-def _refuse_weights(name: str, pretrained: str | None) -> None:
+def refuse_weights(name: str, pretrained: str | None) -> None:
+    """Raise ConfigError where weights are asked for, of a backbone that brings its own."""
     if pretrained is not None:
         raise ConfigError(f"--pretrained: backbone '{name}' brings its own weights, got '{pretrained}'")

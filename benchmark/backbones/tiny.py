@@ -56,14 +56,14 @@ class WordPieceTokenizer:
         self._tokenizer = tokenizer
 
     @classmethod
-    def from_file(cls, path: Path) -> WordPieceTokenizer:
+    def from_file(cls, path: Path, context_length: int = CONTEXT_LENGTH) -> WordPieceTokenizer:
         """Read a tokenizer written by the ``tokenizers`` library.
 
         Raises:
             DataError: the file is missing or not a tokenizer.
         """
         try:
-            return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+            return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")), context_length)
         except OSError as error:
             raise DataError(f"{path}: tokenizer cannot be read ({error}); restore the file") from error
         except Exception as error:  # the library raises bare Exception on malformed files

@@ -34,7 +34,9 @@ class Recipe:
     warmup_epochs: float = setting(1.0, "length of the linear warm-up in epochs", low=0)
     schedule: Literal["cosine", "constant"] = setting("cosine", "learning rate after warm-up")
     grad_clip: float | None = setting(None, "largest gradient norm", above=0)
-    loss: Literal["label_guided", "clip"] = setting("label_guided", "contrastive loss")
+    loss: Literal["label_guided", "clip", "focal"] = setting(
+        "label_guided", "contrastive, or focal: the corpus' labels, asked for by pairs of prompts"
+    )
     label_match: Literal["equal", "shared_positive"] = setting("equal", "which pairs label_guided leaves out")
     logit_scale: Literal["log", "frozen", "linear"] = setting("log", "how the logit scale is trained")
     micro_batch: int | None = setting(None, "pairs per forward pass (same gradients)", low=1, hashed=False)

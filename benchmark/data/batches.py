@@ -20,7 +20,7 @@ from benchmark.data.prepared import Array, Rows
 from benchmark.data.samples import Batch, LabelledImages, PairData
 from benchmark.errors import CellError, ConfigError
 from methods.base import Method
-from methods.supervision import Classes
+from methods.supervision import ABSENT, PRESENT, Classes, Findings
 
 _STEP = 16
 """Texts of similar length are padded to a multiple of this, so that few shapes occur."""
@@ -146,7 +146,7 @@ class PairBatches(Batches):
 
     Raises:
         DataError: if the corpus is smaller than a batch.
-        ConfigError: if the processes cannot share a batch evenly.
+        ConfigError: if the processes cannot share a batch evenly, or the loss needs labels that the corpus has not.
     """
 
     def __init__(
@@ -160,6 +160,7 @@ class PairBatches(Batches):
         sorts = length_bucket and method.text_padding == "longest" and "text" not in self.constant
         self._bucket = length_bucket if sorts else 0
         self._lengths = self._text_lengths() if sorts else np.empty(0)
+        self._findings = self._pairs_of_prompts(corpus, frozen) if method.objective.name == "focal" else None
 
     def _arranged(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not self._bucket:
@@ -172,6 +173,7 @@ class PairBatches(Batches):
     def _batch(self, rows: np.ndarray, pixels: Tensor | None, *, cached: bool = True) -> Batch:
         batch, index = super()._batch(rows, pixels, cached=cached), torch.from_numpy(rows)
         batch.labels = None if self._labels is None else to_device(self._labels[index], self._device)
+        batch.supervision = self._findings or batch.supervision
         features = None if self._texts is None else to_device(self._texts[index], self._device)
         batch.frozen_text = features if "text" in self._method.frozen_targets else None
         if cached and "text" in self.constant:
@@ -181,6 +183,20 @@ class PairBatches(Batches):
                 self._padded(torch.from_numpy(self._token_ids[rows]).long()), self._device
             )
         return batch
+
+    def _pairs_of_prompts(self, corpus: PairData, frozen: FrozenFeatures) -> Findings:
+        """Return what asks for every label of the corpus."""
+        if self._labels is None:
+            raise ConfigError(
+                f"loss=focal learns findings, and corpus '{corpus.name}' has no labels: take loss=clip"
+            )
+        texts = [template.format(name) for template in (PRESENT, ABSENT) for name in corpus.label_names]
+        ids = torch.from_numpy(frozen.token_ids(texts)).long()
+        prompts = self._padded(ids)[:, None].to(self._device)
+        classes = Classes(prompts, frozen.of_texts(ids)[:, None].to(self._device))
+        known = ~self._labels.isnan()
+        shares = ((self._labels == 1) & known).sum(dim=0) / known.sum(dim=0).clamp(min=1)
+        return Findings(classes, shares.to(self._device))
 
     def _padded(self, token_ids: Tensor) -> Tensor:
         if self._method.text_padding != "longest":

@@ -212,6 +212,52 @@ class MeanArea:
         )
 
 
+def weighted_precision(scores: Array, positive: Array) -> WeightedMetric:
+    """Average precision: the sum over thresholds of precision times gain in recall; equal scores are one threshold.
+
+    Args:
+        scores: [N], larger means more positive.
+        positive: [N], truth value of each score.
+
+    Returns:
+        A metric that is NaN where a resample has no positive.
+    """
+    scores, positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    order = np.argsort(-scores, kind="stable")
+    scores, positive = scores[order], positive[order]
+    last = np.append(scores[1:] != scores[:-1], True)  # of the samples with one score
+
+    def evaluate(weights: Floats) -> Floats:
+        ordered = weights[order]
+        hits, found = np.cumsum(ordered * positive[:, None], axis=0)[last], np.cumsum(ordered, axis=0)[last]
+        precision = np.divide(hits, found, out=np.zeros_like(hits), where=found > 0)
+        gains = np.diff(hits, axis=0, prepend=0)
+        return _ratio((precision * gains).sum(axis=0), hits[-1])
+
+    return evaluate
+
+
+@dataclass(frozen=True, eq=False)
+class MeanPrecision:
+    """Mean over classes of the average precision.
+
+    Attributes:
+        scores: [N, C], larger means more positive. truth: [N, C] bool.
+    """
+
+    scores: Array
+    truth: Array
+
+    def __call__(self, weights: Floats) -> Floats:
+        """Return the mean in every resample of weights [N, R]: [R]; a class that it cannot define is left out."""
+        return self._mean(weights)
+
+    @cached_property
+    def _mean(self) -> WeightedMetric:
+        columns = zip(self.scores.T, self.truth.T, strict=True)
+        return macro_mean([weighted_precision(*column) for column in columns])
+
+
 def stored_form(formulas: Mapping[str, WeightedMetric]) -> dict[str, Array]:
     """Return the arrays of which :func:`formulas_of` makes the same formulas; one of another kind leaves none."""
     arrays: dict[str, Array] = {}
@@ -219,6 +265,8 @@ def stored_form(formulas: Mapping[str, WeightedMetric]) -> dict[str, Array]:
         if isinstance(one, SampleMean):
             arrays[f"sample_{name}"] = one.values
             arrays |= {} if one.groups is None else {f"group_{name}": one.groups}
+        elif isinstance(one, MeanPrecision):
+            arrays |= {f"ranked_{name}": one.scores, f"truth_{name}": one.truth}
         elif isinstance(one, MeanArea):
             arrays |= {f"score_{name}": one.scores, f"truth_{name}": one.truth}
             arrays |= {f"pooled_{name}": np.array(True)} if one.pooled else {}
@@ -232,6 +280,8 @@ def formulas_of(arrays: Mapping[str, Array]) -> dict[str, WeightedMetric]:
         form, _, name = key.partition("_")
         if form == "sample" and name:
             found[name] = SampleMean(values, arrays.get(f"group_{name}"))
+        elif form == "ranked" and f"truth_{name}" in arrays:
+            found[name] = MeanPrecision(values, arrays[f"truth_{name}"])
         elif form == "score" and f"truth_{name}" in arrays:
             found[name] = MeanArea(values, arrays[f"truth_{name}"], f"pooled_{name}" in arrays)
     return found

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.losses import Objective, clip_loss, label_mask
+from benchmark.errors import ConfigError
+from methods.losses import Objective, clip_loss, focal_loss, label_mask
+from methods.supervision import Findings
+from tests.small import batches, corpus, method
 
 NAN = float("nan")
 
@@ -90,3 +94,61 @@ def test_distinct_labels_are_the_plain_loss() -> None:
 def test_unknown_choices_are_named(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):
         Objective(**wrong)
+
+
+# --- findings -------------------------------------------------------------------------------------------------
+
+
+def test_focal_loss_by_hand() -> None:
+    logits, labels = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]])
+    right = [0.5, 1 / (1 + math.exp(2))]
+    # a positive weighs by the share of negatives, a negative by that of positives
+    parts = [-weight * (1 - p) ** 2 * math.log(p) for weight, p in zip((0.9, 0.4), right, strict=True)]
+    assert focal_loss(logits, labels, torch.tensor([0.1, 0.4])).item() == pytest.approx(
+        sum(parts) / 2, abs=1e-6
+    )
+
+
+def test_focal_loss_without_focus_is_weighted_cross_entropy_and_leaves_unknown_out() -> None:
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    labels = (torch.arange(18).reshape(6, 3) % 2).float()
+    shares = torch.full((3,), 0.5)
+    plain = 0.5 * torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    assert focal_loss(logits, labels, shares, gamma=0.0).item() == pytest.approx(plain.item(), abs=1e-6)
+    unknown = torch.cat([labels, torch.full((2, 3), NAN)])
+    more = torch.cat([logits, torch.full((2, 3), 9.0)])
+    assert focal_loss(more, unknown, shares).item() == pytest.approx(
+        focal_loss(logits, labels, shares).item(), abs=1e-6
+    )
+
+
+def test_focal_loss_has_gradients_where_answers_are_certain() -> None:
+    logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    focal_loss(logits, torch.tensor([[0.0, 0.0]]), torch.tensor([0.5, 0.5])).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[0, 0] > 0
+
+
+@pytest.mark.parametrize("name", ["clip_lora", "taskres"])
+def test_methods_learn_findings(name: str) -> None:
+    wrapped = method(name, loss="focal")
+    made = batches(wrapped)
+    batch = next(iter(made.epoch(0)))
+    assert isinstance(batch.supervision, Findings)
+    assert batch.supervision.prompts.prompts.shape[:2] == (8, 1)
+    assert batch.supervision.shares.tolist() == pytest.approx([0.25] * 4)
+    optimiser = torch.optim.Adam(wrapped.trainable_parameters().values(), lr=1e-2)
+    losses = []
+    for _ in range(6):
+        loss = batch.supervision.loss(wrapped, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_a_corpus_without_labels_has_no_findings() -> None:
+    wrapped = method("taskres", loss="focal")
+    with pytest.raises(ConfigError, match="loss=focal learns findings, and corpus 'small' has no labels"):
+        batches(wrapped, replace(corpus(), labels=None, label_names=()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -48,25 +49,25 @@ def training_texts() -> list[str]:
     return texts + 2 * [_COMMON]
 
 
-def vocabulary() -> list[str]:
+def vocabulary(texts: Sequence[str] | None = None) -> list[str]:
     """Return the tokens in order of their ids: special ones, characters, characters inside words, words.
 
-    Any English text can be spelled with the characters. The library's own trainer is not used: it breaks ties
-    at random, and the ids must come out the same each time.
+    The words are those of some texts, else of films and pictures. Any English text can be spelled with the characters.
+    The library's own trainer is not used: it breaks ties at random, and the ids must come out the same each time.
     """
     inside = string.ascii_lowercase + string.digits
     characters = [*inside, *string.punctuation, *(f"##{letter}" for letter in inside)]
     normalize, split = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
-    for text in training_texts():
+    for text in training_texts() if texts is None else texts:
         counts.update(word for word, _ in split.pre_tokenize_str(normalize.normalize_str(text)))
     words = sorted(word for word, count in counts.items() if count >= 2 and word not in characters)
     return [*SPECIAL, *characters, *words]
 
 
-def make_tokenizer() -> Tokenizer:
-    """Build the WordPiece tokenizer."""
-    numbered = {token: number for number, token in enumerate(vocabulary())}
+def make_tokenizer(texts: Sequence[str] | None = None) -> Tokenizer:
+    """Build the WordPiece tokenizer of the texts of :func:`vocabulary`."""
+    numbered = {token: number for number, token in enumerate(vocabulary(texts))}
     tokenizer = Tokenizer(models.WordPiece(vocab=numbered, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

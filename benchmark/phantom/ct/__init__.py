@@ -1,0 +1,1 @@
+"""Chest CT volumes in small: anatomy, findings, reports, scanners."""
