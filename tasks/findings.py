@@ -7,7 +7,7 @@ cosines with "... is present" and "... is not present". What the published evalu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,7 +103,7 @@ class FindingsTask(Task):
         labelled_images("", data, {**entry, "kind": "multilabel"}, limit=entry.get("limit"))
         return None
 
-    def check(self, method: Method) -> None:
+    def check(self, method: type[Method], backbone: str, rules: Sequence[str]) -> None:
         """Refuse a method that answers with one class of a list."""
         if method.needs_classes or method.class_bound:
             raise ConfigError(

@@ -5,7 +5,7 @@ R@k is the share of queries whose counterpart is among the k best (CT-CLIP, arXi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,9 +65,9 @@ class RetrievalTask(Task):
         pairs("", data, limit=entry.get("limit"))
         return None
 
-    def check(self, method: Method) -> None:
+    def check(self, method: type[Method], backbone: str, rules: Sequence[str]) -> None:
         """Refuse a method whose texts have no features of their own."""
-        if type(method).similarity is not Method.similarity or method.needs_classes or method.class_bound:
+        if method.similarity is not Method.similarity or method.needs_classes or method.class_bound:
             raise ConfigError(
                 f"{method.card.title} has no features of a report by itself, which retrieval compares: leave it out of "
                 "this task"
@@ -90,7 +90,7 @@ class RetrievalTask(Task):
         own = np.arange(len(found))
         if self.options.same_text == "one":
             own = np.unique([" ".join(text.split()) for text in found.texts], return_inverse=True)[1]
-        formulas = {}
+        formulas: dict[str, SampleMean] = {}
         for start, ranks in (("r", best_ranks(cosines.T, own)), ("image_r", best_ranks(cosines, own))):
             formulas |= {f"{start}{depth}": SampleMean(ranks < depth) for depth in DEPTHS}
         sizes = np.bincount(own)[own]

@@ -17,6 +17,7 @@ from benchmark.metrics.findings import (
     corner,
     thresholds,
 )
+from benchmark.registry import METHODS
 from methods.base import Method
 from tasks.base import DatasetResult, TaskContext
 from tasks.findings import FindingsOptions, FindingsTask
@@ -175,6 +176,11 @@ def test_without_a_part_for_thresholds_the_other_columns_stand(root: Path) -> No
     result = evaluate(built(), root, entry)
     assert "acc" not in result.metrics
     assert {"auroc", "ap", "acc_corner_on_test", "acc_argmax"} <= set(result.metrics)
+
+
+def test_a_method_that_chooses_one_class_is_refused() -> None:
+    with pytest.raises(ConfigError, match="chooses one class of a list"):
+        FindingsTask().check(METHODS.get("linear_probe"), "tiny", ("global",))
 
 
 def test_wrong_requests_are_said_in_one_line(root: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmark.errors import ConfigError
+from benchmark.registry import METHODS
 from tasks.retrieval import RetrievalOptions, RetrievalTask, _by_chance, best_ranks
 from tests.small import context, method
 
@@ -40,4 +41,4 @@ def test_ranks_of_a_dataset(tmp_path: Path) -> None:
 
 def test_a_method_without_features_of_reports_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no features of a report by itself"):
-        RetrievalTask().check(method("cocoop"))
+        RetrievalTask().check(METHODS.get("cocoop"), "tiny", ("global",))
