@@ -5,9 +5,10 @@ A task never trains the method, and it sees test data only after adaptation.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,6 +78,7 @@ class DatasetResult:
         metrics: name -> {"value", "ci_low", "ci_high", "n"}, fractions.
         predictions: arrays of the samples that are stored beside the result, ids included.
         info: what else identifies the protocol (classes, templates, scale).
+        of_some: returns the metrics of some of the samples, bool ``[N]``; None where results come from disk.
     """
 
     n: int
@@ -84,6 +86,9 @@ class DatasetResult:
     metrics: dict[str, dict[str, float | int | None]]
     predictions: dict[str, np.ndarray]
     info: dict[str, Any] = field(default_factory=dict)
+    of_some: Callable[[np.ndarray], dict[str, dict[str, float | int | None]]] | None = field(
+        default=None, repr=False
+    )
 
     @classmethod
     def of(
@@ -109,12 +114,35 @@ class DatasetResult:
             seed: of the resamples.
         """
         patients = data.ids if data.clusters is None else data.clusters
+        report = functools.partial(
+            metrics_report, formulas, len(data.ids), data.clusters, resamples=resamples, seed=seed
+        )
         return cls(
             n=len(data.ids),
             kind=kind,
-            metrics=metrics_report(formulas, len(data.ids), data.clusters, resamples=resamples, seed=seed),
+            metrics=report(),
             predictions={"image_id": np.array(data.ids), "patient_id": np.array(patients), **predictions},
             info=dict(info),
+            of_some=lambda kept: report(kept=kept),
+        )
+
+    def without(self, leaked: Collection[str], metrics: Sequence[Metric]) -> DatasetResult:
+        """Return the result with the scores of the clean test beside those of the whole: without images that were seen.
+
+        Args:
+            leaked: ids of images that the model has seen, or near copies or other images of the same patients.
+            metrics: of the task; those that have columns are measured again.
+        """
+        leak: np.ndarray = np.isin(self.predictions.get("image_id", np.empty(0)), sorted(leaked))
+        if self.of_some is None or not leak.any():
+            return self
+        again = self.of_some(~leak)
+        clean = {one.clean().name: again[one.name] for one in metrics if one.head and one.name in again}
+        return replace(
+            self,
+            metrics=self.metrics | clean,
+            predictions={**self.predictions, "leak": leak},
+            info={**self.info, "clean": {"n": int((~leak).sum()), "left_out": int(leak.sum())}},
         )
 
 

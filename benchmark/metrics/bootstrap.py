@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.metrics.classification import Array, Floats, WeightedMetric, plain_value
+from benchmark.metrics.classification import Array, Floats, WeightedMetric
 
 # A block of resamples is kept near the size of a processor's cache; measured, larger blocks are slower.
 _BLOCK_ELEMENTS = 200_000
@@ -67,6 +67,7 @@ def metrics_report(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    kept: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, dict[str, float | int | None]]:
     """Value and 95 % bootstrap interval of every metric, as the store keeps them.
 
@@ -76,6 +77,7 @@ def metrics_report(
         clusters: patient id of each sample [N]; left out, every sample stands for itself.
         resamples: 0 for values without intervals.
         seed: fixes the resamples; the same seed gives every method the same resamples.
+        kept: the samples that count, [N]; left out, all.
 
     Returns:
         metric name -> {"value", "ci_low", "ci_high", "n"}; None where the samples define none.
@@ -83,12 +85,17 @@ def metrics_report(
     Raises:
         ValueError: there are not as many cluster ids as samples.
     """
-    counts = resample_counts(patient_codes(clusters, num_samples), resamples=resamples, seed=seed)
+    codes = patient_codes(clusters, num_samples)
+    kept = np.ones(num_samples, dtype=bool) if kept is None else kept
+    n, counts = int(kept.sum()), np.zeros((num_samples, resamples), dtype=np.uint16)
+    if n:
+        patients = np.unique(codes[kept], return_inverse=True)[1]
+        counts[kept] = resample_counts(patients, resamples=resamples, seed=seed)
     report = {}
     for name, metric in metrics.items():
-        low, high = _interval(bootstrap_values(metric, counts)) if resamples else (None, None)
-        value = _finite(plain_value(metric, num_samples))
-        report[name] = {"value": value, "ci_low": low, "ci_high": high, "n": num_samples}
+        low, high = _interval(bootstrap_values(metric, counts)) if resamples and n else (None, None)
+        value = _finite(float(metric(kept[:, None].astype(np.float64))[0])) if n else None
+        report[name] = {"value": value, "ci_low": low, "ci_high": high, "n": n}
     return report
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ WeightedMetric = Callable[[Floats], Floats]
 Kind = Literal["multiclass", "binary", "multilabel"]
 UNTRAINED = "_untrained"
 """Ends the name of a metric that was measured on an untrained image tower."""
+CLEAN = "_clean"
+"""Ends the name of a metric of those test images that are in no data that the model has seen."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class Metric:
     @property
     def _digits(self) -> int:
         return 1 if self.unit == "%" else 2
+
+    def clean(self) -> Metric:
+        """Return the same metric of the test images without those that the model has seen."""
+        return replace(self, name=self.name + CLEAN, head=f"{self.head} clean", headline=False, references={})
 
     def stored(self) -> dict[str, Any]:
         """Return the declared values that differ from the defaults, as JSON under the metric's name."""

@@ -22,6 +22,7 @@ from benchmark.data.features import FrozenFeatures
 from benchmark.data.samples import PairData, blank_pairs
 from benchmark.errors import BenchmarkError, CellError, ConfigError, DataError, StoreError
 from benchmark.machine import use_device
+from benchmark.metrics.classification import Metric
 from benchmark.plan import CellSpec, task_done
 from benchmark.preprocess import preprocess_of
 from benchmark.registry import TASKS, is_deterministic
@@ -141,7 +142,9 @@ class _Cell:
     def shared_images(self) -> list[overlap.Overlap]:
         """Return what the cell's datasets share, as its backbone sees their images; a leak ends the cell."""
         spec = self.spec
-        suite = needed({**spec.suite, "tasks": dict(spec.tasks)}, [spec.method])
+        suite: Mapping[str, Any] = {**spec.suite, "tasks": dict(spec.tasks)}
+        if "support" not in suite:  # else the clean test of all methods is the same
+            suite = needed(suite, [spec.method])
         found = overlap.overlaps(
             suite, spec.data_root, self.reporter, fitting=self.context.fitting, limit=spec.limit
         )
@@ -309,7 +312,10 @@ class _Cell:
         results: dict[str, DatasetResult] = {}
         made_of = self.sources.of_task(self.spec, name, self.identity)
         for dataset, entry in entries.items():
-            results[dataset] = self.with_memory(partial(self.evaluated, task, name, dataset, entry))
+            leaked = np.array(sorted(overlap.leaked(self.overlaps, name, dataset)), dtype=np.str_)
+            hidden = self.towers.hide({"image_id": leaked})["image_id"].tolist()
+            measured = self.with_memory(partial(self.evaluated, task, name, dataset, entry))
+            results[dataset] = measured.without(hidden, task.metrics)
             check_result(results[dataset], f"{name}, '{dataset}'")
             self.folder.write_npz(f"predictions/{name}-{dataset}.npz", results[dataset].predictions)
         self.folder.write_json(
@@ -319,7 +325,7 @@ class _Cell:
                 "status": "success",
                 "task_hash": self.spec.task_hash(name),
                 identity.KEY: made_of,
-                "metrics": {metric.name: metric.stored() for metric in task.metrics},
+                "metrics": {metric.name: metric.stored() for metric in _measured(task, results)},
                 "datasets": {
                     dataset: _public(result, overlap.facts(self.overlaps, name, dataset))
                     for dataset, result in results.items()
@@ -363,6 +369,13 @@ def _public(result: DatasetResult, shared: Mapping[str, Any]) -> dict[str, Any]:
     notes = [*(result.info.get("data_notes") or ()), *shared.get("data_notes", ())]
     info = {**result.info, **shared, **({"data_notes": notes} if notes else {})}
     return {"n": result.n, "kind": result.kind, "metrics": result.metrics, "info": info}
+
+
+def _measured(task: Task, results: Mapping[str, DatasetResult]) -> list[Metric]:
+    """Return the metrics of a task, behind them those of the clean test that some dataset has."""
+    found = {name for result in results.values() for name in result.metrics}
+    clean = (metric.clean() for metric in task.metrics)
+    return [*task.metrics, *(metric for metric in clean if metric.name in found)]
 
 
 def _headline(task: Task, results: Mapping[str, DatasetResult]) -> str:

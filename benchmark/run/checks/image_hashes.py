@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from benchmark.console import Reporter
 from benchmark.data.cache import cached
-from benchmark.data.prepared import FILES, PIXELS, Array, Prepared
+from benchmark.data.prepared import FILES, LABEL_PREFIX, PIXELS, Array, Prepared
 from benchmark.preprocess import THUMBNAIL
 
 Numbers = npt.NDArray[np.uint64]
@@ -42,6 +42,7 @@ class Imprint:
         thumbnails: ``[N, 32, 32]`` uint8; of one value where the image is blank or its pixels are not there.
         people: whose patient ids these are; only those of one name can be compared.
         key: tells these images from all others.
+        labels: bool ``[N, K]``, which of the ``names`` each image shows; None where nothing is known of it.
     """
 
     ids: list[str]
@@ -51,6 +52,8 @@ class Imprint:
     thumbnails: Array
     people: str
     key: str
+    labels: npt.NDArray[np.bool_] | None = None
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -106,6 +109,21 @@ class Imprint:
             again |= ~first & (numbers != 0)
         return again
 
+    def contradicted(self, other: Imprint) -> list[tuple[int, int]]:
+        """Return pairs of an image here and the same one there under other labels; in one dataset, each pair once."""
+        if self.labels is None or other.labels is None or self.names != other.names:
+            return []
+        found: set[tuple[int, int]] = set()
+        for mine, theirs in self._beside(other):
+            there = _rows_of(theirs, mine)
+            found |= {(row, column) for value, rows in _rows_of(mine, theirs).items() for row in rows
+                      for column in there.get(value, ())}  # fmt: skip
+        return sorted(
+            (row, column)
+            for row, column in found
+            if (self is not other or row > column) and (self.labels[row] != other.labels[column]).any()
+        )
+
     def _beside(self, other: Imprint) -> tuple[tuple[Numbers, Numbers], ...]:
         return (self.pixels, other.pixels), (self.files, other.files)
 
@@ -134,7 +152,10 @@ def imprint(data: Prepared, people: str, folder: Path | None, reporter: Reporter
         thumbnails = np.zeros((count, *THUMBNAIL.size), dtype=np.uint8)
     files = np.array([int(text[:16] or "0", 16) for text in _column(data, FILES)], dtype=np.uint64)
     files = np.where(blank, np.uint64(0), files)
-    return Imprint(ids, _column(data, "patient_id"), pixels, files, thumbnails, people, key)
+    names = data.labels()
+    labels = frame[[f"{LABEL_PREFIX}{name}" for name in names]].to_numpy() == 1 if names else None
+    patients = _column(data, "patient_id")
+    return Imprint(ids, patients, pixels, files, thumbnails, people, key, labels, tuple(names))
 
 
 def row_numbers(pixels: Array, reporter: Reporter) -> Numbers:
@@ -163,6 +184,14 @@ def _middle(volume: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Return the thumbnail of a volume in Hounsfield units: its middle slice."""
     grey = (np.clip(volume[len(volume) // 2], -1000, 1000) + 1000) * (255 / 2000)
     return THUMBNAIL.pixels(np.rint(grey).astype(np.uint8))
+
+
+def _rows_of(numbers: Numbers, wanted: Numbers) -> dict[int, list[int]]:
+    """Return number -> rows that have it, of those that occur among others too; 0 is no number."""
+    found: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.isin(numbers, wanted) & (numbers != 0)).tolist():
+        found.setdefault(int(numbers[row]), []).append(row)
+    return found
 
 
 def _coarse(thumbnails: Array) -> npt.NDArray[np.float32]:

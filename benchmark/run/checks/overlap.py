@@ -2,7 +2,8 @@
 
 A test image that is also in the corpus, in the validation set, or in the training part of its own head is a leak: the
 run stops before training, unless ``allow_overlap`` is set. Images shared by test sets, near copies and shared patients
-are reported, not errors.
+are reported, not errors. So are leaks inside the split of a few-shot run: who compares with published numbers needs the
+split as it is, and the score of the clean test stands beside (:func:`leaked`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Role = Literal["corpus", "validation", "head", "test"]
 FOLDER = "hashes"
 """Folder of the data root where the numbers of images are kept."""
 _NAMED = 3
+_NEAR: dict[tuple[str, str], Any] = {}
+"""Keys of two datasets -> near copies, of this process."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Use:
     Attributes:
         role: "head" is what a task trains or selects a head of its own on.
         entry: of the suite. task, dataset: where it stands. part: of a task with a head.
+        few: whether corpus and validation set are the labelled images of a dataset, of which few are drawn.
     """
 
     role: Role
@@ -44,14 +48,22 @@ class Use:
     task: str = ""
     dataset: str = ""
     part: str = ""
+    few: bool = False
 
     def __str__(self) -> str:
+        if self.few and self.role != "test":
+            kind = "labelled" if self.role == "corpus" else "validation"
+            return f"the {kind} images of '{self.dataset}'"
         if self.role == "corpus":
             return f"the corpus '{self.entry['dataset']}'"
         if self.role == "validation":
             return f"the validation set '{self.entry['dataset']}'"
         part = f"part '{self.part}' of " if self.part else "test set "
         return f"{part}'{self.dataset}' ({self.task})"
+
+    def is_test(self, task: str, dataset: str) -> bool:
+        """Return whether these are the test images of a dataset of a task."""
+        return (self.role, self.task, self.dataset) == ("test", task, dataset)
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Overlap:
         of: number of images of ``use``.
         images: ids of those that are also in ``other``. near: ids of their near copies there, pair by pair.
         of_patients: ids of those that are of patients of ``other``. patients: number of these patients.
+        contradicted: ids of the same image under other labels, pair by pair.
         seen: what ``use`` measures has seen ``other``.
     """
 
@@ -74,14 +87,25 @@ class Overlap:
     of_patients: tuple[str, ...] = ()
     patients: int = 0
     seen: bool = False
+    contradicted: tuple[tuple[str, str], ...] = ()
 
     @property
     def leak(self) -> bool:
         """Whether the images make a number wrong."""
         return self.seen and bool(self.images)
 
+    @property
+    def stops(self) -> bool:
+        """Whether the run must not begin."""
+        return self.leak and not self.other.few
+
     def __str__(self) -> str:
         return f"{self.use}: " + "; ".join(f"{text} ({names})" for text, names in self.parts())
+
+    @property
+    def said(self) -> str:
+        """What is shared, without any id."""
+        return "; ".join(text for text, _ in self.parts())
 
     def parts(self) -> Iterator[tuple[str, str]]:
         """Yield descriptions of what is shared, each with the first ids."""
@@ -90,7 +114,9 @@ class Overlap:
         people = f"are of {self.patients:,} patients of {self.other}"
         pairs = [f"'{mine}' of '{theirs}'" for mine, theirs in self.near]
         images, of_patients = ([f"'{name}'" for name in ids] for ids in (self.images, self.of_patients))
-        for names, what in ((images, also), (pairs, near), (of_patients, people)):
+        others = [f"'{mine}' and '{theirs}'" for mine, theirs in dict(self.contradicted).items()]
+        labels = f"have other labels in {self.other}" if self.use is not self.other else "have two labels"
+        for names, what in ((images, also), (others, labels), (pairs, near), (of_patients, people)):
             if names:
                 more = ", ..." * (len(names) > _NAMED)
                 yield f"{len(names):,} of {self.of:,} images {what}", ", ".join(names[:_NAMED]) + more
@@ -99,9 +125,10 @@ class Overlap:
 def uses(suite: Mapping[str, Any]) -> Iterator[Use]:
     """Yield every data entry of a suite with its role."""
     roles: tuple[Role, ...] = ("corpus", "validation")
+    few = suite.get("support")
     for role in roles:
         if suite.get(role):
-            yield Use(role, suite[role])
+            yield Use(role, suite[role], dataset=few["dataset"], few=True) if few else Use(role, suite[role])
     for task, section in (suite.get("tasks") or {}).items():
         for dataset, entry in (section.get("datasets") or {}).items():
             parts = [part for part in PARTS if part in entry]
@@ -149,7 +176,7 @@ def check(found: Iterable[Overlap], *, allow: bool) -> None:
     Raises:
         DataError: in one line how many images, the first ids, both datasets, and what to do.
     """
-    leaks = [item for item in found if item.leak]
+    leaks = [item for item in found if item.stops]
     if not leaks or allow:
         return
     others = f"; {len(leaks) - 1} more pairs of datasets overlap" if leaks[1:] else ""
@@ -161,19 +188,32 @@ def check(found: Iterable[Overlap], *, allow: bool) -> None:
 
 def facts(found: Iterable[Overlap], task: str, dataset: str) -> dict[str, Any]:
     """Return what the result of a test set says about images and patients that it shares; empty when it shares none."""
-    mine = [
-        item for item in found if (item.use.role, item.use.task, item.use.dataset) == ("test", task, dataset)
+    found = list(found)
+    mine = [item for item in found if item.use.is_test(task, dataset)]
+    twice = [
+        {"with": "itself", "seen": True, "leak": False, "text": f"{item.use}: {item.said}"}
+        for item in found
+        if item.use.few and item.use is item.other and item.contradicted
     ]
-    if not mine:
+    if not mine and not twice:
         return {}
-    shared = [
+    shared: list[dict[str, Any]] = [
         {"with": "itself" if item.use is item.other else str(item.other), "images": len(item.images),
          "near_copies": len(item.near), "images_of_patients": len(item.of_patients), "patients": item.patients,
-         "seen": item.seen, "leak": item.leak, "text": "; ".join(text for text, _ in item.parts())}
+         "seen": item.seen, "leak": item.leak, "text": item.said}
         for item in mine
     ]  # fmt: skip
     notes = [about["text"] for about in shared if about["leak"]]
-    return {"overlaps": shared, **({"data_notes": notes} if notes else {})}
+    return {"overlaps": shared + twice, **({"data_notes": notes} if notes else {})}
+
+
+def leaked(found: Iterable[Overlap], task: str, dataset: str) -> set[str]:
+    """Return the ids of a test set's images that the model has seen: the same, a near copy, or one of the patient."""
+    ids: set[str] = set()
+    for item in found:
+        if item.seen and item.use.is_test(task, dataset):
+            ids |= {*item.images, *item.of_patients, *(mine for mine, _ in item.near)}
+    return ids
 
 
 def _imprint(
@@ -201,29 +241,32 @@ def _used(use: Use, data: Prepared, limit: int | None) -> Prepared:
 
 
 def _compared(found: Sequence[tuple[Use, Imprint]]) -> Iterator[Overlap]:
-    near: dict[tuple[str, str], Any] = {}
     for at, (use, mine) in enumerate(found):
         if use.role == "head":
             continue
         again = mine.repeated()
         if again.any():
-            yield Overlap(use, use, len(mine), mine.named(again))
+            yield Overlap(use, use, len(mine), mine.named(again), contradicted=_named(mine, mine))
         for place, (other, theirs) in enumerate(found):
             seen = _has_seen(use, other)
             if place == at or not (seen or _worth_telling(use, mine, other, theirs)):
                 continue
             shared, people = mine.within(theirs), mine.of_patients_of(theirs)
-            if (mine.key, theirs.key) not in near:  # sets stand in several tasks
-                near[mine.key, theirs.key] = mine.near(theirs)
-            alike = np.where(shared, -1, near[mine.key, theirs.key])
+            if (mine.key, theirs.key) not in _NEAR:  # sets stand in several tasks and cells
+                _NEAR[mine.key, theirs.key] = mine.near(theirs)
+            alike = np.where(shared, -1, _NEAR[mine.key, theirs.key])
             item = Overlap(
                 use, other, len(mine), mine.named(shared),
                 tuple((mine.ids[row], theirs.ids[alike[row]]) for row in np.flatnonzero(alike >= 0)),
                 mine.named(people), len({mine.patients[row] for row in np.flatnonzero(people)}),
-                seen,
+                seen, _named(mine, theirs) if shared.any() else (),
             )  # fmt: skip
             if item.images or item.near or item.of_patients:
                 yield item
+
+
+def _named(mine: Imprint, theirs: Imprint) -> tuple[tuple[str, str], ...]:
+    return tuple((mine.ids[row], theirs.ids[column]) for row, column in mine.contradicted(theirs))
 
 
 def _has_seen(use: Use, other: Use) -> bool:
