@@ -342,7 +342,7 @@ class Adapted:
         import pandas as pd
 
         from benchmark.data.samples import Batch
-        from tasks.zeroshot import prompt_ids
+        from tasks.base import prompt_ids
 
         texts = {str(key): str(classes[key]) for key in classes} if isinstance(classes, Mapping) else {}
         texts = texts or {str(name): str(name) for name in classes}

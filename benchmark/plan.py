@@ -1,4 +1,7 @@
-"""The plan of a run: one cell per method and seed, and which of them are already finished in the store."""
+"""The plan of a run: its cells, and which of them are already finished in the store.
+
+One cell per method and seed; with the few-shot protocols per dataset and number of shots, too.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any, Literal
 from benchmark.config.cell_settings import adapt_settings
 from benchmark.config.declared import NOT_ADAPTATION
 from benchmark.config.experiments import variant_text
+from benchmark.config.fewshot import shares
 from benchmark.config.layers import plain
 from benchmark.config.run_config import Recipe, RunConfig
 from benchmark.errors import ConfigError, StoreError, unknown
@@ -348,20 +352,22 @@ def _variant(own: str, changes: Mapping[str, Any]) -> str:
 def _specs(config: RunConfig) -> Iterator[CellSpec]:
     for method in config.methods:
         one = is_deterministic(method)
-        for number, seed in enumerate(config.seeds):
-            tasks = config.task_options
-            if one and number > 0:  # only what a task itself draws differs from the first seed
-                tasks = {name: tasks[name] for name in tasks if getattr(TASKS.get(name), "draws", False)}
-                if not tasks:
-                    continue
-            yield CellSpec(
-                suite_name=config.suite_name, suite=config.suite, backbone=config.backbone,
-                pretrained=config.pretrained, method=method, options=config.options[method], seed=seed,
-                recipe=config.recipes[method], tasks=tasks, data_root=config.data_root,
-                device=config.device, num_workers=config.num_workers, limit=config.limit,
-                plugins=config.plugins, eval_only=config.eval_only, variant=config.variants.get(method, ""),
-                hash_ids=config.hash_ids, processes=processes(), allow_overlap=config.allow_overlap,
-            )  # fmt: skip
+        for share in shares(config, method):
+            variant = ",".join(filter(None, (share.variant, config.variants.get(method))))
+            for number, seed in enumerate(share.seeds):
+                tasks = share.tasks
+                if one and number > 0:  # only what a task itself draws differs from the first seed
+                    tasks = {name: tasks[name] for name in tasks if getattr(TASKS.get(name), "draws", False)}
+                    if not tasks:
+                        continue
+                yield CellSpec(
+                    suite_name=config.suite_name, suite=share.suite, backbone=config.backbone,
+                    pretrained=config.pretrained, method=method, options=config.options[method], seed=seed,
+                    recipe=config.recipes[method], tasks=tasks, data_root=config.data_root,
+                    device=config.device, num_workers=config.num_workers, limit=config.limit,
+                    plugins=config.plugins, eval_only=config.eval_only, variant=variant,
+                    hash_ids=config.hash_ids, processes=processes(), allow_overlap=config.allow_overlap,
+                )  # fmt: skip
 
 
 def _check_ids(config: RunConfig, store: Store) -> None:

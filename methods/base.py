@@ -127,6 +127,7 @@ class Method(nn.Module):
             and ``frozen_text``.
         needs_classes: there is no loss of image-report pairs: class labels must supervise.
         class_bound: what is learnt belongs to one list of classes, and others are refused; :meth:`bind` says which.
+        needs_descriptions: the loss needs sentences about each class beside its prompts.
         fits: :meth:`fit` makes what is learnt from frozen features, without a training loop.
         cost_hint: rough cost of a step, CLIP-LoRA = 1; only orders the queue.
     """
@@ -141,6 +142,7 @@ class Method(nn.Module):
     frozen_targets: ClassVar[frozenset[str]] = frozenset()
     needs_classes: bool = False
     class_bound: bool = False
+    needs_descriptions: ClassVar[bool] = False
     fits: ClassVar[bool] = False
     cost_hint: ClassVar[float] = 1.0
 

@@ -93,6 +93,7 @@ class BiomedCoOp(ContextMethod):
     )
     Options = BiomedCoOpOptions
     needs_classes = True
+    needs_descriptions = True
     splits = False
     cost_hint = 0.6
 

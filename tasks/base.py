@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmark.console import Reporter
 from benchmark.data.features import FrozenFeatures
@@ -158,6 +159,7 @@ class Task(ABC):
         draws: whether the task draws with the run's seed, for example the start of a head. A method that trains
             nothing then runs with every seed, otherwise with the first one alone.
         needs: keys that every data entry of the task must have.
+        few_labels: whether it scores images against classes, so that few-shot protocols evaluate it.
         validates: metrics of its validator; empty where it has none, None where it does not say.
     """
 
@@ -167,6 +169,7 @@ class Task(ABC):
     image_only: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
+    few_labels: ClassVar[bool] = False
     validates: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, options: Any = None) -> None:
@@ -251,3 +254,11 @@ def fill(templates: Sequence[str], name: str) -> list[str]:
         if template.count("{}") != 1:
             raise ValueError(f"template '{template}' must hold exactly one {{}}")
     return [template.replace("{}", name) for template in templates]
+
+
+def prompt_ids(method: Method, texts: Sequence[Sequence[str]]) -> Tensor:
+    """Return the token ids ``[C, T, L]`` of the T prompts of each of C classes."""
+    ids = method.backbone.tokenize([text for prompts in texts for text in prompts]).long()
+    if method.text_padding == "longest":
+        ids = method.backbone.trim(ids)
+    return ids.unflatten(0, (len(texts), len(texts[0])))

@@ -40,8 +40,8 @@ from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method
 from methods.supervision import ABSENT, PRESENT
-from tasks.base import DatasetResult, IntervalOptions, Task, TaskContext, fill
-from tasks.zeroshot import image_batches, prompt_ids, read_images
+from tasks.base import DatasetResult, IntervalOptions, Task, TaskContext, fill, prompt_ids
+from tasks.zeroshot import image_batches, read_images
 
 CORNER, ARGMAX = "_corner_on_test", "_argmax"
 """End the names of metrics by the published rules for thresholds."""

@@ -32,7 +32,7 @@ from benchmark.metrics.classification import (
 from benchmark.registry import register_task
 from benchmark.settings import setting
 from methods.base import Method
-from tasks.base import DatasetResult, IntervalOptions, Task, TaskContext, fill
+from tasks.base import DatasetResult, IntervalOptions, Task, TaskContext, fill, prompt_ids
 from tasks.score_rules import GLOBAL, Prompts, ScoreRule, check_rule, parse_rule
 
 
@@ -85,6 +85,7 @@ class ZeroShotTask(ClassificationTask):
     title = "Zero-shot classification"
     Options = ZeroShotOptions
     validates = ("auroc",)
+    few_labels = True
 
     @classmethod
     def check_entry(cls, entry: Mapping[str, Any], *, validation: bool = False) -> Iterator[tuple[str, str]]:
@@ -287,7 +288,7 @@ def image_batches(
     are asked for.
     """
     constant = "image" not in method.adapts
-    features = context.frozen.of_images(data.pixels, data.digest) if constant else None
+    features = context.frozen.of_labelled(data) if constant else None
     context.reporter.start(stage, len(data))
 
     def batches() -> Iterator[Batch]:
@@ -320,11 +321,3 @@ def prompts_of(method: Method, classes: tuple[str, ...], context: TaskContext) -
     """Return all templates filled with all classes, as texts and as token ids."""
     texts = tuple(tuple(fill(context.templates, name)) for name in classes)
     return Prompts(classes, texts, prompt_ids(method, texts).to(context.device))
-
-
-def prompt_ids(method: Method, texts: Sequence[Sequence[str]]) -> Tensor:
-    """Return the token ids ``[C, T, L]`` of the T prompts of each of C classes."""
-    ids = method.backbone.tokenize([text for prompts in texts for text in prompts]).long()
-    if method.text_padding == "longest":
-        ids = method.backbone.trim(ids)
-    return ids.unflatten(0, (len(texts), len(texts[0])))

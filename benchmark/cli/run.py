@@ -46,11 +46,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config", nargs="+", metavar="FILE", help="YAML file with any of these settings, or experiments"
     )
+    parser.add_list(
+        "--shots", "few-shot protocols: labelled images of a class (default: 1,2,4,8,16, else 16)"
+    )
+    parser.add_list(
+        "--datasets", "few-shot protocols: datasets whose labels methods learn from (default: all)"
+    )
     for flag, meaning in (
         ("--suite", "name in configs/suites or FILE.yaml (default: phantom)"),
         ("--backbone", "backbone name (default: the suite's)"),
         ("--pretrained", "weights of the backbone: tag or path"),
         ("--output-dir", "folder of the results (default: results)"),
+        ("--protocol", "pairs, fewshot, base_to_new or cross_dataset (default: pairs): docs/fewshot.md"),
+        ("--sampling", "few-shot protocols: standard or realistic (default: standard)"),
+        ("--selection", "few-shot protocols: strict or coop (default: strict)"),
         ("--epochs", "passes over the corpus"),
         ("--max-steps", "stop adaptation after this many steps, and the training of heads"),
         ("--batch-size", "pairs per step"),

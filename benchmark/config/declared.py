@@ -84,6 +84,17 @@ class TaskSettings(Stored):
 
 
 @dataclass(frozen=True)
+class FewShot:
+    """What differs with the few-shot protocols."""
+
+    datasets: Mapping[Name, Section | None] | None = setting(
+        None, "dataset of the task -> keys of its labelled images, laid over those of the test set"
+    )
+    recipe: Annotated[Recipe, called("keys and values")] | None = setting(None, "how all methods are trained")
+    methods: Mapping[str, MethodSettings | None] | None = setting(None, "method -> recipe and options")
+
+
+@dataclass(frozen=True)
 class _Shared:
     """Keys of suites and of a user's files."""
 
@@ -99,6 +110,7 @@ class _Shared:
     methods: Mapping[str, MethodSettings | None] | None = setting(
         None, "method -> recipe and options", hashed=False
     )
+    fewshot: FewShot | None = setting(None, "what differs with the few-shot protocols", hashed=False)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.config import fewshot
 from benchmark.config.data_entries import DataEntries, mapping
 from benchmark.config.layers import (
     DEFAULT_SUITE,
@@ -32,7 +33,7 @@ from benchmark.config.layers import (
     suite_layer,
 )
 from benchmark.config.run_config import Recipe, RunConfig, Settings, family_of
-from benchmark.config.short import NOTE, fitting_batch, smoke_suite, task_layers, with_smoke
+from benchmark.config.short import NOTE, fitting_batch, smoke_pools, smoke_suite, task_layers, with_smoke
 from benchmark.data.batch_size import one_pair
 from benchmark.errors import ConfigError, PluginError
 from benchmark.files import configs, default_data_root, shown
@@ -160,11 +161,16 @@ class _Loader(Stack):
         self.readable = len(self.problems) == before
         self.layers = [self.defaults, self.suite, *self.user]
         self.variants: tuple[str, ...] = VARIANTS[:1]
+        self.few: list[Layer] = []  # sections of the few-shot protocols, where one of them is asked for
+        self.notes: list[str] = []
 
     def load(self) -> RunConfig:
         for layer in self.layers:
             self.problems += file_problems(layer, suite=layer is self.suite)
         settings = self._settings()
+        protocol = settings.setdefault("protocol", fewshot.PAIRS)
+        pairs = protocol == fewshot.PAIRS
+        self.few = [] if pairs else fewshot.below(self.layers)
         self.variants = VARIANTS if settings.get("recipe_name") == "authors" else VARIANTS[:1]
         methods = self._select(METHODS, "methods", METHODS.names(extras=False))
         suite = self._suite()
@@ -187,21 +193,20 @@ class _Loader(Stack):
         short = list(task_layers(tasks, self.user, smoke=bool(settings.get("smoke"))))
         tasks, task_options, lost = self.options(TASKS, tasks, dict.fromkeys(tasks, [*short, *self.layers]))
         broken += more + lost
+        tasks, pools = (tasks, {}) if pairs else self._few_labels(tasks, settings)
+        task_options = {name: task_options[name] for name in tasks}
+        methods = self._fitting(methods, protocol, pools)
         self.entries.check_keys()
         trained = [name for name in methods if not is_deterministic(name)]
         recipes = written | {name: fitting_batch(written[name], settings.get("limit")) for name in trained}
-        if unfit := [name for name in methods if getattr(METHODS.get(name), "needs_classes", False)]:
-            self.problems.append(
-                f"{self.where('only_methods')}: {', '.join(unfit)} learn from class labels, and this run adapts on "
-                "image-report pairs. Leave them out"
-            )
         for task in tasks:
             self.entries.check_task(task, TASKS.get(task))
-        self.entries.check_validation(self.suite, trains=bool(trained))
+        self.entries.check_validation(self.suite, trains=pairs and bool(trained))
         if self.readable:
-            self.problems += missing_problems(self.suite, suite, trains=bool(trained))
+            self.problems += missing_problems(self.suite, suite, trains=pairs and bool(trained))
+        check = _one_pair if pairs else fewshot.keeps_last
         for name in trained:
-            self.problems += _one_pair(recipes[name], given[name])
+            self.problems += check(recipes[name], given[name])
         self.raise_problems()
         if not methods or not (tasks or adapt_only):
             raise PluginError(
@@ -209,15 +214,56 @@ class _Loader(Stack):
             )
         if settings.get("smoke"):
             suite, task_options = smoke_suite(suite, task_options)
-        notes = [self._without_authors(trained, given)]
+            pools = smoke_pools(pools)
+        own_seeds = {} if pairs else fewshot.own_seeds(settings, methods, self._gives("seeds"), self.notes)
+        notes = [*self.notes, self._without_authors(trained, given)]
         notes += _shortened(settings, [written[name] for name in trained])
         return RunConfig(
             **settings, methods=tuple(methods), tasks=tuple(tasks), recipes=recipes, options=options,
             suite_name=str(suite["name"]), suite=suite | {"tasks": task_options},
             task_options=task_options, broken=tuple(told_once(broken)),
             origins={name: _origins(given[name]) for name in methods},
-            notes=tuple(filter(None, notes)),
+            notes=tuple(filter(None, notes)), pools=pools, own_seeds=own_seeds,
         )  # fmt: skip
+
+    def _gives(self, key: str) -> bool:
+        """Return whether somebody set a key, and not the defaults alone."""
+        return self.source(key) not in (None, self.defaults)
+
+    def _few_labels(
+        self, tasks: Sequence[str], settings: Mapping[str, Any]
+    ) -> tuple[list[str], dict[str, dict[str, Any]]]:
+        """Return the tasks and the labelled images of a few-shot run."""
+        named = [TASKS.canonical(str(item)) for item in words(self.last("only_tasks", "all"))]
+        kept, problems = fewshot.evaluated(tasks, named)
+        self.problems += problems
+        if not kept:
+            self.problems.append(f"{self.suite.source}: no task is selected that few-shot protocols evaluate")
+            return kept, {}
+        found = fewshot.Pools(self.entries, kept[0], settings["protocol"])
+        validation = settings.get("selection") == "coop"
+        pools = found.find(self.few, settings.get("datasets", ()), validation=validation)
+        self.entries.check_names()
+        self.notes += found.notes
+        return kept, pools
+
+    def _fitting(
+        self, methods: Sequence[str], protocol: str, pools: Mapping[str, Mapping[str, Any]]
+    ) -> list[str]:
+        """Return the methods that a protocol can run; others that the user did not name are left out of a group."""
+        unfit = fewshot.unfit(methods, protocol, pools)
+        named = {METHODS.canonical(str(item)) for item in words(self.last("only_methods", "all"))}
+        refused: dict[str, list[str]] = {}
+        for name, why in unfit.items():
+            if name in named or protocol == fewshot.PAIRS:
+                refused.setdefault(why, []).append(name)
+            else:
+                self.notes.append(f"{name} left out: methods that {why}")
+        where = self.where("only_methods")
+        self.problems += [
+            f"{where}: {', '.join(names)} {why}. Leave them out" for why, names in refused.items()
+        ]
+        return [name for name in methods if name not in unfit]
 
     def _settings(self) -> dict[str, Any]:
         names = {item.name for item in dataclasses.fields(Settings)}
@@ -229,6 +275,9 @@ class _Loader(Stack):
         ]
         values, problems = check(Settings, given, "key")
         self.problems += problems
+        given_few = {key: self.where(key) for key in fewshot.KEYS if self._gives(key)}
+        self.problems += fewshot.setting_problems(values, given_few)
+        values["shots"] = fewshot.shots_of(values)
         values.setdefault("data_root", default_data_root())
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device := values.get("device", "auto")):
             self.problems.append(f"--device: expected auto, cpu, cuda or cuda:<i>, got '{device}'")
@@ -279,10 +328,11 @@ class _Loader(Stack):
                     suite[key] = {**mapping(suite.get(key)), **mapping(layer.values[key])}
             if "templates" in layer.values:
                 suite["templates"] = layer.values["templates"]
-        for layer in self.layers:
+        for layer in [*self.layers, *self.few]:
             for registry, key in ((METHODS, "methods"), (TASKS, "tasks")):
                 for name in mapping(layer.values.get(key)):
                     self.resolved(registry, name, layer.where(f"{key}.{name}"))
+        for layer in self.layers:
             self.entries.read(layer)
         self.entries.check_names()
         suite["corpus"] = self.entries.with_share(suite.get("corpus"))
@@ -291,7 +341,7 @@ class _Loader(Stack):
 
     def method_layers(self, name: str) -> list[Layer]:
         """Return the layers that may hold ``methods.<name>`` settings, the method's own file in its place."""
-        return [self.defaults, method_layer(name, self.problems), self.suite, *self.user]
+        return [self.defaults, method_layer(name, self.problems), self.suite, *self.few, *self.user]
 
     def _in_order(self, layers: Sequence[Layer]) -> list[tuple[Layer, str]]:
         """Return the layers of a method with the part that is read, weakest first: the authors' over the common."""
@@ -305,6 +355,9 @@ class _Loader(Stack):
         """Return the values of a method's recipe, weakest first, each with the name of its layer."""
         found = [("defaults", item) for item in self.defaults.below("recipe")]
         found += [("suite", item) for item in self.suite.below("recipe")]
+        found += [
+            (f"few-shot {_origin(few, item)}", item) for few in self.few for item in few.below("recipe")
+        ]
         for layer, variant in self._in_order(layers):
             if variant == "common" and layer in self.user:
                 found += [(_origin(layer, item), item) for item in layer.below("recipe")]

@@ -16,6 +16,7 @@ from benchmark.config.experiments import (
     read_experiment,
     resolve,
 )
+from benchmark.config.fewshot import PAIRS
 from benchmark.config.layers import (
     DEFAULT_SUITE,
     Layer,
@@ -101,6 +102,8 @@ class _Rows(Stack):
         self.problems += scan_plugins(words(self.last("plugins") or []))
 
     def load(self) -> Request:
+        if str(self.last("protocol", PAIRS)) != PAIRS:
+            self.problems.append(f"{self.where('protocol')}: experiments adapt on pairs. Leave it out")
         own_suite = str(self.last("suite") or DEFAULT_SUITE)
         suite = suite_layer(own_suite, self.problems).values
         self.raise_problems()

@@ -93,6 +93,18 @@ class Settings:
     smallest_difference: float = setting(
         0.5, "smallest difference of two scores that matters, in points", low=0.05, high=100, hashed=False
     )
+    protocol: Literal["pairs", "fewshot", "base_to_new", "cross_dataset"] = setting(
+        "pairs", "what methods learn from: image-report pairs, or few labelled images of a dataset"
+    )
+    shots: tuple[int, ...] = setting((), "few-shot protocols: labelled images of a class", low=1)
+    sampling: Literal["standard", "realistic"] = setting(
+        "standard", "few-shot protocols: as many images of each class, or as many as the classes' shares say"
+    )
+    selection: Literal["strict", "coop"] = setting(
+        "strict",
+        "few-shot protocols: no validation labels, or draws and searches as CoOp's successors publish",
+    )
+    datasets: tuple[str, ...] = setting((), "few-shot protocols: datasets whose labels methods learn from")
     recipe_name: Literal["common", "authors"] = setting("common", "one recipe for all, or each paper's own")
     smoke: bool = setting(
         False, "a few images and steps of everything, to see that it works; kept apart", hashed=False
@@ -120,6 +132,9 @@ class RunConfig(Settings):
         notes: one line per thing that is not as the user may expect.
         variants: method -> what tells its cells from the method as it is set by default; methods without are left out.
         weights: backbone -> its weights, of those that rows of experiments name.
+        pools: few-shot protocols: dataset -> its labelled images, as data entries ``train`` and, where there are
+            validation labels, ``val``.
+        own_seeds: method -> its seeds, where the protocol and not the user says them.
         beside: whether methods may become variants where results of other settings have their names; rows of
             experiments may not, as tables look for them by name.
     """
@@ -136,6 +151,8 @@ class RunConfig(Settings):
     notes: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    pools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     beside: bool = True
 
     def weights_of(self, backbone: str) -> str | None:

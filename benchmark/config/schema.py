@@ -23,6 +23,7 @@ NAMES = ("suite", "run", "experiment", "method")
 Schema = dict[str, Any]
 _NAMES: Schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _NULL: Schema = {"type": "null"}
+_ANYTHING: Schema = {"type": ["object", "null"], "additionalProperties": {"type": ["object", "null"]}}
 
 
 def schema_text(name: str) -> str:
@@ -86,6 +87,8 @@ class _Writer:
         names = {key: keys.pop(f"only_{key}", None) for key in ("methods", "tasks")}
         keys.pop("recipe_name", None)
         keys["recipe"] = {"anyOf": [{"enum": ["common", "authors"]}, self.recipe, _NULL]}
+        few = {"recipe": {"anyOf": [self.recipe, _NULL]}, "methods": _ANYTHING, "datasets": _ANYTHING}
+        keys["fewshot"] = {"anyOf": [_object(few), _NULL]}
         for key, plugins in (("methods", self._plugins(METHODS)), ("tasks", self._plugins(TASKS))):
             keys[key] = {"anyOf": [_NAMES, plugins]} if names[key] else plugins
         entry = self._entry()

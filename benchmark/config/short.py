@@ -72,6 +72,11 @@ def smoke_suite(
     return cut, options
 
 
+def smoke_pools(pools: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the labelled images of a few-shot run with few images where data are drawn."""
+    return {name: {part: _few(entry) for part, entry in pool.items()} for name, pool in pools.items()}
+
+
 def _few(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a data entry that asks for few images, if its dataset can be asked for a number of them."""
     if "n" not in {item.name for item in dataclasses.fields(dataset_plugin(entry["dataset"]).Options)}:

@@ -68,7 +68,7 @@ class Batches:
         constant = {"image", "text"} - method.adapts
         self._wanted = constant | method.frozen_targets
         self.constant = sorted(constant)
-        self._images = frozen.of_images(data.pixels, data.digest) if "image" in self._wanted else None
+        self._images = frozen.of_labelled(data) if "image" in self._wanted else None
         self._pixels = PixelRows(data.pixels)
         self._loader: PixelLoader | None = None
         if num_workers and "image" not in constant:
@@ -220,31 +220,39 @@ class ClassBatches(Batches):
         method: see :class:`Batches`.
         support: the images.
         frozen, how: see :class:`Batches`.
-        prompts: token ids ``[C, T, L]`` of the classes' prompts.
+        classes: of the images.
+        passes: over the images in one epoch.
     """
 
     def __init__(
-        self, method: Method, support: LabelledImages, frozen: FrozenFeatures, *, prompts: Tensor, **how: Any
+        self,
+        method: Method,
+        support: LabelledImages,
+        frozen: FrozenFeatures,
+        *,
+        classes: Classes,
+        passes: int = 1,
+        **how: Any,
     ) -> None:
         size = min(how["batch_size"], len(support))
         super().__init__(method, support, frozen, **{**how, "batch_size": size})
-        self._targets = torch.from_numpy(support.targets)
-        features = frozen.of_texts(prompts.flatten(0, 1).cpu()).unflatten(0, prompts.shape[:2])
-        self.classes = Classes(prompts.to(self._device), features.to(self._device))
+        self._targets, self.classes, self._passes = torch.from_numpy(support.targets), classes, passes
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return self._passes * super().steps
+
+    def _order(self, number: int) -> np.ndarray:
+        rng, whole = np.random.default_rng([self._seed, number]), super().steps * self._batch_size
+        order = [rng.permutation(self._count)[:whole] for _ in range(self._passes)]
+        return self._arranged(np.concatenate(order), rng)
 
     def _batch(self, rows: np.ndarray, pixels: Tensor | None, *, cached: bool = True) -> Batch:
         batch = super()._batch(rows, pixels, cached=cached)
         batch.labels = to_device(self._targets[torch.from_numpy(rows)], self._device)
         batch.supervision = self.classes
         return batch
-
-    def whole(self) -> tuple[Tensor, Tensor]:
-        """Return frozen features ``[N, E]`` and class indices ``[N]`` of all images, for a solver.
-
-        Only for methods that leave the image tower alone.
-        """
-        assert self._images is not None
-        return self._images.to(self._device), self._targets.to(self._device)
 
 
 def _check_shares(batch_size: int, size: int) -> None:

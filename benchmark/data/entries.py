@@ -116,6 +116,7 @@ class View:
     templates: Any = setting(None, "templates of this set")
     task: str = setting("", "task that validates")
     limit: int | None = setting(None, "keep only the first rows", low=1)
+    subset: Literal["all", "base", "new"] = setting("all", "half of the classes, base being the first")
     exclusive: bool = setting(False, "keep only images that show one class and nothing else")
     uncertain: Literal["zero", "one", "distinct"] = setting("zero", "what a label of -1 stands for")
     blank: Literal["zero", "distinct"] = setting("zero", "what an empty label stands for")

@@ -23,6 +23,7 @@ from benchmark.backbones.towers.precision import autocast, resolve
 from benchmark.console import Reporter
 from benchmark.data.cache import cached
 from benchmark.data.prepared import Array
+from benchmark.data.samples import LabelledImages, PairData
 from benchmark.data.tokens import TokenIds, token_ids
 
 _VERSION = 3
@@ -59,6 +60,13 @@ class FrozenFeatures:
             return self._backbone.image.features(inputs)
 
         return self._cached(f"image|{digest}", len(pixels), encode)
+
+    def of_labelled(self, data: PairData | LabelledImages) -> Tensor:
+        """Return ``[N, E]`` features of a dataset's images; those of a selection are taken from all of them."""
+        if isinstance(data, LabelledImages) and data.among is not None:
+            whole, rows = data.among
+            return self.of_images(whole.pixels, whole.digest)[torch.from_numpy(rows)]
+        return self.of_images(data.pixels, data.digest)
 
     def of_texts(self, ids: Tensor | npt.NDArray[np.integer]) -> Tensor:
         """Return ``[N, E]`` features of token ids ``[N, L]`` on the CPU."""

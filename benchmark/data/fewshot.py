@@ -82,3 +82,58 @@ def of_half(labels: Sequence[int], classes: int, which: Half) -> tuple[list[int]
 def harmonic(base: float, new: float) -> float:
     """Return the harmonic mean of two scores, 0 where both are."""
     return 2 * base * new / (base + new) if base + new else 0.0
+
+
+def strict_draw(labels: Sequence[int], groups: Sequence[Hashable] | None, shots: int, seed: int) -> list[int]:
+    """Return ``shots`` rows of each class, of as many patients as there are.
+
+    Rows of a class join in a random order of its own, those of patients who have none yet before all others. So a
+    smaller number of shots lies in every larger one, and a class with fewer rows gives all of them.
+
+    Args:
+        labels: class of each row.
+        groups: patient of each row; None where nothing is known of them.
+        shots: images of a class.
+        seed: of the draw.
+    """
+    classes = np.asarray(labels)
+    chosen: list[int] = []
+    for label in np.unique(classes).tolist():
+        rows = np.flatnonzero(classes == label)
+        order = rows[np.random.default_rng([seed, label]).permutation(len(rows))].tolist()
+        seen: dict[Hashable, int] = {}
+        turn = []  # how many rows of the same patient come before a row
+        for row in order:
+            group = row if groups is None else groups[row]
+            turn.append(seen.get(group, 0))
+            seen[group] = turn[-1] + 1
+        chosen += [order[at] for at in np.argsort(turn, kind="stable")[:shots]]
+    return chosen
+
+
+def draw(
+    labels: Sequence[int],
+    validation: Sequence[int],
+    *,
+    shots: int,
+    seed: int,
+    sampling: str,
+    selection: str,
+    groups: Sequence[Hashable] | None = None,
+) -> Draw:
+    """Return the rows that a run sees, by the rule of its protocol.
+
+    Args:
+        labels: class of each training image.
+        validation: class of each validation image.
+        shots: images of a class.
+        seed: of the draw.
+        sampling: "standard", or "realistic": :func:`realistic_draw`.
+        selection: "coop": :func:`coop_draw`; "strict": :func:`strict_draw`, and no validation image.
+        groups: patient of each training image; None where nothing is known of them.
+    """
+    if selection == "coop":
+        return coop_draw(labels, validation, shots, seed)
+    if sampling == "realistic":
+        return Draw(realistic_draw(labels, shots, seed), [])
+    return Draw(strict_draw(labels, groups, shots, seed), [])

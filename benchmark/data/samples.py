@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.data.fewshot import Half, half, of_half
 from benchmark.data.labels import POLICIES, Labels
 from benchmark.data.prepared import MANIFEST, PIXELS, Array, Prepared, take
 from benchmark.errors import ConfigError, DataError
@@ -105,6 +106,7 @@ class LabelledImages:
         classes: C class texts as they enter the templates.
         clusters: N patient ids for clustered intervals, or None.
         digest: tells these images from all others. facts: what results must say about the data.
+        among: the images that these were chosen from, and their rows there; None where nothing was chosen.
     """
 
     name: str
@@ -117,10 +119,37 @@ class LabelledImages:
     clusters: list[str] | None
     digest: str
     facts: dict[str, Any] = field(default_factory=dict)
+    among: tuple[LabelledImages, np.ndarray] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pixels)
+
+    def chosen(self, rows: Sequence[int]) -> LabelledImages:
+        """Return some of the images, in the order of ``rows``; what was computed for all of them serves these too."""
+        order = np.asarray(rows, dtype=np.int64)
+        whole, places = (self, order) if self.among is None else (self.among[0], self.among[1][order])
+        return replace(
+            self,
+            pixels=take(self.pixels, order),
+            targets=self.targets[order],
+            ids=[self.ids[row] for row in order],
+            clusters=None if self.clusters is None else [self.clusters[row] for row in order],
+            digest=f"{whole.digest}:rows:{hashlib.sha256(places.tobytes()).hexdigest()[:16]}",
+            among=(whole, places),
+        )
+
+    def of_half(self, which: Half) -> LabelledImages:
+        """Return the images of a half of the classes, which are counted from 0 within it."""
+        if which == "all":
+            return self
+        rows, targets = of_half(self.targets.tolist(), len(self.classes), which)
+        wanted = half(len(self.classes), which)
+        return replace(
+            self.chosen(rows),
+            targets=np.asarray(targets, dtype=np.int64),
+            classes=self.classes[wanted.start : wanted.stop],
+        )
 
 
 def pairs(
@@ -237,7 +266,8 @@ def labelled_images(
         spec: of the suite: ``kind``, ``classes`` (label names), ``positive`` for binary sets, optional ``prompts``
             (label name -> text in the template), optional ``title``; ``exclusive`` keeps only the images of a
             multiclass set that show one of its classes and nothing else ("No Finding": nothing at all);
-            ``uncertain`` ("zero" or "one"): what a label of -1 stands for. Blanks are absent.
+            ``uncertain`` ("zero" or "one"): what a label of -1 stands for. Blanks are absent. ``subset`` keeps the
+            first half of the classes ("base") or the rest ("new").
         limit: keep only the first rows.
 
     Raises:
@@ -259,7 +289,7 @@ def labelled_images(
     elif kind == "multiclass":
         targets = _single_class(targets, data, frame, names)
     prompts = {str(label): text for label, text in (spec.get("prompts") or {}).items()}
-    return LabelledImages(
+    found = LabelledImages(
         name=name,
         title=str(spec.get("title", name)),
         kind=kind,
@@ -273,6 +303,7 @@ def labelled_images(
         + labels.digest(),
         facts=_test_facts(data, labels, asked, bool(spec.get("exclusive"))),
     )
+    return found.of_half(spec.get("subset", "all"))
 
 
 def _test_policy(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -15,8 +15,9 @@ import torch
 from benchmark.backbones import Backbone, load_backbone
 from benchmark.backbones.backbone import cut_texts
 from benchmark.backbones.towers.precision import resolve
+from benchmark.config.run_config import Recipe
 from benchmark.console import Reporter
-from benchmark.data.batches import PairBatches
+from benchmark.data.batches import Batches, ClassBatches, PairBatches
 from benchmark.data.entries import load_dataset, needed
 from benchmark.data.features import FrozenFeatures
 from benchmark.data.samples import PairData, blank_pairs
@@ -33,6 +34,7 @@ from benchmark.run.checks.frozen import check_frozen, check_mode, frozen_digests
 from benchmark.run.checks.pairs import pairs_match, warning
 from benchmark.run.checks.results import check_result
 from benchmark.run.cost import forget, frozen_flops, inference_costs, measure_method, step_times
+from benchmark.run.few_labels import FewLabels
 from benchmark.run.prepare_suite import read_pairs
 from benchmark.run.shared_results import FROZEN, TowerResults, is_shared
 from benchmark.run.training.checkpoint import Checkpoint
@@ -45,7 +47,8 @@ from tasks.base import DatasetResult, Task, TaskContext, fill
 
 T = TypeVar("T")
 _FLOPS_PAIRS = 8
-
+_COUNTED: dict[str, Any] = {}
+"""Operations that this process has counted for cells with few labels, which are many and short."""
 
 _FEW_CUT = 0.01
 """Share of a corpus's texts that may be longer than the model's context without a word about it."""
@@ -80,7 +83,8 @@ class _Cell:
                 "provenance.json", folder.read_json("provenance.json") | {"weights": backbone.origin}
             )
         self.prompts = _prompts(spec.suite)
-        self.frozen_flops = frozen_flops(backbone, self.prompts)  # before the method wraps the backbone
+        # before the method wraps the backbone
+        self.frozen_flops = self.counted("frozen", lambda: frozen_flops(backbone, self.prompts))
         self.context = _context(spec, backbone, self.device, reporter)
         self.sources = identity.Sources(
             spec.data_root,
@@ -92,6 +96,7 @@ class _Cell:
         output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
         hide = Pseudonyms(id_key(spec.data_root)).hide if spec.hash_ids else dict
         self.towers = TowerResults(output_dir / "shared", spec, self.context, hide, self.sources.weights)
+        self.few = FewLabels(spec, self.context) if "support" in spec.suite else None
         self.pairs: PairData | None = None
         self.doubts = self.doubts_of_pairs()  # before the method changes a tower
         self.method = build_method(spec.method, backbone, spec.options, spec.recipe, seed=spec.seed)
@@ -103,6 +108,8 @@ class _Cell:
             raise StoreError(f"finished with {'; '.join(lines)}. {identity.CURE}")
         self.overlaps = self.world.from_first(self.shared_images)
         if self.world.from_first(self.adapted):
+            if self.few:
+                self.method.bind(self.few.classes(self.method))
             self.method.load_trainable_state(self.folder.read_tensors("adapter.safetensors"))
             self.identity = identity.of(self.folder.read_json("adapt.json"))
         else:
@@ -127,7 +134,7 @@ class _Cell:
     def doubts_of_pairs(self) -> str:
         """Return what the frozen model says against the corpus it is to be adapted on; empty when it says nothing."""
         spec = self.spec
-        trains = not is_deterministic(spec.method)
+        trains = not (is_deterministic(spec.method) or self.few)
         if not (trains and self.world.is_first) or self.folder.exists("adapter.safetensors"):
             return ""
         try:
@@ -154,10 +161,33 @@ class _Cell:
     # ------------------------------------------------------------------ adaptation
     def adapt(self) -> None:
         spec, started = self.spec, time.perf_counter()
-        corpus = self.corpus()
+        few = None if is_deterministic(spec.method) else self.few
+        batches, facts = self.labelled(few) if few else self.paired()
         self.identity = self.sources.of_adaptation(spec)
-        shared = self.method.splits or spec.recipe.negatives == "local"
+        key = f"{spec.adapt_hash} {digest(self.identity)}"
+        checkpoint = Checkpoint(self.folder.inside("checkpoint") / "state.pt", key)
+        outcome = None
+        if few and self.method.fits:
+            few.fit(self.method)
+        elif self.method.trainable_parameters():
+            frozen = frozen_digests(self.method)
+            outcome = self.train(batches, few.recipe() if few else spec.recipe, checkpoint)
+            check_frozen(self.method, frozen)
+        if self.world.is_first:
+            self.keep(outcome, facts, self.cost(batches, outcome, time.perf_counter() - started))
+
+    def labelled(self, few: FewLabels) -> tuple[ClassBatches, dict[str, Any]]:
+        """Return batches of labelled images, to whose classes the method belongs from now on, and facts about them."""
+        rank, size = self.share()
+        batches = few.batches(self.method, rank=rank, size=size)
+        self.method.bind(batches.classes)
+        return batches, few.facts()
+
+    def paired(self) -> tuple[PairBatches, dict[str, Any]]:
+        """Return batches of image-report pairs, and facts about them."""
+        spec, corpus = self.spec, self.corpus()
         trains = bool(self.method.trainable_parameters())
+        rank, size = self.share()
         batches = PairBatches(
             self.method,
             corpus,
@@ -167,59 +197,57 @@ class _Cell:
             device=self.device,
             num_workers=spec.num_workers,
             length_bucket=spec.recipe.length_bucket,
-            rank=self.world.rank if shared else 0,
-            size=self.world.size if shared else 1,
+            rank=rank,
+            size=size,
         )
-        key = f"{spec.adapt_hash} {digest(self.identity)}"
-        checkpoint = Checkpoint(self.folder.inside("checkpoint") / "state.pt", key)
-        outcome = None
-        if trains:
-            frozen = frozen_digests(self.method)
-            outcome = self.train(batches, checkpoint)
-            check_frozen(self.method, frozen)
-        if self.world.is_first:
-            self.keep(outcome, corpus, self.cost(batches, outcome, time.perf_counter() - started))
+        cut = cut_texts(self.method.backbone, self.context.frozen.token_ids(corpus.texts))
+        facts = {"pairs": len(corpus), **corpus.facts}
+        facts |= {"cut_texts": cut} if cut > _FEW_CUT * len(corpus) else {}
+        if self.doubts:
+            facts["data_notes"] = [*(corpus.facts.get("data_notes") or ()), self.doubts]
+        return batches, facts
 
-    def keep(self, outcome: Adaptation | None, corpus: PairData, cost: dict[str, Any]) -> None:
-        spec = self.spec
+    def share(self) -> tuple[int, int]:
+        """Return which part of a batch is this process's, and of how many."""
+        shared = self.method.splits or self.spec.recipe.negatives == "local"
+        return (self.world.rank, self.world.size) if shared else (0, 1)
+
+    def keep(self, outcome: Adaptation | None, facts: dict[str, Any], cost: dict[str, Any]) -> None:
         if outcome is not None:
             self.folder.write_history(outcome.history)
         self.folder.write_tensors("adapter.safetensors", self.method.trainable_state())
         adapter = self.folder.inside("adapter.safetensors").stat().st_size
         self.folder.write_json("efficiency.json", {**cost, "adapter_bytes": adapter})
         best = None if outcome is None else outcome.best
-        cut = cut_texts(self.method.backbone, self.context.frozen.token_ids(corpus.texts))
-        facts = {**corpus.facts, **({"cut_texts": cut} if cut > _FEW_CUT * len(corpus) else {})}
-        if self.doubts:
-            facts["data_notes"] = [*(corpus.facts.get("data_notes") or ()), self.doubts]
-        self.folder.write_json(
-            "adapt.json",
-            {
-                "adapt_hash": spec.adapt_hash,
-                identity.KEY: self.identity,
-                "pairs": len(corpus),
-                "best": best,
-                **facts,
-            },
-        )
+        made_of: dict[str, Any] = {
+            "adapt_hash": self.spec.adapt_hash,
+            identity.KEY: self.identity,
+            "best": best,
+        }
+        self.folder.write_json("adapt.json", made_of | facts)
 
-    def train(self, batches: PairBatches, checkpoint: Checkpoint) -> Adaptation:
-        entry = self.spec.suite.get("validation") or {}
-        if lacking := {"task", "metric"} - set(entry):
-            raise ConfigError(
-                f"suite '{self.spec.suite_name}': validation needs the keys {', '.join(sorted(lacking))}"
-            )
+    def train(self, batches: Batches, recipe: Recipe, checkpoint: Checkpoint) -> Adaptation:
+        validate, metric = (None, "") if self.few else self.selector()
         return Trainer(
             self.method,
             batches,
-            self.spec.recipe,
-            validate=self.validator(entry),
-            metric=entry["metric"],
+            recipe,
+            validate=validate,
+            metric=metric,
             checkpoint=checkpoint,
             device=self.device,
             reporter=self.reporter,
             world=self.world,
         ).run()
+
+    def selector(self) -> tuple[Validate, str]:
+        """Return what scores the method on the validation set, and the score that selects."""
+        entry = self.spec.suite.get("validation") or {}
+        if lacking := {"task", "metric"} - set(entry):
+            raise ConfigError(
+                f"suite '{self.spec.suite_name}': validation needs the keys {', '.join(sorted(lacking))}"
+            )
+        return self.validator(entry), entry["metric"]
 
     def corpus(self) -> PairData:
         """Return the pairs to adapt on; without any, a method that trains nothing has its costs read off blank ones."""
@@ -232,25 +260,29 @@ class _Cell:
             return blank_pairs(self.method.backbone.input_spec.size, self.prompts, count)
 
     def stored_pairs(self) -> PairData:
-        entry = self.spec.suite.get("corpus")
+        entry = None if self.few else self.spec.suite.get("corpus")
         if not entry:
             raise DataError(f"suite '{self.spec.suite_name}' has no corpus")
         prepared = load_dataset(entry, self.spec.data_root, self.reporter, self.context.fitting)
         return read_pairs(entry, prepared, self.spec.limit)
 
-    def cost(self, batches: PairBatches, outcome: Adaptation | None, seconds: float) -> dict[str, Any]:
+    def cost(self, batches: Batches, outcome: Adaptation | None, seconds: float) -> dict[str, Any]:
         """Return the cell's efficiency figures; FLOPs are those of the towers at work, not of cached features."""
         rows = np.arange(_FLOPS_PAIRS) % batches.pairs  # a smaller corpus gives some of them twice
-        sample = batches.batch(rows, cached=False)
-        figures = measure_method(self.method.train(), sample, pairs=_FLOPS_PAIRS)
+
+        def measured(cached: bool) -> dict[str, Any]:
+            batch = batches.batch(rows, cached=cached)
+            return measure_method(self.method.train(), batch, pairs=_FLOPS_PAIRS)
+
+        figures = dict(self.counted("step", lambda: measured(False)))
         if batches.constant and outcome is not None:
-            cached = measure_method(self.method, batches.batch(rows), pairs=_FLOPS_PAIRS)
+            cached = self.counted("cached step", lambda: measured(True))
             figures["step_flops_per_pair_cached"] = cached["step_flops_per_pair"]
         times = step_times(*((outcome.step_seconds, outcome.step_waits) if outcome else ((), ())))
         median = times["step_time_p50_s"]
         costs = {
             **figures,
-            **inference_costs(self.method, self.prompts, self.frozen_flops),
+            **self.counted("use", lambda: inference_costs(self.method, self.prompts, self.frozen_flops)),
             **times,
             "images_per_s": self.spec.recipe.batch_size / median if median else None,
             "peak_memory_bytes": outcome.peak_memory if outcome else None,
@@ -263,6 +295,17 @@ class _Cell:
         some = np.arange(min(self.spec.recipe.eval_batch_size, batches.pairs))
         learnt = self.method.eval().figures(lambda: batches.batch(some))
         return {**costs, **({"learnt": learnt} if learnt else {})}
+
+    def counted(self, what: str, count: Callable[[], Any]) -> Any:
+        """Return operations that are counted; with few labels once for all cells of a method on the same classes."""
+        spec = self.spec
+        if "support" not in spec.suite:
+            return count()
+        own = ["" if what == "frozen" else [spec.method, spec.options], spec.recipe.precision, spec.device]
+        key = digest([what, spec.backbone, spec.pretrained, self.prompts, own])
+        if key not in _COUNTED:
+            _COUNTED[key] = count()
+        return _COUNTED[key]
 
     # ------------------------------------------------------------------ evaluation
     def with_memory(self, run: Callable[[TaskContext], T]) -> T:
@@ -359,9 +402,13 @@ def _context(spec: CellSpec, backbone: Backbone, device: torch.device, reporter:
 
 
 def _prompts(suite: Mapping[str, Any]) -> list[str]:
-    """Return a prompt for each of at most five classes: what the cost of scoring an image is measured with."""
-    names = (suite.get("validation") or {}).get("classes") or ["finding"]
-    return [fill(tuple(suite["templates"])[:1], str(name))[0] for name in names[:5]]
+    """Return a prompt for each of at most five classes: what the cost of scoring an image is measured with.
+
+    With few labels for each class: a method may be bound to them.
+    """
+    few = "support" in suite
+    names = (suite.get("corpus" if few else "validation") or {}).get("classes") or ["finding"]
+    return [fill(tuple(suite["templates"])[:1], str(name))[0] for name in (names if few else names[:5])]
 
 
 def _public(result: DatasetResult, shared: Mapping[str, Any]) -> dict[str, Any]:

@@ -306,9 +306,17 @@ def _merged_overhead(
 
 def _adapted_flops(method: Method, prompts: Sequence[str]) -> InferenceFlops:
     images, ids = _inputs(method.backbone, prompts, context=method.text_padding == "context")
-    classes = method.prepare_classes(ids[:, None])
+    classes = _prepared(method, ids[:, None])
     score = flops(lambda: method.classify(Batch(images=images), classes))
     return InferenceFlops(score / len(images), flops(lambda: method.encode_text(ids)) / len(ids))
+
+
+def _prepared(method: Method, prompts: Tensor) -> Any:
+    """Return the classes of prompts; a method that is bound to classes takes them for its own ones."""
+    if not method.class_bound or "text" in method.adapts:
+        return method.prepare_classes(prompts)
+    features = method.backbone.text.features(prompts.flatten(0, 1))
+    return method.from_class_features(features.unflatten(0, prompts.shape[:2]))
 
 
 def _inputs(backbone: Backbone, prompts: Sequence[str], *, context: bool = False) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmark.backbones import find_backbone, rules_of
 from benchmark.console import Reporter
 from benchmark.data.batch_size import check_corpus
 from benchmark.data.entries import entries_by_use, load_dataset, needed
 from benchmark.data.labels import POLICIES
 from benchmark.data.prepared import Prepared
-from benchmark.data.samples import PairData, pairs
-from benchmark.errors import BenchmarkError
+from benchmark.data.samples import LabelledImages, PairData, labelled_images, pairs
+from benchmark.errors import BenchmarkError, DataError
 from benchmark.files import LEFTOVERS, remove_dead
 from benchmark.plan import CellSpec
 from benchmark.preprocess import Fitting, preprocess_of
@@ -41,9 +43,12 @@ def prepare_cells(specs: Sequence[CellSpec], reporter: Reporter, trained: Collec
     suites: dict[str, list[CellSpec]] = {}
     for spec in specs:  # experiments ask for different tasks of one suite
         data = [spec.suite_name, spec.suite.get("corpus"), spec.suite.get("validation")]
+        data.append(spec.suite.get("support", {}).get("dataset"))
         suites.setdefault(json.dumps(data, default=str), []).append(spec)
     for cells in suites.values():
-        first, tasks = cells[0], {name: options for spec in cells for name, options in spec.tasks.items()}
+        # of several numbers of shots the largest may lack images
+        first = max(cells, key=lambda spec: spec.suite.get("support", {}).get("shots", 0))
+        tasks = {name: options for spec in cells for name, options in spec.tasks.items()}
         prepare_suite(
             needed({**first.suite, "tasks": tasks}, {spec.method for spec in cells}),
             first.data_root,
@@ -94,7 +99,12 @@ def prepare_suite(
     fittings = tuple(fittings)
     for use, entry in entries_by_use(suite):
         prepared = _fitted(entry, data_root, reporter, fittings)
-        if use == "corpus":
+        if use == "corpus" and "support" in suite:
+            found_images = labelled_images(
+                str(entry["dataset"]), prepared, dict(entry), limit=entry.get("limit")
+            )
+            said = few_images(found_images, suite["support"])
+        elif use == "corpus":
             count = len(read_pairs(entry, prepared))
             said = check_corpus(str(entry["dataset"]), min(count, limit or count), batch_sizes)
         elif check := getattr(TASKS.get(use), "check_data", None):
@@ -112,6 +122,22 @@ def prepare_suite(
     for line in found:
         reporter.log(line)
     overlap.check(found.values(), allow=allow_overlap)
+
+
+def few_images(pool: LabelledImages, support: Mapping[str, Any]) -> str | None:
+    """Return a line on classes with fewer labelled images than shots, or None.
+
+    Raises:
+        DataError: a class has none.
+    """
+    counts = dict(
+        zip(pool.classes, np.bincount(pool.targets, minlength=len(pool.classes)).tolist(), strict=True)
+    )
+    name, shots = support["dataset"], support["shots"]
+    if none := [label for label, count in counts.items() if not count]:
+        raise DataError(f"dataset '{name}': no labelled image of {', '.join(none)} to adapt on")
+    few = [f"{label} {count}" for label, count in counts.items() if count < shots]
+    return f"dataset '{name}': fewer than {shots} images of a class: {', '.join(few)}" if few else None
 
 
 def _fitted(

@@ -35,7 +35,7 @@ SCHEMA_VERSION = 1
 
 RESULT_COLUMNS = (
     "suite", "backbone", "method", "seed", "task", "dataset", "metric",
-    "value", "ci_low", "ci_high", "n", "status", "config_hash", "identity",
+    "value", "ci_low", "ci_high", "n", "status", "config_hash", "identity", "protocol", "shots", "subset",
 )  # fmt: skip
 
 
@@ -351,10 +351,23 @@ def _cell_rows(cell: CellFolder, problems: list[str]) -> list[Sequence[Any]]:
     identity = [config.get("suite_name", ""), config.get("backbone", ""), method, config.get("seed", "")]
     for task in cell.results():
         try:
-            rows += [[*identity, *row] for row in _task_rows(task, cell.read_json(f"{task}.json"))]
+            found = _task_rows(task, cell.read_json(f"{task}.json"))
+            rows += [[*identity, *_with_protocol(config, row)] for row in found]
         except StoreError as error:
             problems.append(str(error))
     return rows
+
+
+def _with_protocol(config: Mapping[str, Any], row: Sequence[Any]) -> list[Any]:
+    """Return a row with protocol, shots and subset behind it, all blank for a run on pairs."""
+    task, dataset, *rest = row
+    support = (config.get("suite") or {}).get("support")
+    if not support:
+        return [*row, "", "", ""]
+    entry = (((config.get("tasks") or {}).get(task) or {}).get("datasets") or {}).get(dataset) or {}
+    subset = entry.get("subset", "all")
+    said = [support.get("protocol", ""), support.get("shots", ""), subset]
+    return [task, dataset.removesuffix(f"-{subset}"), *rest, *said]
 
 
 def _task_rows(task: str, result: Mapping[str, Any]) -> Iterator[list[Any]]:

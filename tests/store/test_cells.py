@@ -100,6 +100,9 @@ def test_results_csv_is_tidy_and_sorted(tmp_path):
         "success",
         "t",
         "",
+        "",
+        "",
+        "",
     ]
 
 

@@ -106,7 +106,8 @@ class Trainer:
         method: to be trained; holds the best weights afterwards.
         batches: the training set; each batch says what it supervises with.
         recipe: how.
-        validate: returns named scores of the method on the validation set; ``metric`` among them is maximised.
+        validate: returns named scores of the method on the validation set; ``metric`` among them is maximised. None:
+            there is no such set, and the recipe selects the last step.
         metric: validation score that selects.
         checkpoint: where to go on from.
         device: of the method.
@@ -121,7 +122,7 @@ class Trainer:
         batches: Batches,
         recipe: Recipe,
         *,
-        validate: Validate,
+        validate: Validate | None,
         metric: str,
         checkpoint: Checkpoint,
         device: torch.device,
@@ -319,10 +320,10 @@ class Trainer:
         self._method.eval()
         check_mode(self._method)
         scores, drawn = self._world.from_first(
-            lambda: (self._validate(self._method), random_state(self._device))
+            lambda: (self._validate(self._method) if self._validate else {}, random_state(self._device))
         )
         set_random_state(drawn, self._device)  # the same numbers everywhere, should validation draw any
-        if not math.isfinite(scores[self._metric]):
+        if self._validate and not math.isfinite(scores[self._metric]):
             raise CellError(
                 f"validation gave {self._metric} {scores[self._metric]} in epoch {self._progress.epoch}, by which no "
                 "epoch can be selected: look at the validation set's classes"

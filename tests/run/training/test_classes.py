@@ -22,6 +22,7 @@ from benchmark.files import ROOT
 from benchmark.run.training.checkpoint import Checkpoint
 from benchmark.run.training.trainer import Trainer
 from methods.base import Method
+from methods.supervision import Classes
 from tests.small import CPU, RECIPE, frozen, images, method
 
 PER_CLASS = functools.partial(methods.build, "taskres", rows="per_class", n_classes=3)
@@ -33,7 +34,17 @@ def batches(wrapped: Method, *, count: int = 24, size: int = 16, **how: Any) -> 
     texts = [f"an image of {name}." for name in support.classes for _ in range(2)]
     prompts = wrapped.backbone.trim(wrapped.backbone.tokenize(texts).long()).unflatten(0, (3, 2))
     how = {"batch_size": size, "seed": 0, "device": CPU} | how
-    return ClassBatches(wrapped, support, frozen(wrapped.backbone), prompts=prompts, **how)
+    classes = Classes(prompts, wrapped.backbone.text.features(prompts.flatten(0, 1)).unflatten(0, (3, 2)))
+    return ClassBatches(wrapped, support, frozen(wrapped.backbone), classes=classes, **how)
+
+
+def test_an_epoch_of_several_passes_takes_every_image_that_often() -> None:
+    made = batches(method("taskres"), size=12, passes=3)
+    seen = torch.cat([batch.image_features for batch in made.epoch(1)])
+    assert made.steps == 6
+    assert torch.unique(seen, dim=0, return_counts=True)[1].tolist() == [3] * 24
+    once, again = (batches(method("taskres"), size=12, passes=1).epoch(number) for number in (1, 1))
+    assert all(torch.equal(one.labels, two.labels) for one, two in zip(once, again, strict=True))
 
 
 def test_labels_travel_with_their_images() -> None:
