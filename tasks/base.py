@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -145,6 +145,12 @@ class DatasetResult:
             predictions={**self.predictions, "leak": leak},
             info={**self.info, "clean": {"n": int((~leak).sum()), "left_out": int(leak.sum())}},
         )
+
+
+def measured_metrics(metrics: Sequence[Metric], results: Iterable[DatasetResult]) -> list[Metric]:
+    """Return the metrics of a task, behind them those of the clean test that some result has."""
+    found = {name for result in results for name in result.metrics}
+    return [*metrics, *(clean for metric in metrics if (clean := metric.clean()).name in found)]
 
 
 class Task(ABC):

@@ -23,7 +23,6 @@ from benchmark.data.features import FrozenFeatures
 from benchmark.data.samples import PairData, blank_pairs
 from benchmark.errors import BenchmarkError, CellError, ConfigError, DataError, StoreError
 from benchmark.machine import use_device
-from benchmark.metrics.classification import Metric
 from benchmark.plan import CellSpec, task_done
 from benchmark.preprocess import preprocess_of
 from benchmark.registry import TASKS, is_deterministic
@@ -43,7 +42,7 @@ from benchmark.store.cells import CellFolder, digest
 from benchmark.store.hashed_ids import Pseudonyms, id_key
 from benchmark.world import ALONE, World
 from methods.base import Method
-from tasks.base import DatasetResult, Task, TaskContext, fill
+from tasks.base import DatasetResult, Task, TaskContext, fill, measured_metrics
 
 T = TypeVar("T")
 _FLOPS_PAIRS = 8
@@ -368,7 +367,9 @@ class _Cell:
                 "status": "success",
                 "task_hash": self.spec.task_hash(name),
                 identity.KEY: made_of,
-                "metrics": {metric.name: metric.stored() for metric in _measured(task, results)},
+                "metrics": {
+                    one.name: one.stored() for one in measured_metrics(task.metrics, results.values())
+                },
                 "datasets": {
                     dataset: _public(result, overlap.facts(self.overlaps, name, dataset))
                     for dataset, result in results.items()
@@ -416,13 +417,6 @@ def _public(result: DatasetResult, shared: Mapping[str, Any]) -> dict[str, Any]:
     notes = [*(result.info.get("data_notes") or ()), *shared.get("data_notes", ())]
     info = {**result.info, **shared, **({"data_notes": notes} if notes else {})}
     return {"n": result.n, "kind": result.kind, "metrics": result.metrics, "info": info}
-
-
-def _measured(task: Task, results: Mapping[str, DatasetResult]) -> list[Metric]:
-    """Return the metrics of a task, behind them those of the clean test that some dataset has."""
-    found = {name for result in results.values() for name in result.metrics}
-    clean = (metric.clean() for metric in task.metrics)
-    return [*task.metrics, *(metric for metric in clean if metric.name in found)]
 
 
 def _headline(task: Task, results: Mapping[str, DatasetResult]) -> str:

@@ -21,6 +21,7 @@ import torch
 
 from benchmark.backbones import Backbone, check_backbone, load_backbone
 from benchmark.config.experiments import named_backbones
+from benchmark.config.fewshot import shares
 from benchmark.config.run_config import RunConfig
 from benchmark.console import NullReporter, duration
 from benchmark.data.batch_size import too_few
@@ -125,21 +126,40 @@ def model_item(name: str, pretrained: str | None) -> Item:
 
 
 # ---------------------------------------------------------------------------- data
+def _suites(config: RunConfig) -> list[Mapping[str, Any]]:
+    """Return what cells read: with a few-shot protocol one suite per dataset that methods learn from."""
+    if not config.pools:
+        return [needed({**config.suite, "tasks": config.task_options}, config.methods)]
+    found: dict[str, Mapping[str, Any]] = {}
+    for share in (share for name in config.methods for share in shares(config, name)):
+        dataset = share.suite["support"]["dataset"]
+        if len(share.suite) > len(
+            found.get(dataset, ())
+        ):  # those of methods that learn have validation images too
+            found[dataset] = share.suite
+    return list(found.values())
+
+
 def _data(config: RunConfig, fitting: Fitting | None) -> Iterator[Item]:
     seen = set()
-    for entry in data_entries(needed(config.suite, config.methods)):
-        name = " ".join(str(entry[key]) for key in ("dataset", "name", "protocol", "part") if key in entry)
-        if name not in seen:
-            seen.add(name)
+    for entry in (entry for suite in _suites(config) for entry in data_entries(suite)):
+        keys = ("dataset", "name", "published", "protocol", "part")
+        name = " ".join(str(entry[key]) for key in keys if key in entry)
+        one = (name, *(str(entry.get(key)) for key in ("file", "images", "source", "shards")))
+        if one not in seen:
+            seen.add(one)
             yield _data_item(name, entry, config, fitting)
 
 
 def _shared(config: RunConfig, fitting: Fitting | None) -> Iterator[Item]:
     """Yield what datasets share by content; images of a test set that a model has seen stop the run."""
-    suite = needed({**config.suite, "tasks": config.task_options}, config.methods)
-    found = overlaps(suite, config.data_root, NullReporter(), fitting=fitting, limit=config.limit)
+    found = [
+        item
+        for suite in _suites(config)
+        for item in overlaps(suite, config.data_root, NullReporter(), fitting=fitting, limit=config.limit)
+    ]
     for item in found:
-        stops = item.leak and not config.allow_overlap
+        stops = item.stops and not config.allow_overlap
         todo = "take them out of one of the two, or go on with allow_overlap=true" if stops else ""
         yield Item("data", f"{item.use} and {item.other}", "missing" if stops else "note", str(item), todo)
     if fitting is None:

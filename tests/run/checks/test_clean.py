@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.cli import main
 from benchmark.console import NullReporter
 from benchmark.metrics.bootstrap import metrics_report
 from benchmark.metrics.classification import zero_shot_metrics
 from benchmark.preprocess import Fitting
+from benchmark.report.report import read_report
 from benchmark.run.checks.overlap import check, facts, leaked, overlaps
-from tasks.base import DatasetResult
+from benchmark.store.cells import Store
+from tasks.base import DatasetResult, measured_metrics
 from tasks.zeroshot import CLASSIFICATION
+from tests.data import real
 from tests.run.checks.test_leaks import LABELS, film, table
 
 SHOWN = [metric.name for metric in CLASSIFICATION]
@@ -107,3 +113,74 @@ def test_a_file_with_two_labels_is_told_with_every_test_set_of_the_split(tmp_pat
     assert told["text"] == (
         "the labelled images of 'films': 1 of 4 images occur more than once; 1 of 4 images have two labels"
     )
+
+
+def test_tables_show_the_clean_test_beside_the_published_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    similarity, targets = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
+    suite = {"name": "toy", "tasks": {"zeroshot": {"datasets": {"films": {"title": "Films"}}}}}
+    found = result(similarity, targets, None).without({f"i{row}" for row in range(8)}, CLASSIFICATION)
+    for method in ("zero_shot", "coop"):
+        cell = Store(tmp_path).cell(f"runs/toy/tiny/{method}/seed-0")
+        cell.write_config(
+            {"suite_name": "toy", "backbone": "tiny", "method": method, "seed": 0, "suite": suite}
+        )
+        cell.write_json("status.json", {"status": "success"})
+        declared = {metric.name: metric.stored() for metric in measured_metrics(CLASSIFICATION, [found])}
+        content = {"n": found.n, "metrics": found.metrics, "info": found.info}
+        cell.write_json(
+            "zeroshot.json", {"status": "success", "metrics": declared, "datasets": {"films": content}}
+        )
+    (table,) = read_report(tmp_path).rendered
+    assert [column.full for column in table.columns[1:]] == [
+        f"Films {head} [%], n = {n}"
+        for n, end in ((40, ""), (32, " clean"))
+        for head in (f"{name}{end}" for name in ("ACC", "bal. ACC", "AUROC"))
+    ]
+
+
+@pytest.fixture(scope="module")
+def busi(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Return where a run over BUSI goes, and its command."""
+    folder = real.folder("busi")
+    root = tmp_path_factory.mktemp("busi")
+    entry = {
+        "dataset": "coop_json",
+        "file": str(folder / "split_BUSI.json"),
+        "part": "test",
+        "published": "BUSI",
+    }
+    entry |= {"kind": "multiclass", "classes": ["benign tumor", "malignant tumor", "normal scan"]}
+    suite = {"name": "busi", "backbone": "tiny", "templates": ["a photo of a {}."]}
+    suite["tasks"] = {"zeroshot": {"bootstrap": 20, "datasets": {"busi": entry}}}
+    (root / "busi.yaml").write_text(yaml.safe_dump(suite))
+    words = ["--suite", str(root / "busi.yaml"), "--protocol", "fewshot", "--shots", "4", "--seeds", "0",
+             "--methods", "zero_shot,ss_text", "--data-root", str(root / "data"), "--output-dir", str(root / "out"),
+             "--device", "cpu", "--jobs", "1"]  # fmt: skip
+    return root, words
+
+
+def test_busi_end_to_end_with_its_published_split(busi, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real pixels, published split, a model that knows nothing of ultrasound: a proof of the path, not of medicine."""
+    root, words = busi
+    both = "'malignant_tumor/malignant (145).png' and 'benign_tumor/benign (433).png'"
+    twice = f"1 of 389 images have two labels ({both})"
+    near = "25 of 236 images are near copies of images in the labelled images of 'busi'"
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main(["validate", *words, "--images", "--json"]) == 0
+    items = {item["found"] for item in json.loads(capsys.readouterr().out)["items"]}
+    assert any(twice in found for found in items)
+    assert any(near in found for found in items)
+    cells = sorted((root / "out" / "runs").rglob("zeroshot.json"))
+    assert len(cells) == 2
+    for cell in cells:
+        found = json.loads(cell.read_text())["datasets"]["busi"]
+        assert found["info"]["clean"] == {"n": 211, "left_out": 25}
+        assert found["info"]["data_split"]["test"]["status"] == "published"
+        assert [about["text"] for about in found["info"]["overlaps"]][0] == near
+        stored = np.load(cell.parent / "predictions" / "zeroshot-busi.npz")
+        right = stored["similarity"].argmax(axis=1) == stored["target"]
+        assert found["metrics"]["acc"]["value"] == pytest.approx(right.mean())
+        assert found["metrics"]["acc_clean"]["value"] == pytest.approx(right[~stored["leak"]].mean())
+        assert (found["metrics"]["acc"]["n"], found["metrics"]["acc_clean"]["n"]) == (236, 211)

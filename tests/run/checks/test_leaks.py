@@ -147,19 +147,6 @@ def of_real(tmp_path: Path, folder: Path, corpus: Rows, tested: Rows) -> list[Ov
     return overlaps(suite(*entries), tmp_path / "data", QUIET, fitting=FITTING)
 
 
-def test_near_copies_in_a_published_split_of_real_images(tmp_path: Path) -> None:
-    """BUSI, BiomedCoOp's split: 25 of 236 test images correlate by more than .995 with a training image."""
-    folder = real.folder("busi")
-    split = json.loads((folder / "split_BUSI.json").read_text())
-    there = {path.name: str(path.relative_to(folder)) for path in folder.rglob("*.png")}
-    train, test = (
-        [(there[name.rpartition("/")[2]], "") for name, *_ in split[part]] for part in ("train", "test")
-    )
-    twice, found = of_real(tmp_path, folder, train, test)
-    assert str(twice).startswith("the corpus 'csv': 1 of 389 images occur more than once (")
-    assert (len(found.images), len(found.near), found.of) == (0, 25, 236)
-
-
 def test_real_films_raise_an_alarm_only_where_they_are_copies(tmp_path: Path) -> None:
     """NIH: 63 of 200 test films are of 8 patients of the training films, but none is a copy of one."""
     folder = real.folder("nih1000")
