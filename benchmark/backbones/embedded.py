@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmark.backbones.backbone import Backbone
 
 WEIGHTS = Path(__file__).parent / "weights"
-IMAGE_SIZE, EMBED_DIM = 64, 96
+IMAGE_SIZE, EMBED_DIM = 64, 64
 """Of the tiny models."""
 
 
@@ -70,7 +70,7 @@ class TinyBackbone:
 
 
 tiny = register_backbone(
-    "tiny", summary="1.2 M parameters, 64 px, pretrained on phantoms as a weak generalist"
+    "tiny", summary="0.36 M parameters, 64 px, pretrained on phantoms as a weak generalist"
 )(TinyBackbone())
 tiny_b = register_backbone("tiny_b", summary="the same from another pretraining seed")(TinyBackbone())
 

@@ -242,7 +242,7 @@ def _overfits_sixteen_pairs(build: Build, family: str) -> None:
     The logit scale is held, since it alone lowers the loss. What may be asked depends on the method's size. As many
     trained values as the 32 features have (32 E) could store every feature: such a method must reach half of ln 16, the
     loss of features that tell nothing. A residual of E values cannot tell sixteen texts apart, so a smaller method has
-    to lower the loss by a fiftieth. Three learning rates are tried, as a rate that suits a prompt breaks a backbone.
+    to lower the loss by a fiftieth. Four learning rates are tried, as a rate that suits a prompt breaks a backbone.
     """
     torch.manual_seed(0)
     method = build(small_backbone(family))
@@ -256,7 +256,7 @@ def _overfits_sixteen_pairs(build: Build, family: str) -> None:
     large = trained >= 32 * method.backbone.embed_dim
     goal = math.log(16) / 2 if large else 0.98 * before
     reached = before
-    for rate in (1e-2, 1e-3, 1e-1):
+    for rate in (1e-2, 3e-3, 1e-3, 1e-1):
         method.load_trainable_state(start)
         reached = min(reached, _overfitted(method, batch, rate, goal))
         if reached <= goal:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmark.backbones import Backbone, InputSpec, from_open_clip, load_backbone
+from benchmark.backbones.tiny import build_tiny
 from benchmark.backbones.towers.precision import at_least_fp32
 from benchmark.data.samples import Batch
 from methods.base import Method
@@ -134,12 +135,11 @@ def _prototype(family: str) -> Backbone:
 
 
 def _timm_and_bert() -> Backbone:
-    """Return the embedded architecture with fewer blocks (four and three) and a quarter of the patches."""
+    """Return the embedded architecture with a third text block and a quarter of the patches."""
     source = load_backbone("random:tiny")
-    model: Any = source.model
-    trunk, encoder = model.visual.trunk, model.text.transformer.encoder
-    trunk.set_input_size(img_size=_SIZE)
-    trunk.blocks, encoder.layer = trunk.blocks[:4], encoder.layer[:3]
+    whole: Any = source.model
+    model = build_tiny(whole.text.transformer.config.vocab_size, text_depth=3)
+    model.visual.trunk.set_input_size(img_size=_SIZE)
     model.visual.image_size = (_SIZE, _SIZE)
     spec = InputSpec((_SIZE, _SIZE), source.input_spec.mean, source.input_spec.std)
     return from_open_clip(

@@ -14,6 +14,7 @@ import yaml
 from benchmark.backbones import check_backbone, embedded, load_backbone, tiny
 from benchmark.errors import DataError
 from benchmark.phantom.chest.parts import draw_part
+from benchmark.phantom.pretraining import probe
 from benchmark.phantom.pretraining.vocabulary import make_tokenizer, vocabulary
 
 NAMES = ["tiny", "tiny_b"]
@@ -26,7 +27,7 @@ def loaded(request):
 
 def test_both_weights_are_there_and_small():
     assert embedded.tiny_names() == NAMES
-    assert sum(path.stat().st_size for path in embedded.WEIGHTS.iterdir()) < 6_000_000
+    assert sum(path.stat().st_size for path in embedded.WEIGHTS.iterdir()) < 2_000_000
 
 
 def test_shapes_and_unit_norm(loaded):
@@ -54,6 +55,13 @@ def test_the_two_seeds_differ():
     first, second = (tiny.load_tiny(name)[0].state_dict() for name in NAMES)
     assert first.keys() == second.keys()
     assert not torch.equal(first["visual.trunk.cls_token"], second["visual.trunk.cls_token"])
+
+
+def test_the_text_tower_reads_reports_and_the_model_is_no_specialist(loaded):
+    model, tokenizer = loaded
+    assert probe.reading(model, tokenizer, seed=77, count=1024)["mean"] > 0.88
+    five = {"chexpert_5x200": draw_part("chexpert_5x200", 1000, 77)}
+    assert 0.65 < probe.zero_shot(model, tokenizer, five)["chexpert_5x200"]["auroc"] < 0.75
 
 
 def test_every_weight_has_its_record():

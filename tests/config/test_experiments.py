@@ -210,7 +210,6 @@ def test_our_rows_name_what_exists_and_are_right_on_every_suite(suite):
                     "no backbone",
                     "suite '",
                     "the related suite",
-                    "1% of 1536 pairs",
                     f"suite '{suite}' is made for",
                 )
             ), (item.name, found)

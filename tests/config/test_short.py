@@ -22,7 +22,9 @@ def test_a_smoke_run_is_another_suite_with_few_images_and_steps(tmp_path):
         2,
         16,
     )
-    assert config.recipes["clip_lora"].lr == 1e-2  # all else is the suite's
+    assert (
+        config.recipes["clip_lora"].lr == load_config(PHANTOM).recipes["clip_lora"].lr
+    )  # all else is the suite's
     assert config.suite["corpus"]["n"] == config.suite["validation"]["n"] == 64
     segmentation = config.task_options["segmentation"]
     assert (segmentation["max_steps"], segmentation["bootstrap"]) == (2, 50)
@@ -64,8 +66,8 @@ def test_the_steps_that_all_methods_may_take_bind_heads_too(said):
 def test_a_limit_below_the_batch_lowers_it_and_says_so():
     config = load_config(PHANTOM | {"limit": "16"})
     assert config.recipes["clip_lora"].batch_size == 16
-    assert config.notes == ("--limit 16: batches of 64 pairs are lowered to 16",)
-    assert load_config(PHANTOM | {"limit": "64"}).notes == ()
+    assert config.notes == ("--limit 16: batches of 32 pairs are lowered to 16",)
+    assert load_config(PHANTOM | {"limit": "32"}).notes == ()
     assert load_config(PHANTOM | {"limit": "1"}).recipes["clip_lora"].batch_size == 2  # a pair needs another
 
 

@@ -26,7 +26,7 @@ SHORT = (
 )
 EVERY = ("makes a step in bf16", "trains the same tensors once moved")
 SIZES = {"c3a": {"block_size": 32}, "road": {"group_size": 32}, "vblora": {"vector_length": 32}}
-"""Options of tuners whose defaults do not fit a width of 96."""
+"""Options of tuners whose defaults do not fit a width of 64."""
 CASES = [
     (name, check, family)
     for name in NAMED

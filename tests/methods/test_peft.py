@@ -24,20 +24,20 @@ from tests.run.training.test_trainer import StoppedError, constant, trainer
 from tests.small import RECIPE
 
 NAMED = ("lora", "dora", "rslora", "pissa", "vera", "adalora", "loha", "lokr", "oft", "boft", "ia3", "hra")
-WIDTH, SITES = 96, 10 * 3  # tiny: six image and four text blocks of width 96, q, k and v in each
-# trained values of one Linear 96 -> 96, worked out by hand from each paper's shapes
+WIDTH, SITES = 64, 6 * 3  # tiny: four image and two text blocks of width 64, q, k and v in each
+# trained values of one Linear 64 -> 64, worked out by hand from each paper's shapes
 PER_SITE = {
-    "lora": 8 * (96 + 96),
-    "dora": 8 * (96 + 96) + 96,  # + one magnitude per output
-    "rslora": 8 * (96 + 96),
-    "pissa": 8 * (96 + 96),
-    "vera": 256 + 96,  # a scale per direction and per output; A and B are frozen and shared
-    "adalora": 12 * (96 + 96 + 1),  # init_r = 12 triples of P, e, Q
-    "loha": 2 * 8 * (96 + 96),  # two low-rank products, multiplied value by value
-    "lokr": 8 * 8 + 12 * 12,  # 96 = 8 * 12; r = 8 is no saving on 12 x 12, so that factor is full
-    "oft": 3 * (32 * 31 // 2),  # three rotations of 32 inputs, skew-symmetric
-    "boft": 24 * 4 * 4 + 96,  # 24 blocks of 4 x 4, and a scale per output
-    "hra": 8 * 96,  # eight reflections
+    "lora": 8 * (64 + 64),
+    "dora": 8 * (64 + 64) + 64,  # + one magnitude per output
+    "rslora": 8 * (64 + 64),
+    "pissa": 8 * (64 + 64),
+    "vera": 256 + 64,  # a scale per direction and per output; A and B are frozen and shared
+    "adalora": 12 * (64 + 64 + 1),  # init_r = 12 triples of P, e, Q
+    "loha": 2 * 8 * (64 + 64),  # two low-rank products, multiplied value by value
+    "lokr": 8 * 8 + 8 * 8,  # 64 = 8 * 8; r = 8 is no saving on 8 x 8, so that factor is full
+    "oft": 2 * (32 * 31 // 2),  # two rotations of 32 inputs, skew-symmetric
+    "boft": 16 * 4 * 4 + 64,  # 16 blocks of 4 x 4, and a scale per output
+    "hra": 8 * 64,  # eight reflections
 }
 
 
@@ -55,8 +55,8 @@ def count(method: Method) -> int:
 @pytest.mark.parametrize("name", NAMED)
 def test_the_named_tuners_train_what_their_papers_say(name: str) -> None:
     method = build(name)
-    # (IA)3 scales keys, values and the inputs (4 x 96) of the second MLP layer
-    expected = 10 * (96 + 96 + 4 * 96) if name == "ia3" else SITES * PER_SITE[name]
+    # (IA)3 scales keys, values and the inputs (4 x 64) of the second MLP layer
+    expected = 6 * (64 + 64 + 4 * 64) if name == "ia3" else SITES * PER_SITE[name]
     assert count(method) == expected == method.expected_parameters()
     groups = {method.parameter_group(key) for key in method.trainable_parameters()}
     assert groups == {"image", "text", "scale"}
@@ -91,15 +91,11 @@ def test_counts_at_biomedclips_size() -> None:
 
 
 def test_where_it_sits_is_chosen_by_site_position_and_encoder() -> None:
-    method = build("lora", r=2, sites=("v", "up"), position="top3", encoder="text")
+    method = build("lora", r=2, sites=("v", "up"), position="top3", encoder="vision")
     modules = {name.split(".lora_")[0] for name in method.trainable_parameters() if "lora" in name}
-    layers = "backbone.model.text.transformer.encoder.layer."
-    assert modules == {
-        f"{layers}{index}.{part}"
-        for index in (1, 2, 3)
-        for part in ("attention.self.value", "intermediate.dense")
-    }
-    assert count(method) == 3 * (2 * (96 + 96) + 2 * (96 + 4 * 96))
+    layers = "backbone.model.visual.trunk.blocks."
+    assert modules == {f"{layers}{index}.{part}" for index in (1, 2, 3) for part in ("attn.qkv.v", "mlp.fc1")}
+    assert count(method) == 3 * (2 * (64 + 64) + 2 * (64 + 4 * 64))
 
 
 @pytest.mark.parametrize("encoder", ["vision", "text"])
@@ -151,7 +147,7 @@ def test_adalora_reaches_its_budget_at_the_last_step(tmp_path: Path) -> None:
     wrapped = build("adalora", **SMALL)
     trainer(wrapped, tmp_path, constant, dataclasses.replace(RECIPE, select="last")).run()
     kept = sum(int((v != 0).sum()) for n, v in wrapped.trainable_parameters().items() if ".lora_E." in n)
-    assert kept == 2 * 4  # q of four text blocks
+    assert kept == 2 * 2  # q of two text blocks
     assert wrapped.peft_model.peft_config["default"].total_step == 6
 
 
@@ -177,17 +173,15 @@ def test_adalora_goes_on_bit_identically(tmp_path: Path) -> None:
 
 
 def test_adaloras_penalty_by_hand() -> None:
-    method: Method = build(
-        "adalora", init_r=1, sites=("q",), position="top3", encoder="text", orth_reg_weight=2.0
-    )
+    method: Method = build("adalora", init_r=1, sites=("q",), encoder="text", orth_reg_weight=2.0)
     with torch.no_grad():
         for name, value in method.trainable_parameters().items():
-            if ".lora_A." in name or ".lora_B." in name:  # rows of length sqrt(96) / 4: |6 - 1| = 5
+            if ".lora_A." in name or ".lora_B." in name:  # rows of length sqrt(64) / 4: |4 - 1| = 3
                 value.fill_(0.25)
     ones = {"image": torch.eye(2), "text": torch.eye(2)}
     with torch.no_grad():
         plain = torch.log1p(torch.exp(-method.logit_scale()))
-        assert float(method.loss_of(ones, None)) == pytest.approx(float(plain) + 2.0 * 5.0, rel=1e-5)
+        assert float(method.loss_of(ones, None)) == pytest.approx(float(plain) + 2.0 * 3.0, rel=1e-5)
 
 
 def test_adalora_needs_steps_for_its_budget() -> None:

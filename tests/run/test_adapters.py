@@ -65,7 +65,7 @@ def check_peft_reads(method: Method, fresh: Backbone, folder: Path, name: str) -
     PeftModel.from_pretrained(fresh.model, str(folder / "made")).eval()
     for ours, theirs, frozen in zip(features(method), plain_features(fresh), before, strict=True):
         torch.testing.assert_close(theirs, ours, atol=2e-6, rtol=0)
-        assert (theirs - frozen).abs().max() > 1e-4
+        assert (theirs - frozen).abs().max() > 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension", "ignore:Setting boft_n_butterfly")
@@ -89,10 +89,10 @@ def test_clip_loras_scale_is_written_as_peft_reads_it(scaling: str) -> None:
     backbone = load_backbone("tiny")
     backbone.split_qkv()
     layer = get_peft_model(backbone.model, config).get_submodule(
-        "base_model.model.visual.trunk.blocks.5.attn.qkv.q"
+        "base_model.model.visual.trunk.blocks.3.attn.qkv.q"
     )
     assert layer.scaling["default"] == pytest.approx(3 / 2**0.5 if scaling == "sqrt" else 1.5)
-    assert len(form.tensors) == 2 * 2 * 3
+    assert len(form.tensors) == 2 * (3 + 2)  # A and B in three image blocks and in both text blocks
 
 
 def test_adalora_is_written_with_all_its_directions(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def damage(folder: Path, what: str) -> None:
     [
         ("missing", "is missing"),
         ("more", "has no place"),
-        ("shape", r"has shape \(5, 5\), expected \(2, 96\)"),
+        ("shape", r"has shape \(5, 5\), expected \(2, 64\)"),
         ("elsewhere", "blocks.77.* belongs to no linear map"),
     ],
 )

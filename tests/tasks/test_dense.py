@@ -156,7 +156,7 @@ def test_taps_are_the_towers_blocks_without_class_token(family: str, root: Path)
 def test_tokens_that_a_method_inserts_are_no_part_of_the_map(name: str, root: Path) -> None:
     wrapped = method(name)
     taps = Taps(wrapped, (2, 11), context(wrapped.backbone, root))
-    assert taps.shapes == [(96, 8, 8)] * 2
+    assert taps.shapes == [(64, 8, 8)] * 2
 
 
 def test_kept_features_are_those_computed_each_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def train(root: Path, wrapped: Method, scores: list[float], seed: int = 0, **opt
     around = dataclasses.replace(context(wrapped.backbone, root), seed=seed)
     taps = Taps(wrapped, (11,), around)
     with seeded(seed, around.device):
-        head = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(96, 1, 1))
+        head = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(64, 1, 1))
     seen: list[torch.Tensor] = []
 
     def validate() -> float:

@@ -53,7 +53,7 @@ def test_the_result_has_all_metrics_with_intervals_and_says_how_it_came_about(re
     assert result.metrics["map_low_conf"]["ci_low"] is not None
     assert result.info["images"] == {"train": 32, "val": 16, "test": 24}  # positives only
     assert result.info["shared_patients"] == {"train/val": 0, "train/test": 0, "val/test": 0}
-    assert result.info["taps"] == [(96, 8, 8)] * 3
+    assert result.info["taps"] == [(64, 8, 8)] * 3
     json.dumps(result.info)
 
 

@@ -96,7 +96,7 @@ def test_result_has_metrics_samples_panels_and_facts(root: Path) -> None:
     np.testing.assert_array_equal(arrays["panel_truth"].sum((1, 2)), kept.actual[rows])
     np.testing.assert_array_equal(arrays["panel_prediction"].sum((1, 2)), kept.predicted[rows])
     assert result.info["images"] == {"train": 12, "val": 8, "test": 8}
-    assert result.info["taps"] == [(96, 8, 8)] * 5
+    assert result.info["taps"] == [(64, 8, 8)] * 5
     assert len(result.info["history"]) == 1
 
 

@@ -1,8 +1,9 @@
 """Hospitals as data: how each one positions patients, exposes films and marks them.
 
 The corpus comes from ``MIMIC``; every evaluation set comes from another hospital, so adaptation is always
-tested across a shift. ``FIGURE`` is the wide mixture of publication figures on which the generalist backbone
-is pretrained.
+tested across a shift. ``FIGURE`` is where publication figures come from, on which the generalist backbone is
+pretrained: soft, bright, clear-cut films that cover the hospitals only in part, so that adaptation has a shift to
+overcome as well.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ RSNA = Domain(
     scale=(1.06, 0.07),
     shift=0.05,
     portable=0.5,
-    gamma=(0.82, 0.10),
+    gamma=(1.20, 0.10),
     contrast=(0.92, 0.10),
     noise=(0.025, 0.05),
     grain=0.035,
     blur=0.5,
     bones=(0.75, 0.15),
     marker=0.6,
-    severity=(1.6, 2.2),
+    severity=(2.2, 1.8),
     devices=0.3,
 )
 SIIM = Domain(
@@ -92,18 +93,20 @@ NIH = Domain(
 )
 FIGURE = Domain(
     "figure",
-    rotation=7.0,
-    scale=(1.0, 0.12),
-    shift=0.08,
-    portable=0.4,
-    gamma=(1.0, 0.25),
-    contrast=(1.0, 0.20),
-    brightness=0.08,
-    noise=(0.01, 0.07),
-    grain=0.03,
-    blur=0.5,
-    marker=0.4,
-    arrow=0.25,
-    collimator=0.3,
-    severity=(2.6, 1.4),
+    rotation=5.0,
+    scale=(0.92, 0.08),
+    shift=0.06,
+    portable=0.2,
+    gamma=(0.75, 0.15),
+    contrast=(1.20, 0.15),
+    brightness=0.06,
+    noise=(0.0, 0.025),
+    grain=0.01,
+    blur=0.7,
+    bones=(0.6, 0.1),
+    marker=0.5,
+    arrow=0.4,
+    collimator=0.4,
+    severity=(3.0, 1.3),
+    devices=0.1,
 )

@@ -34,11 +34,13 @@ from benchmark.phantom.shapes import Array
 if TYPE_CHECKING:
     import pandas as pd
 
-GENERATOR_VERSION = 2  # raise it whenever the same seed would draw something else
+GENERATOR_VERSION = 3  # raise it whenever the same seed would draw something else
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 # Opacities and other changes that a look for "something white" takes for pneumonia.
 RSNA_OTHERS = ("edema", "lung_lesion", "atelectasis", "infiltration", "fibrosis", "pleural_effusion")
+# Of the real set's 20,672 images without pneumonia, 11,821 are "No Lung Opacity / Not Normal" (RSNA 2018).
+RSNA_ABNORMAL = 0.57
 SIIM_OTHERS = ("cardiomegaly", "pleural_effusion", "atelectasis", "pneumonia", "fracture", "emphysema")
 # The validation set draws its findings almost evenly (a lesion is a mass or a nodule, hence twice), so that
 # each of its 14 classes has at least 60 positives among 1500 studies.
@@ -146,7 +148,9 @@ PARTS: dict[str, Part] = {
     "mimic": Part(MIMIC, 3072, _corpus, "train", "report"),
     "nih": Part(NIH, 1500, _even, "val", "nih"),
     "chexpert_5x200": Part(CHEXPERT, 1000, _five, "test", "chexpert"),
-    "rsna": Part(RSNA, 1000, OneAgainst("pneumonia", RSNA_OTHERS, hard=0.85), "test", "chexpert", boxes=True),
+    "rsna": Part(
+        RSNA, 1000, OneAgainst("pneumonia", RSNA_OTHERS, hard=RSNA_ABNORMAL), "test", "chexpert", boxes=True
+    ),
     "rsna_boxes": Part(
         RSNA, 1000, OneAmong("consolidation", RSNA_OTHERS, beside=2), "test", "chexpert", boxes=True
     ),
