@@ -91,14 +91,17 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """Stem of its files: ``table_5``, ``table_A1``, ``figure_A2``."""
+        """Stem of its files: ``table_5``, ``table_A1``, ``figure_A2``; of one without a number its id."""
+        if not any(map(str.isdigit, self.id)):
+            return self.id
         kind = "table" if self.kind in ("table", "datasets") else "figure"
         return f"{kind}_{self.id.replace('.', '')}"
 
     @property
     def label(self) -> str:
         """Name for people: ``table A.1``."""
-        return f"{self.name.partition('_')[0]} {self.id}"
+        kind = "table" if self.kind in ("table", "datasets") else "figure"
+        return f"{kind} {self.id}"
 
 
 @dataclass(frozen=True)

@@ -331,24 +331,24 @@ def test_own_volumes_of_three_kinds_by_csv(tmp_path: Path, monkeypatch: pytest.M
 
 
 # ---------------------------------------------------------------------------- CT-RATE
-def make_ct_rate(folder: Path, *, fixed: bool, scans: int = 3) -> Path:
-    """Write a small tree of the validation part, as the first release (blank headers, raw values) or the second."""
-    release = "valid_fixed" if fixed else "valid"
+def make_ct_rate(folder: Path, *, fixed: bool, scans: int = 3, part: str = "valid") -> Path:
+    """Write a small tree of one part, as the first release (blank headers, raw values) or the second."""
+    release, stem = f"{part}_fixed" if fixed else part, ct_rate.PARTS[part]
     labels, reports, metadata = [], [], []
     for i in range(1, scans + 1):
         for reconstruction in (1, 2):
-            name = f"valid_{i}_a_{reconstruction}.nii.gz"
+            name = f"{part}_{i}_a_{reconstruction}.nii.gz"
             offset = -8192 if i == 2 else -1024
-            path = folder / "dataset" / release / f"valid_{i}" / f"valid_{i}_a" / name
+            path = folder / "dataset" / release / f"{part}_{i}" / f"{part}_{i}_a" / name
             values = chest(i).astype(np.int16)
             write_nifti(path, values if fixed else values - offset, "LPS" if fixed else "")
             labels.append([name, *[str(int(i == j)) for j in range(len(ct_rate.FINDINGS))]])
             reports.append([name, f"Findings {i}.\n Nodule.", "Not given." if i == 1 else f"Impression {i}."])
             metadata.append([name, f"[{STEP[0]}, {STEP[1]}]", str(STEP[2]), "1", str(offset)])
     tables = {
-        "multi_abnormality_labels/valid_predicted_labels.csv": (["VolumeName", *ct_rate.FINDINGS], labels),
-        "radiology_text_reports/validation_reports.csv": (["VolumeName", "Findings_EN", "Impressions_EN"], reports),
-        "metadata/validation_metadata.csv": (
+        f"multi_abnormality_labels/{part}_predicted_labels.csv": (["VolumeName", *ct_rate.FINDINGS], labels),
+        f"radiology_text_reports/{stem}_reports.csv": (["VolumeName", "Findings_EN", "Impressions_EN"], reports),
+        f"metadata/{stem}_metadata.csv": (
             ["VolumeName", "XYSpacing", "ZSpacing", "RescaleSlope", "RescaleIntercept"], metadata,
         ),
     }  # fmt: skip
@@ -358,6 +358,20 @@ def make_ct_rate(folder: Path, *, fixed: bool, scans: int = 3) -> Path:
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([header, *rows])
     return folder
+
+
+def test_patients_of_the_training_part_of_ct_rate_are_held_out(tmp_path: Path) -> None:
+    raw = make_ct_rate(tmp_path, fixed=True, scans=6, part="train")
+    found = {}
+    for count in (0, 2, 3, 99):
+        table = ct_rate.read(raw, ct_rate.Options(held_out=count, reconstructions="all")).table
+        assert set(table["split"]) <= {"train", "held_out"}
+        found[count] = set(table.loc[table["split"] == "held_out", "patient_id"])
+        assert len(found[count]) == min(count, 6)
+        assert not found[count] & set(table.loc[table["split"] == "train", "patient_id"])
+    assert found[2] < found[3]
+    valid = ct_rate.read(make_ct_rate(tmp_path / "valid", fixed=True), ct_rate.Options(held_out=2)).table
+    assert set(valid["split"]) == {"valid"}
 
 
 def test_both_releases_of_ct_rate_give_the_same_volumes(tmp_path: Path) -> None:

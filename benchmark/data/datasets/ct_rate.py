@@ -6,6 +6,7 @@ Hounsfield units; one table of metadata belongs to both. benchmark/data/prepare/
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,9 @@ class Options:
     )
     text: Literal["findings_impression", "findings"] = setting(
         "findings_impression", "what of a report becomes the text; CT-CLIP was trained on findings"
+    )
+    held_out: int = setting(
+        0, "patients of the part train that become the part held_out: for thresholds and validation", low=0
     )
 
 
@@ -118,18 +122,28 @@ def _part(
         rows = rows[~other]
     rows = rows.reset_index(drop=True)
     names = rows[_NAME].str.removesuffix(_ENDING)
+    patients = names.str.rsplit("_", n=2).str[0]
+    held_out = _chosen(patients, options.held_out) if part == "train" else pd.Series(False, index=rows.index)
     table = pd.DataFrame(
         {
             "image_id": names,
             "study_id": names.str.rpartition("_")[0],
-            "patient_id": names.str.rsplit("_", n=2).str[0],
-            "split": part,
+            "patient_id": patients,
+            "split": held_out.map({True: "held_out", False: part}),
             "labelled": "1",
             **{f"label_{finding}": label_values(labels, rows[finding]) for finding in FINDINGS},
         }
     )
     table["text"] = _texts(source, PARTS[part], rows[_NAME], options.text)
     return _with_metadata(source, PARTS[part], rows[_NAME], table), steps
+
+
+def _chosen(patients: pd.Series[str], count: int) -> pd.Series[bool]:
+    """Return which rows are of ``count`` patients, who follow from their ids alone; fewer are among those of more."""
+    order = sorted(
+        patients.unique(), key=lambda name: hashlib.sha256(f"held out {name}".encode()).hexdigest()
+    )
+    return patients.isin(order[:count])
 
 
 def _texts(source: RawFolder, stem: str, names: pd.Series[str], what: str) -> list[str]:
