@@ -114,6 +114,9 @@ class View:
     metric: str = setting("", "what validation selects by")
     min_positives: int = setting(1, "positives that a class needs in validation", low=1)
     templates: Any = setting(None, "templates of this set")
+    descriptions: str | None = setting(
+        None, "JSON file of sentences about each class: {class: [sentence, ...]}"
+    )
     task: str = setting("", "task that validates")
     limit: int | None = setting(None, "keep only the first rows", low=1)
     subset: Literal["all", "base", "new"] = setting("all", "half of the classes, base being the first")

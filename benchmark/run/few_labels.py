@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmark.config.run_config import Recipe
 from benchmark.data import fewshot
 from benchmark.data.batches import ClassBatches
+from benchmark.data.descriptions import Descriptions, read_descriptions
 from benchmark.data.entries import load_dataset
 from benchmark.data.samples import LabelledImages, labelled_images
 from benchmark.errors import DataError
@@ -91,12 +92,27 @@ class FewLabels:
             return None
         return self._validation.chosen(self.rows.validation).of_half(self._half)
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.pool.classes[slice(*_ends(fewshot.half(len(self.pool.classes), self._half)))]
+
+    @cached_property
+    def descriptions(self) -> Descriptions | None:
+        """What the user's file says of the classes."""
+        file = self.spec.suite["corpus"].get("descriptions")
+        return None if file is None else read_descriptions(file, self._names)
+
     def classes(self, method: Method) -> Classes:
         """Return the prompts of the classes, as evaluations use them, with their frozen features."""
-        names = self.pool.classes[slice(*_ends(fewshot.half(len(self.pool.classes), self._half)))]
-        ids = prompt_ids(method, [fill(self.context.templates, name) for name in names])
+        ids = prompt_ids(method, [fill(self.context.templates, name) for name in self._names])
+        said = self.descriptions
+        described = None if said is None else self._of_texts(prompt_ids(method, said.sentences))
+        return Classes(ids.to(self.context.device), self._of_texts(ids), described)
+
+    def _of_texts(self, ids: Tensor) -> Tensor:
+        """Return frozen features ``[C, T, E]`` of token ids ``[C, T, L]``."""
         features = self.context.frozen.of_texts(ids.flatten(0, 1)).unflatten(0, ids.shape[:2])
-        return Classes(ids.to(self.context.device), features.to(self.context.device))
+        return features.to(self.context.device)
 
     def batches(self, method: Method, *, rank: int = 0, size: int = 1) -> ClassBatches:
         """Return the batches of a training: one epoch holds all passes over the images."""
@@ -142,6 +158,7 @@ class FewLabels:
         counts = torch.bincount(torch.from_numpy(images.targets), minlength=len(images.classes)).tolist()
         return {
             **images.facts,
+            **(self.descriptions.facts() if self.descriptions else {}),
             "labels": len(images) + (0 if validation is None else len(validation)),
             "labels_for_validation": 0 if validation is None else len(validation),
             "images_of_class": dict(zip(images.classes, counts, strict=True)),

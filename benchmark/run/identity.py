@@ -17,7 +17,7 @@ from benchmark.console import NullReporter
 from benchmark.data.entries import load_dataset, needed, parts_of
 from benchmark.data.prepared import MANIFEST, MASKS, PIXELS, NotMadeError, Prepared
 from benchmark.errors import BenchmarkError, DataError, StoreError
-from benchmark.files import file_sha256
+from benchmark.files import file_sha256, user_path
 from benchmark.plan import CellSpec, Plan, task_done
 from benchmark.registry import BACKBONES, METHODS, TASKS
 from benchmark.store.cells import CellFolder, Store, UnreadableError, digest
@@ -53,10 +53,15 @@ def of_import(spec: CellSpec, weights: str) -> dict[str, Any]:
     return {"numbers": NUMBERS, "weights": weights, "arithmetic": None, "data": {}} | _code_of_adapter(spec)
 
 
-def data_digest(opened: Sequence[Prepared]) -> str:
-    """Return ``<images>-<rows>``: a digest of what data show and one of what is said of them (texts, labels, parts)."""
+def data_digest(opened: Sequence[Prepared], more: Sequence[str] = ()) -> str:
+    """Return ``<images>-<rows>``: a digest of what data show and one of what is said of them (texts, labels, parts).
+
+    Args:
+        opened: the data.
+        more: hashes of other files that say something of them.
+    """
     images = [[one.digests[PIXELS], one.digests.get(MASKS), one.selection] for one in opened]
-    rows = [[one.digests[MANIFEST], one.selection] for one in opened]
+    rows = [[one.digests[MANIFEST], one.selection] for one in opened] + [[one] for one in more]
     return f"{digest(images)}-{digest(rows)}"
 
 
@@ -160,8 +165,10 @@ class Sources:
         """Return the digest of data; a half that cannot be told without making them is empty."""
         reporter, make = self.reporter or NullReporter(), self.reporter is not None
         try:
+            files = [user_path(one["descriptions"]) for one in entries if one.get("descriptions")]
             return data_digest(
-                [load_dataset(one, self.data_root, reporter, self.fitting, make=make) for one in entries]
+                [load_dataset(one, self.data_root, reporter, self.fitting, make=make) for one in entries],
+                [file_sha256(file) for file in files if file.is_file()],
             )
         except NotMadeError as error:
             self.complete &= error.changed

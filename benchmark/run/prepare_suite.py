@@ -12,6 +12,7 @@ import numpy as np
 from benchmark.backbones import find_backbone, rules_of
 from benchmark.console import Reporter
 from benchmark.data.batch_size import check_corpus
+from benchmark.data.descriptions import read_descriptions
 from benchmark.data.entries import entries_by_use, load_dataset, needed
 from benchmark.data.labels import POLICIES
 from benchmark.data.prepared import Prepared
@@ -104,6 +105,8 @@ def prepare_suite(
                 str(entry["dataset"]), prepared, dict(entry), limit=entry.get("limit")
             )
             said = few_images(found_images, suite["support"])
+            if entry.get("descriptions"):
+                read_descriptions(entry["descriptions"], found_images.classes)
         elif use == "corpus":
             count = len(read_pairs(entry, prepared))
             said = check_corpus(str(entry["dataset"]), min(count, limit or count), batch_sizes)
