@@ -100,7 +100,7 @@ def test_the_same_machine_gives_the_same_bits(made: Path) -> None:
         "adapter.safetensors", "history.jsonl", "adapt.json", "zeroshot.json", "predictions/zeroshot-siim.npz",
     ]  # fmt: skip
     files = compare_cells(CellFolder(made / "out" / CELL), CellFolder(made / "again" / CELL), ["zeroshot"])
-    assert files[0].count > 20_000  # every trained number
+    assert files[0].count > 9_000  # every trained number
     assert sum(file.differing for file in files) == 0
 
 
