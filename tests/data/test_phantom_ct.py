@@ -20,6 +20,7 @@ from benchmark.phantom.chest.studies import BLOCK
 from benchmark.phantom.ct.anatomy import AXES, BOXES, FINDINGS, SIZE, SPACING, Scanner, draw_scan
 from benchmark.phantom.ct.parts import ELSEWHERE, HERE, PARTS, SOURCE, draw_part
 from benchmark.phantom.ct.reports import negatives, positives, report, sentences
+from benchmark.phantom.ct.sheet import sheet
 from benchmark.phantom.shapes import Array
 
 FITTING = VolumeFitting(SIZE, spacing=SPACING, axes=AXES)
@@ -78,6 +79,13 @@ def test_reports_tell_what_is_there_in_words_that_prompts_ask_for() -> None:
     for name in FINDINGS:
         assert f"{name.lower()} is present." in known
         assert f"{name.lower()} is not present." in known
+
+
+def test_the_picture_shows_every_finding() -> None:
+    picture = sheet()
+    rows = picture.reshape(len(FINDINGS) + 1, -1, picture.shape[1])
+    assert picture.dtype == np.uint8
+    assert len({row.tobytes() for row in rows}) == len(FINDINGS) + 1
 
 
 # --- through files, as CT-RATE publishes them -----------------------------------------------------------------
