@@ -197,7 +197,8 @@ def cell_state(spec: CellSpec, folder: CellFolder) -> tuple[State, tuple[str, ..
     Raises:
         StoreError: a file was written by a newer version.
     """
-    if folder.stored_hash() != spec.adapt_hash:
+    stored = folder.stored_hash()
+    if stored is None or stored != spec.adapt_hash:
         return "todo", tuple(spec.tasks)
     missing = [task for task in spec.tasks if spec.eval_only or not task_done(spec, task, folder)]
     # Results may be complete in a cell that was killed before it could say so: then only that is left to do.
@@ -299,7 +300,8 @@ def _in_the_way(cells: Sequence[CellSpec], store: Store) -> dict[str, tuple[Any,
     for cell in cells:
         if found := _differing(cell, store.cell(cell.folder)):
             return found
-    if any(store.cell(cell.folder).stored_hash() == cell.adapt_hash for cell in cells):
+    stored = [store.cell(cell.folder).stored_hash() for cell in cells]
+    if any(one is not None and one == cell.adapt_hash for one, cell in zip(stored, cells, strict=True)):
         return {}
     others: dict[str, tuple[Any, Any]] = {}
     for path in sorted((store.output_dir / cells[0].folder).parent.glob("seed-*")):
@@ -403,6 +405,8 @@ def _distinct(specs: Iterable[CellSpec]) -> list[CellSpec]:
     found: dict[str, CellSpec] = {}
     for spec in specs:
         known = found.setdefault(spec.folder, spec)
+        if known is spec:
+            continue
         shared = known.tasks.keys() & spec.tasks.keys()
         if known.adapt_hash == spec.adapt_hash and _places(known) != _places(spec):
             raise StoreError(

@@ -24,22 +24,26 @@ _WHOLE = ("authors", "suite", "defaults")
 def print_plan(plan: Plan, console: Console) -> None:
     """Print a plan's cells: which run, which are reused."""
     words = {"todo": "run", "partial": "evaluate", "done": "reuse"}
-    rows = (
-        (
-            spec.cell,
-            spec.seed,
-            spec.backbone,
-            spec.suite_name,
-            " ".join(cell.missing or spec.tasks),
-            words[cell.state],
-        )
-        for cell in plan.cells
-        for spec in [cell.spec]
-    )
+    lines: dict[tuple[Any, ...], list[int]] = {}
+    for number, cell in enumerate(plan.cells):
+        spec, tasks = cell.spec, " ".join(cell.missing or cell.spec.tasks)
+        alone = (
+            () if "support" in spec.suite else (number,)
+        )  # few-shot cells are many: their seeds share a line
+        key = (spec.cell, spec.backbone, spec.suite_name, tasks, words[cell.state], alone)
+        lines.setdefault(key, []).append(spec.seed)
+    rows = ((key[0], _span(seeds), *key[1:5]) for key, seeds in lines.items())
     title = f"plan: {len(plan.open)} of {len(plan.cells)} cells to run"
     console.rows(
         ("method", "seed", "backbone", "suite", "tasks", "state"), rows, title, gives_way="suite, backbone"
     )
+
+
+def _span(seeds: Sequence[int]) -> str:
+    """Return seeds in a few characters: 3, or 0-4, or 1,5."""
+    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ",".join(map(str, seeds))
 
 
 def recipe_table(plan: Plan, configs: Sequence[RunConfig]) -> Fitted:

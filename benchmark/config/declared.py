@@ -92,6 +92,7 @@ class FewShot:
     )
     recipe: Annotated[Recipe, called("keys and values")] | None = setting(None, "how all methods are trained")
     methods: Mapping[str, MethodSettings | None] | None = setting(None, "method -> recipe and options")
+    published: Names | None = setting(None, "groups of results/paper/fewshot.csv whose rows stand beside")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def shares(config: RunConfig, method: str) -> Iterator[Share]:
             support = {"protocol": config.protocol, "dataset": dataset, "shots": shots}
             if not one:
                 support |= {"sampling": config.sampling, "selection": config.selection}
-            suite = {key: config.suite[key] for key in config.suite if key not in ("validation", SECTION)}
+            suite = {key: config.suite[key] for key in config.suite if key != "validation"}
             suite |= {"corpus": pool["train"], "support": support, "tasks": tasks}
             if "val" in pool and not one:
                 suite["validation"] = {**pool["val"], "task": next(iter(tasks))}

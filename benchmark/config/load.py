@@ -253,16 +253,13 @@ class _Loader(Stack):
         """Return the methods that a protocol can run; others that the user did not name are left out of a group."""
         unfit = fewshot.unfit(methods, protocol, pools)
         named = {METHODS.canonical(str(item)) for item in words(self.last("only_methods", "all"))}
-        refused: dict[str, list[str]] = {}
-        for name, why in unfit.items():
-            if name in named or protocol == fewshot.PAIRS:
-                refused.setdefault(why, []).append(name)
-            else:
-                self.notes.append(f"{name} left out: methods that {why}")
-        where = self.where("only_methods")
-        self.problems += [
-            f"{where}: {', '.join(names)} {why}. Leave them out" for why, names in refused.items()
-        ]
+        where, pairs = self.where("only_methods"), protocol == fewshot.PAIRS
+        for why in dict.fromkeys(unfit.values()):
+            names = [name for name in unfit if unfit[name] == why]
+            if asked := [name for name in names if pairs or name in named]:
+                self.problems.append(f"{where}: {', '.join(asked)} {why}. Leave them out")
+            elif names:
+                self.notes.append(f"{', '.join(names)} left out: methods that {why}")
         return [name for name in methods if name not in unfit]
 
     def _settings(self) -> dict[str, Any]:

@@ -87,7 +87,12 @@ class _Writer:
         names = {key: keys.pop(f"only_{key}", None) for key in ("methods", "tasks")}
         keys.pop("recipe_name", None)
         keys["recipe"] = {"anyOf": [{"enum": ["common", "authors"]}, self.recipe, _NULL]}
-        few = {"recipe": {"anyOf": [self.recipe, _NULL]}, "methods": _ANYTHING, "datasets": _ANYTHING}
+        few = {
+            "recipe": {"anyOf": [self.recipe, _NULL]},
+            "methods": _ANYTHING,
+            "datasets": _ANYTHING,
+            "published": _NAMES,
+        }
         keys["fewshot"] = {"anyOf": [_object(few), _NULL]}
         for key, plugins in (("methods", self._plugins(METHODS)), ("tasks", self._plugins(TASKS))):
             keys[key] = {"anyOf": [_NAMES, plugins]} if names[key] else plugins

@@ -22,6 +22,7 @@ from benchmark.report.model import SMALLEST_DIFFERENCE, Block
 from benchmark.report.paper import PaperTables, load_paper
 from benchmark.report.significance.decision import decide
 from benchmark.report.tables.datasets import dataset_tables
+from benchmark.report.tables.fewshot import fewshot_tables, only_few
 from benchmark.report.tables.formats import latex, markdown
 from benchmark.report.tables.render import efficiency_frame, render_block
 from benchmark.report.tables.screen import Screen
@@ -39,7 +40,7 @@ class Report:
         blocks: the main blocks, with all runs of the store (of a suite).
         views: blocks whose tables are shown: main ones first, then experiments.
         curves: blocks of experiments that are figures.
-        datasets: tables of datasets.
+        datasets: tables of few-shot runs, and of datasets.
         paper: the paper's numbers.
         folder: where files go.
     """
@@ -158,15 +159,16 @@ def read_report(
     cells = {row.cell for block in own for row in (*block.rows, *block.variants)}
     if baseline is not None and baseline not in cells:
         raise ConfigError(f"--baseline: {unknown('method', baseline, cells)}")
-    blocks = [with_papers_rows(known, block, paper) for block in own]
+    paired = [block for block in own if not only_few(block)]
+    blocks = [with_papers_rows(known, block, paper) if block in paired else block for block in own]
     shown = [one for one in known if one.kind == "table" and (wanted is None or one.id in wanted)]
     sizes = [one for one in known if wanted is not None and one.id in wanted]
     main = [block for block in blocks if block.rows and (wanted is None or MAIN in wanted)]
     return Report(
         blocks=blocks,
-        views=[*main, *experiment_blocks(shown, everything, anchors=own, complete=wanted is None)],
+        views=[*main, *experiment_blocks(shown, everything, anchors=paired, complete=wanted is None)],
         curves=experiment_blocks([one for one in known if one.kind == "curve"], blocks),
-        datasets=dataset_tables(sizes, everything, own, paper),
+        datasets=[*fewshot_tables(own), *dataset_tables(sizes, everything, own, paper)],
         paper=paper,
         folder=output_dir / "report",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import yaml
 
 from benchmark.backbones import load_backbone
 from benchmark.cli import main
+from benchmark.config.declared import Suite
 from benchmark.config.load import load_config
 from benchmark.console import NullReporter
 from benchmark.data.fewshot import coop_draw, realistic_draw, strict_draw
 from benchmark.errors import ConfigError
+from benchmark.files import ROOT
 from benchmark.plan import CellSpec, make_plan
 from benchmark.run.execute import execute_cell
 from benchmark.run.few_labels import FewLabels
 from benchmark.run.training.trainer import Trainer
+from benchmark.settings import read
 from benchmark.store.cells import CellFolder, Store
 from tests.small import context
 
@@ -160,7 +164,8 @@ def test_a_group_leaves_out_what_cannot_be_run_and_says_so(site: Path) -> None:
     assert "clap" not in config.methods
     assert "biomedcoop" not in config.methods
     assert {"coop", "kgcoop", "prograd", "clip_svd", "maple"} <= set(config.methods)
-    assert any(line.startswith("clap left out: methods that are bound") for line in config.notes)
+    (line,) = [line for line in config.notes if "methods that are bound" in line]
+    assert line.startswith("clap, linear_probe, ")
 
 
 def test_the_plan_is_shown_without_running(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +173,7 @@ def test_the_plan_is_shown_without_running(site: Path, capsys: pytest.CaptureFix
     assert main(["run", *words, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "plan: 51 of 51 cells to run" in out
-    assert "coop+protocol=fewshot,dataset=films,shots=4" in out
+    assert re.search(r"coop\+protocol=fewshot,dataset=films,shots=4 +0-4 ", out)
     assert not (site / "out").exists()
 
 
@@ -277,3 +282,16 @@ def test_searches_see_validation_labels_in_the_published_protocol_alone(site: Pa
         seen[selection] = run(spec, tmp_path).read_json("adapt.json")
     assert (seen["strict"]["labels"], seen["coop"]["labels"]) == (10, 20)
     assert seen["coop"]["labels_for_validation"] == 10
+
+
+def test_the_commands_of_the_page_are_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "fewshot.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    python run_benchmark\.py (run .*--protocol .*)$", page, re.M)
+    assert len(commands) >= 4
+    for command in commands:
+        assert (
+            main([*command.split(), "--methods", "coop", "--dry-run", "--output-dir", str(tmp_path)]) == 0
+        ), command
+        assert "cells to run" in capsys.readouterr().out
+    (section,) = re.findall(r"```yaml\n(fewshot:.*?)```", page, re.S)
+    assert read(Suite, {"name": "x"} | yaml.safe_load(section), str)[1] == []

@@ -103,6 +103,7 @@ class Table:
         costs: the same rows with what they cost; None where nothing was run.
         words: in words, which differences matter. decision: what the table answers; None where it compares nothing.
         records: the rows as numbers, for CSV.
+        name: id of a table that is of no experiment; empty for all others.
     """
 
     columns: Sequence[Column]
@@ -117,11 +118,12 @@ class Table:
     words: Sequence[str] = ()
     decision: Decision | None = None
     records: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    name: str = ""
 
     @property
     def table(self) -> str:
         """Id of the table in the paper, or the experiment's own."""
-        return self.block.table
+        return self.name or self.block.table
 
     @property
     def note_lines(self) -> list[str]:

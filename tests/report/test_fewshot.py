@@ -1,0 +1,116 @@
+"""Tables and figures of few-shot runs, of results that are written down here."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.report.report import read_report
+from benchmark.report.tables import fewshot
+from benchmark.store.cells import Store
+
+ACC = {"acc": {"head": "ACC", "headline": True}, "balanced_acc": {"head": "bal. ACC"}}
+
+
+def finished(
+    out: Path, method: str, support: dict[str, Any], seed: int, scores: dict[str, float], **suite: Any
+) -> None:
+    """Write one cell down as a run leaves it."""
+    variant = ",".join(
+        f"{key}={value}" for key, value in support.items() if value not in ("standard", "strict")
+    )
+    folder = Store(out).cell(f"runs/few/tiny/{method}+{variant}/seed-{seed}")
+    config = {"suite_name": "few", "backbone": "tiny", "method": method, "variant": variant, "seed": seed}
+    whole = {"name": "few", "templates": ["{}"], "support": support, **suite}
+    tasks = {"zeroshot": {"datasets": {name: {} for name in scores}}}
+    folder.write_config(
+        {**config, "suite": whole | {"tasks": tasks}, "tasks": tasks, "recipe": {}, "options": {}}
+    )
+    folder.write_json("status.json", {"status": "success"})
+    folder.write_json("adapt.json", {"labels": 5 * support["shots"]})
+    datasets = {}
+    for name, value in scores.items():
+        one = {"value": value, "ci_low": value - 0.1, "ci_high": value + 0.1, "n": 100}
+        datasets[name] = {"n": 100, "kind": "multiclass", "info": {}, "metrics": dict.fromkeys(ACC, one)}
+    folder.write_json(
+        "zeroshot.json", {"task": "zeroshot", "status": "success", "metrics": ACC, "datasets": datasets}
+    )
+
+
+def of(protocol: str, dataset: str, shots: int) -> dict[str, Any]:
+    drawn = {"sampling": "standard", "selection": "strict"} if shots else {}
+    return {"protocol": protocol, "dataset": dataset, "shots": shots, **drawn}
+
+
+@pytest.fixture
+def curves(tmp_path: Path) -> Path:
+    published = {"fewshot": {"published": ["biomedcoop11"]}}
+    for name in ("a", "b"):
+        finished(tmp_path, "zero_shot", of("fewshot", name, 0), 0, {name: 0.4}, **published)
+        for shots, gain in ((1, 0.0), (16, 0.2)):
+            for seed in range(3):
+                for method, value in (("coop", 0.5), ("clap", 0.6)):
+                    score = {name: value + gain + seed / 100}
+                    finished(tmp_path, method, of("fewshot", name, shots), seed, score, **published)
+    return tmp_path
+
+
+def rows_of(table: Any) -> dict[str, list[str]]:
+    return {row[0].text: [f"{cell.text} {cell.detail}".strip() for cell in row[1:]] for row in table.rows}
+
+
+def test_scores_stand_against_shots_with_labels_ranks_and_a_test(curves: Path) -> None:
+    (table,) = [one for one in read_report(curves).rendered if one.table == "fewshot"]
+    heads = [column.full for column in table.columns]
+    assert heads[1:4] == ["1 shot ACC [%]", "1 shot bal. ACC [%]", "1 shot labels"]
+    found = rows_of(table)
+    # (0.5 + 0.51 + 0.52) / 3, over two datasets alike; sd 1 point
+    assert found["CoOp"][:3] == ["51.0 (1.0)", "51.0 (1.0)", "5"]
+    assert found["CoOp"][3:6] == ["71.0 (1.0)", "71.0 (1.0)", "80"]
+    assert found["Zero-shot"][:3] == ["40.0", "40.0", "0"]
+    assert found["CLAP"][-2:] == ["1.00", "-"]
+    assert found["CoOp"][-2] == "2.00"
+    assert found["CoOp"][-1].startswith("p")
+    (first, *_) = [
+        row
+        for row in table.references
+        if row[0].text.startswith("CLIP-Adapter (published: HealthX-Lab/BiomedCoOp")
+    ]
+    assert first[1].text == "44.66"
+    assert "not measured here" in table.caption
+    assert [one.table for one in read_report(curves).rendered] == ["fewshot"]  # no empty table of all methods
+
+
+def test_every_seed_stands_in_the_file_and_the_figure_is_drawn(curves: Path) -> None:
+    files = read_report(curves).write()
+    names = {path.name for path in files}
+    assert {"table_fewshot.md", "table_fewshot.csv", "figure_fewshot-a.png", "figure_fewshot-b.png"} <= names
+    with (curves / "report" / "table_fewshot.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == 2 + 2 * 2 * 3 * 2
+    assert {row["labels"] for row in found} == {"0", "5", "80"}
+
+
+def test_both_harmonic_means_are_labelled(tmp_path: Path) -> None:
+    for seed, (base, new) in enumerate(((0.8, 0.4), (0.6, 0.6))):
+        finished(tmp_path, "coop", of("base_to_new", "a", 16), seed, {"a-base": base, "a-new": new})
+    (table,) = fewshot.fewshot_tables(read_report(tmp_path).blocks)
+    assert [column.head for column in table.columns[1:]] == [
+        "base [%]",
+        "new [%]",
+        "H [%]",
+        "H of means [%]",
+        "labels",
+    ]
+    (cells,) = rows_of(table).values()
+    # H of 80 and 40 is 53.33, of 60 and 60 it is 60: mean 56.67; of the means 70 and 50 it is 58.33
+    assert [cell.partition(" ")[0] for cell in cells] == ["70.0", "50.0", "56.7", "58.3", "80"]
+
+
+def test_published_numbers_name_their_source() -> None:
+    rows = fewshot.published()
+    assert len(rows) > 800
+    assert all(row["source"] and row["file"] and row["dataset_group"] for row in rows)
