@@ -8,11 +8,13 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from markdown_it import MarkdownIt
 
 from benchmark.cli import main
@@ -235,7 +237,8 @@ def test_own_and_shared_results_hold_hashes(tmp_path, monkeypatch, shared):
     monkeypatch.setattr("benchmark.run.shared_results.is_shared", lambda *_: shared)
     monkeypatch.setattr("benchmark.run.shared_results.tower_digest", lambda _: "digest")
     hide = Pseudonyms(b"key").hide
-    towers = TowerResults(tmp_path / "shared", spec(tmp_path, hash_ids=True), None, hide)  # type: ignore[arg-type]
+    around: Any = SimpleNamespace(device=torch.device("cpu"))
+    towers = TowerResults(tmp_path / "shared", spec(tmp_path, hash_ids=True), around, hide)
     method: Any = type("Stub", (), {"backbone": None})()
     result = towers.evaluate(Finds(), "t", "../d", {}, method)  # type: ignore[arg-type]
     assert result.predictions["image_id"].tolist() == [Pseudonyms(b"key").of("film007")]
