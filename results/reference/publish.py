@@ -123,12 +123,13 @@ def result() -> str:
             ]
         rows.append([line["title"], *told, *scores])
     commit = json.loads((RESULTS / "provenance.json").read_text(encoding="utf-8"))["git"]["commit"][:7]
+    seeds = ", ".join(str(seed) for seed in sorted(set(pd.read_csv(RESULTS / "curves.csv").seed)))
     said = re.findall(r"^- (.*? AUC: .*)$", (RESULTS / "report/table_1.md").read_text("utf-8"), re.M)
     return "\n".join(
         [
-            "Backbone `tiny`, per cent, mean ± standard deviation over training seeds 0, 1 and 2, at commit "
-            f"{commit}. Kept step: whose weights",
-            "validation chose, of 0, 200, 400, 600 and 800. Trained values: with the suite's options and logit scale.",
+            f"Backbone `tiny`, per cent, mean ± standard deviation over training seeds {seeds}, at commit {commit}.",
+            "Kept step: whose weights validation chose, of 0, 200, 400, 600 and 800. Trained values: with the",
+            "suite's options and the logit scale.",
             "",
             table(heads, rows),
             "",

@@ -62,7 +62,7 @@ def test_compare_says_each_column_and_the_sum(printed, decided, width):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_report_ends_with_the_answer(printed, decided, width):
     lines = printed(width, "report", "--output-dir", decided, "--formats", "md")
-    assert lines[0] == "writing report ..."
+    assert "writing report ..." in lines[:2]
     assert lines[-2].startswith("next  ") or lines[-1].startswith("next  ") or lines[-3].startswith("next  ")
     titles = ["Zero-shot", "CLIP-Adapter", "Full FT", "TaskRes"]
     check([line for line in lines if str(decided) not in line and "/report/" not in line], 1000, titles)
