@@ -104,6 +104,10 @@ def forget(device: torch.device) -> None:
     A backbone and its hooks refer to each other, so that nothing but the collector frees them.
     """
     gc.collect()
+    if gc.get_freeze_count() < len(
+        gc.get_objects()
+    ):  # libraries, mostly: later collections need not look at them
+        gc.freeze()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

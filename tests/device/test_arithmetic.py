@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from benchmark import machine
 from benchmark.backbones import load_backbone
 from benchmark.backbones.towers import precision
 from benchmark.console import NullReporter
+from benchmark.files import ROOT
 from benchmark.run.cost import forget
 from benchmark.run.training.checkpoint import Checkpoint
 from benchmark.run.training.clock import StepClock
@@ -98,6 +101,14 @@ def test_what_an_earlier_cell_left_is_freed() -> None:
         assert left() is None
     finally:
         gc.enable()
+    assert gc.get_freeze_count() >= len(gc.get_objects())  # the next time, libraries are not looked at again
+
+
+def test_choosing_a_device_does_not_load_the_compiler() -> None:
+    code = "import sys; from benchmark.machine import use_device; use_device('cpu'); "
+    code += "print('torch._inductor' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic
