@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from learning_rates import PRIOR, on_edge
+from learning_rates import PRIOR
 from scipy.stats import spearmanr
 
 HERE = Path(__file__).parent
@@ -197,9 +197,9 @@ def judged() -> str:
         for kind in ("linear_probe", "end_to_end")
     }
     searched = pd.read_csv(HERE / "learning_rates.csv").groupby("method")
-    tried = {name: dict(group[["lr", "best"]].to_numpy()) for name, group in searched}
-    edges = [name for name, scores in tried.items() if on_edge(scores)]
-    least, most = min(map(len, tried.values())), max(map(len, tried.values()))
+    chosen = {name: float(group.lr[group.chosen == 1].iloc[0]) for name, group in searched}
+    edges = [name for name, group in searched if chosen[name] in (group.lr.min(), group.lr.max())]
+    least, most = searched.lr.nunique().min(), searched.lr.nunique().max()
     rooms = "; ".join(
         f"{KINDS[kind].partition(',')[0]} "
         + ", ".join(f"{TESTS[part]} {value:+.1f}" for part, value in each.items())
