@@ -95,7 +95,7 @@ def test_auto_is_resolved_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None
     assert resolve("auto", CPU) == resolve("fp32", CPU) == "fp32"
     assert resolve("bf16", CPU) == "bf16"
     for has_it, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it, **_: has_it)
         assert resolve("auto", torch.device("cuda")) == expected
 
 

@@ -96,7 +96,7 @@ _SETTINGS: dict[str, Says] = {
     "--lr inf": "--lr: expected a finite number",
     "--lr 0": "--lr: expected a value greater than 0",
     "--lr fast": "--lr: expected a number, got 'fast'",
-    "--loss clpi": "--loss: expected one of label_guided, clip (Did you mean 'clip'?)",
+    "--loss clpi": "--loss: expected one of label_guided, clip, focal (Did you mean 'clip'?)",
     "--precision fp8": "--precision: expected one of auto, fp32",
     "--device gpu": "--device: expected auto, cpu, cuda or cuda:<i>, got 'gpu'",
     "--device cuda:99": "--device: 'cuda:99' does not exist",

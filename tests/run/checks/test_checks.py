@@ -153,7 +153,8 @@ def test_an_overlap_that_is_allowed_stands_in_the_results(data: Path) -> None:
             "patients": 0,
             "seen": False,
             "leak": False,
-            "text": "3 of 8 images are also in test set 'tested' (zeroshot)",
+            "text": "3 of 8 images are also in test set 'tested' (zeroshot); "
+            "3 of 8 images have other labels in test set 'tested' (zeroshot)",
         }
     ]
     assert "data_notes" not in found["others"]["info"]  # test sets may share images
