@@ -24,6 +24,8 @@ import pandas as pd
 from learning_rates import PRIOR
 from scipy.stats import spearmanr
 
+from benchmark.registry import METHODS
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "phantom"
@@ -90,12 +92,6 @@ def percent(value: float, sd: float = float("nan")) -> str:
     if pd.isna(value):
         return "-"
     return f"{100 * value:.1f}" + ("" if pd.isna(sd) else f" ± {100 * sd:.1f}")
-
-
-def titles() -> dict[str, str]:
-    """Return the title of each method, in the order of the report."""
-    frame = pd.read_csv(RESULTS / "report/table_1.csv")
-    return dict(frame[frame.kind == "method"][["method", "title"]].to_numpy())
 
 
 def result() -> str:
@@ -169,12 +165,10 @@ def rates() -> str:
     """Return the learning rates that were tried and chosen on validation."""
     frame = pd.read_csv(HERE / "learning_rates.csv")
     rows = []
-    for name, title in titles().items():
-        tried = frame[frame.method == name]
-        if len(tried):
-            chosen = tried[tried.chosen == 1].iloc[0]
-            told = ", ".join(f"{row.lr:g} ({100 * row.best:.1f})" for row in tried.itertuples())
-            rows.append([title, f"{chosen.lr:g}", told, percent(chosen.epoch_0)])
+    for name, tried in frame.groupby("method"):
+        chosen = tried[tried.chosen == 1].iloc[0]
+        told = ", ".join(f"{row.lr:g} ({100 * row.best:.1f})" for row in tried.itertuples())
+        rows.append([METHODS.get(name).card.title, f"{chosen.lr:g}", told, percent(chosen.epoch_0)])
     return table(["method", "chosen", "tried (best validation AUROC after the start)", "start"], rows, 3)
 
 
@@ -240,6 +234,8 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "rates": ("docs/phantom.md", rates),
     "judged": ("docs/phantom.md", judged),
 }
+OF_RUNS = ("result", "judged")
+"""Blocks that need the results of a run."""
 
 
 def replaced(page: str, name: str, content: str) -> str:
@@ -259,7 +255,10 @@ def main() -> int:
     """Take over a run, if one is named, and write all blocks."""
     if sys.argv[1:]:
         take_over(Path(sys.argv[1]))
+    measured = (RESULTS / "results.csv").is_file()
     for name, (page, make) in BLOCKS.items():
+        if name in OF_RUNS and not measured:
+            continue
         path = ROOT / page
         path.write_text(replaced(path.read_text(encoding="utf-8"), name, make()), encoding="utf-8")
     return 0
