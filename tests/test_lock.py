@@ -14,7 +14,6 @@ REFERENCE = ROOT / "results" / "reference"
 LOCK = (REFERENCE / "requirements.lock").read_text(encoding="ascii")
 LINE = re.compile(r"([a-z0-9-]+)==([0-9][0-9A-Za-z.]*) --hash=sha256:([0-9a-f]{64})")
 PINS = {found[1]: found[2] for found in map(LINE.fullmatch, LOCK.splitlines()) if found}
-PROVENANCE = json.loads((REFERENCE / "phantom" / "provenance.json").read_text(encoding="utf-8"))
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
@@ -40,7 +39,8 @@ def test_it_holds_what_the_project_needs_within_its_ranges():
 
 
 def test_it_is_the_environment_of_the_reference_results():
-    versions = {canonicalize_name(name): version for name, version in PROVENANCE["packages"].items()}
+    provenance = json.loads((REFERENCE / "phantom" / "provenance.json").read_text(encoding="utf-8"))
+    versions = {canonicalize_name(name): version for name, version in provenance["packages"].items()}
     assert {name: PINS[name] for name in versions} == versions
-    python, platform = PROVENANCE["python"], PROVENANCE["platform"]
+    python, platform = provenance["python"], provenance["platform"]
     assert LOCK.startswith(f"# The packages behind results/reference/: Python {python} on {platform}")

@@ -1,7 +1,10 @@
-"""Search the learning rates of the embedded suite on validation, or collect the validation curves of a search.
+"""Search the learning rates of an embedded suite on validation, or collect the validation curves of a search.
 
     python results/reference/learning_rates.py search SEARCH     # what is missing; may be stopped and called again
     python results/reference/learning_rates.py collect SEARCH > results/reference/learning_rates.csv
+
+A third word names the suite; without it, it is ``phantom``. ``phantom_histology`` goes into
+``learning_rates_phantom_histology.csv``.
 
 The search goes in rounds, and a round is one run of all methods below SEARCH: generator seed 77 and training seed 100,
 which no result uses, and no test set is opened. Every method gets the same number of candidates by the same rule: the
@@ -21,7 +24,7 @@ from typing import Any
 
 import yaml
 
-PRIOR = {
+PHANTOM = {
     "ace_lora": 1e-3,
     "clip_adapter": 3e-3,
     "clip_lora": 3e-3,
@@ -34,6 +37,20 @@ PRIOR = {
     "taskres": 1e-2,
 }
 """First guesses, from an earlier version of the towers."""
+HISTOLOGY = {
+    "ace_lora": 1.6e-2,
+    "clip_adapter": 2.7e-2,
+    "clip_lora": 1.6e-2,
+    "cocoop": 1.1e-4,
+    "coop": 3e-3,
+    "full_ft": 5e-4,
+    "maple": 1.6e-2,
+    "mma": 2.7e-2,
+    "mmrl": 1.9e-4,
+    "taskres": 5.2e-2,
+}
+"""First guesses: what was chosen for ``phantom``."""
+PRIOR = {"phantom": PHANTOM, "phantom_histology": HISTOLOGY}
 STEP, ROUNDS, MOST = 3.0, 4, 6
 _DRAW = [f"{part}.seed=77" for part in ("corpus", "validation")]
 
@@ -61,15 +78,19 @@ def on_edge(tried: dict[float, float]) -> bool:
     return best(tried) in (min(tried), max(tried))
 
 
-def search(folder: Path) -> None:
+def search(folder: Path, suite: str) -> None:
     """Adapt all methods round by round; cells that are finished are not run again."""
+    priors = PRIOR[suite]
     for number in range(1, MOST + 1):
         rows = [row for row in cells(folder) if row["round"] < number]
-        tried = {name: {row["lr"]: row["best"] for row in rows if row["method"] == name} for name in PRIOR}
+        tried = {name: {row["lr"]: row["best"] for row in rows if row["method"] == name} for name in priors}
         if number > ROUNDS and not any(on_edge(scores) for scores in tried.values()):
             return
-        rates = [f"methods.{name}.recipe.lr={proposed(PRIOR[name], tried[name]):g}" for name in PRIOR]
-        words = ["--methods", ",".join(PRIOR), "--tasks", "none", "--seeds", "100", "--jobs", "1"]
+        rates = [
+            f"methods.{name}.recipe.lr={proposed(prior, tried[name]):g}" for name, prior in priors.items()
+        ]
+        words = ["--suite", suite, "--methods", ",".join(priors)]
+        words += ["--tasks", "none", "--seeds", "100", "--jobs", "1"]
         out = ["--output-dir", str(folder / f"round_{number}")]
         subprocess.run([sys.executable, "run_benchmark.py", *words, *out, *_DRAW, *rates], check=True)
 
@@ -97,7 +118,8 @@ def cells(folder: Path) -> list[dict[str, Any]]:
 def collect(folder: Path) -> None:
     """Print the rows of a search, with the method's choice marked."""
     rows = cells(folder)
-    tried = {name: {row["lr"]: row["best"] for row in rows if row["method"] == name} for name in PRIOR}
+    names = {row["method"] for row in rows}
+    tried = {name: {row["lr"]: row["best"] for row in rows if row["method"] == name} for name in names}
     rows.sort(key=lambda row: (row["method"], row["lr"]))
     heads = ["suite", "backbone", "method", "round", "lr", "steps", "best", "chosen"]
     epochs = [name for name in rows[0] if name.startswith("epoch_")]
@@ -110,6 +132,6 @@ def collect(folder: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "search":
-        search(Path(sys.argv[2]))
+        search(Path(sys.argv[2]), *(sys.argv[3:] or ["phantom"]))
     else:
         collect(Path(sys.argv[2]))

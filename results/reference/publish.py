@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from learning_rates import PRIOR
+from learning_rates import PHANTOM
 from scipy.stats import spearmanr
 
 from benchmark.registry import METHODS
@@ -176,7 +176,7 @@ def judged() -> str:
     """Return the criteria with their figures."""
     frame = pd.read_csv(RESULTS / "results.csv")
     frame = frame[
-        (frame.task == "zeroshot") & (frame.metric == "auroc") & frame.method.isin(["zero_shot", *PRIOR])
+        (frame.task == "zeroshot") & (frame.metric == "auroc") & frame.method.isin(["zero_shot", *PHANTOM])
     ]
     means = 100 * frame.pivot_table(index="method", columns="seed", values="value", aggfunc="mean")
     gains = means.drop("zero_shot").sub(means.loc["zero_shot"].mean())

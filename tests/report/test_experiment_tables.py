@@ -199,7 +199,7 @@ def test_ties_are_marked_in_every_format_and_explained(tmp_path, write_cell, cho
 def test_all_tables_of_the_paper_are_written_measured_or_not(tmp_path, write_cell):
     write_cell("zero_shot", 0, (0.35, 0.7), parameters=0)
     written = {path.name for path in write_report(tmp_path, tables=["all"], formats=["csv", "md", "tex"])}
-    names = [*map(str, range(1, 9)), "A1", "A2", "A3", "A4", "medct_vlm"]
+    names = [*map(str, range(1, 9)), "A1", "A2", "A3", "A4", "long", "medct_vlm"]
     assert written == {
         "efficiency.csv",
         *(f"table_{name}.{kind}" for name in names for kind in ("csv", "md", "tex")),
