@@ -24,6 +24,7 @@ import pandas as pd
 from learning_rates import PHANTOM
 from scipy.stats import spearmanr
 
+from benchmark.config.experiments import experiments, read_suite, resolve
 from benchmark.registry import METHODS
 
 HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ KINDS = {
     "end_to_end": "end to end, supervised",
 }
 ROOM = {"chexpert_5x200": 15, "rsna": 5, "siim": 5}  # points that references must leave (criterion e)
-KEPT_FILES = ("*.csv", "*.md", "*.tex", "*.png")
+KEPT_FILES = ("*.csv", "*.md", "*.tex", "*.png", "index.html")
 
 
 def take_over(out: Path) -> None:
@@ -102,7 +103,7 @@ def result() -> str:
     heads = ["method", "trained values", "kept step", "validation AUROC"]
     heads += [f"{title} {metric}" for title in TESTS.values() for metric in ("ACC", "AUROC")]
     rows = []
-    for _, line in frame.iterrows():
+    for _, line in frame[frame.variant.isna()].iterrows():
         scores = [percent(line[name], line[f"{name}_sd"]) for name in columns]
         if line["kind"] != "method":
             if scores != ["-"] * len(scores):
@@ -182,6 +183,7 @@ def judged() -> str:
     gains = means.drop("zero_shot").sub(means.loc["zero_shot"].mean())
     middle, spread = gains.mean(axis=1), gains.std(axis=1)
     curves = pd.read_csv(RESULTS / "curves.csv")
+    curves = curves[curves.method.isin(PHANTOM)]
     kept = curves.groupby("method").kept.mean()[middle.index]
     rank = spearmanr(kept, middle).statistic
     drift = (100 * (curves.epoch_4 - curves.epoch_3)).groupby(curves.method).mean().abs()
@@ -227,14 +229,59 @@ def judged() -> str:
     )
 
 
+def rows_of(name: str, metrics: tuple[str, ...] = ("acc", "auroc")) -> list[list[str]]:
+    """Return the rows of an experiment that ran on ``phantom``: title, then means over its test sets, seeds apart."""
+    item = next(item for item in experiments() if item.name == name)
+    frame = pd.read_csv(RESULTS / "results.csv")
+    frame = frame[(frame.suite == "phantom") & (frame.task == "zeroshot") & frame.metric.isin(metrics)]
+    rows = []
+    for row in resolve(item, read_suite("phantom"), "tiny"):
+        found = frame[(frame.backbone == row.backbone) & (frame.method == row.cell)]
+        if row.reason or found.empty:
+            continue
+        means = found.pivot_table(index="seed", columns="metric", values="value", aggfunc="mean")
+        scores = [percent(means[metric].mean(), means[metric].std()) for metric in metrics]
+        rows.append([f"{item.label[0].upper()}{item.label[1:]}", row.title, *scores])
+    return rows
+
+
+def ablations() -> str:
+    """Return the rows of the paper's tables on ACE-LoRA's parts, and of the long recipe."""
+    names = ("table_5", "table_6", "table_7", "table_8", "table_A3", "long")
+    heads = ["", "row", "mean ACC", "mean AUROC"]
+    return table(heads, [row for name in names for row in rows_of(name)], numbers_from=2)
+
+
+def dense() -> str:
+    """Return Dice and mAP of the heads on every image tower."""
+    frame = pd.read_csv(RESULTS / "results.csv")
+    frame = frame[frame.task.isin(["segmentation", "detection"])]
+    columns = {"dice": "Dice (SIIM)", "map": "mAP (RSNA)"}
+    rows = []
+    for name, title in [
+        ("zero_shot", "Zero-shot"),
+        *((name, METHODS.get(name).card.title) for name in PHANTOM),
+    ]:
+        found = frame[frame.method == name].groupby("metric").value
+        if found.ngroups:
+            rows.append([title, *(percent(found.mean()[key], found.std()[key]) for key in columns)])
+    untrained = frame[frame.method == "zero_shot"].groupby("metric").value
+    told = [
+        percent(untrained.mean()[f"{key}_untrained"], untrained.std()[f"{key}_untrained"]) for key in columns
+    ]
+    return table(["image tower of", *columns.values()], [*rows, ["*untrained*", *told]])
+
+
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "result": ("README.md", result),
     "start": ("docs/phantom.md", start),
     "references": ("docs/phantom.md", references),
     "rates": ("docs/phantom.md", rates),
     "judged": ("docs/phantom.md", judged),
+    "ablations": ("docs/phantom.md", ablations),
+    "dense": ("docs/phantom.md", dense),
 }
-OF_RUNS = ("result", "judged")
+OF_RUNS = ("result", "judged", "ablations", "dense")
 """Blocks that need the results of a run."""
 
 

@@ -196,7 +196,9 @@ def test_every_number_of_the_paper_has_its_row():
     for item in tables:
         named = filter(None, (line.paper_row for line in item.rows))
         rows = list(dict.fromkeys(named))  # a model may have two forms
-        assert rows == [name for name in dict.fromkeys(paper_order.get(item.id, [])) if name in rows], item.name
+        assert rows == [name for name in dict.fromkeys(paper_order.get(item.id, [])) if name in rows], (
+            item.name
+        )
 
 
 @pytest.mark.parametrize("suite", ["phantom", "radiology", "radiology_openi", "histopathology", "ct_rate"])

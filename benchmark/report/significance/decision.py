@@ -246,7 +246,8 @@ class Decision:
             return seeds.strip()
         if not trained:
             return f"{lead.title} trains nothing.{seeds}"
-        share = f" ({100 * trained / whole:.2g} % of the model)" if whole else ""
+        part = 100 * trained / whole if whole else 0.0
+        share = f" ({part:.{2 if part < 10 else 3}g} % of the model)" if whole else ""
         time = step_text(lead.efficiency.get("step_time_p50_s"))
         step = f"; a training step takes {time}" if time else ""
         return f"{lead.title} trains {trained:,.0f} values{share}{step}.{seeds}"
