@@ -60,7 +60,7 @@ def test_a_block_is_replaced_whole(publish):
         publish.replaced(page, "y", "new")
 
 
-@pytest.mark.parametrize("name", ["start", "references", "rates"])
+@pytest.mark.parametrize("name", ["result", "judged", "start", "references", "rates"])
 def test_pages_show_what_the_files_hold(publish, name):
     page, make = publish.BLOCKS[name]
     text = (ROOT / page).read_text(encoding="utf-8")

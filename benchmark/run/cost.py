@@ -7,6 +7,7 @@ so that a kernel which computes scores twice to save memory does not look more e
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -104,10 +105,9 @@ def forget(device: torch.device) -> None:
     A backbone and its hooks refer to each other, so that nothing but the collector frees them.
     """
     gc.collect()
-    if gc.get_freeze_count() < len(
-        gc.get_objects()
-    ):  # libraries, mostly: later collections need not look at them
-        gc.freeze()
+    if gc.get_freeze_count() < len(gc.get_objects()):
+        gc.freeze()  # libraries, mostly: later collections need not look at them
+        atexit.register(gc.unfreeze)  # else a library reports at the end what it was not told to free
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -2,7 +2,13 @@
 
     python -m benchmark.phantom.pretraining.probe --backbone tiny > results/reference/phantom/references_tiny.json
     python run_benchmark.py --methods all --tasks zeroshot --seeds 0,1,2 --output-dir OUT
-    python results/reference/publish.py OUT    # and without OUT: the pages alone, from what is here
+    python results/reference/publish.py OUT               # and without OUT: the pages alone, from what is here
+
+The tables and figures of the paper are taken over apart, from a folder that holds them beside the main job:
+
+    cp -r OUT PAPER
+    python run_benchmark.py --config configs/experiments/*.yaml --seeds 0,1,2 --output-dir PAPER
+    python results/reference/publish.py OUT PAPER
 
 What is written stands between two comments, ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``, and is replaced whole.
 No number on these pages is typed by hand: they come from ``results.csv``, the report, ``curves.csv`` (validation over
@@ -30,6 +36,7 @@ from benchmark.registry import METHODS
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "phantom"
+PAPER = HERE / "paper"
 REFERENCES = RESULTS / "references_tiny.json"
 WEIGHTS = ROOT / "benchmark/backbones/weights"
 TESTS = {"chexpert_5x200": "5x200", "rsna": "RSNA", "siim": "SIIM"}
@@ -43,27 +50,31 @@ ROOM = {"chexpert_5x200": 15, "rsna": 5, "siim": 5}  # points that references mu
 KEPT_FILES = ("*.csv", "*.md", "*.tex", "*.png", "index.html")
 
 
-def take_over(out: Path) -> None:
+def take_over(out: Path, into: Path) -> None:
     """Copy the results of a run, with its report built anew beside the supervised references."""
     found = json.loads(REFERENCES.read_text(encoding="utf-8"))["end_to_end"]
     ceiling = {"title": "End to end, supervised", "datasets": {part: found[part] for part in TESTS}}
     (out / "ceilings.json").write_text(
         json.dumps({"phantom/tiny": ceiling}, indent=1) + "\n", encoding="utf-8"
     )
+    tables = ["--tables", "all"] if into == PAPER else []
     subprocess.run(
-        [sys.executable, "run_benchmark.py", "report", "--output-dir", str(out)], check=True, cwd=ROOT
+        [sys.executable, "run_benchmark.py", "report", "--output-dir", str(out), *tables],
+        check=True,
+        cwd=ROOT,
     )
-    shutil.rmtree(RESULTS / "report", ignore_errors=True)
-    (RESULTS / "report").mkdir(parents=True)
+    shutil.rmtree(into / "report", ignore_errors=True)
+    (into / "report").mkdir(parents=True)
     for pattern in KEPT_FILES:
         for file in sorted((out / "report").glob(pattern)):
-            shutil.copy(file, RESULTS / "report")
+            shutil.copy(file, into / "report")
     for name in ("results.csv", "ceilings.json"):
-        shutil.copy(out / name, RESULTS)
-    shutil.copy(min(out.glob("runs/phantom/tiny/*/seed-*/provenance.json")), RESULTS)
-    rows = [curve(history) for history in sorted(out.glob("runs/phantom/tiny/*/seed-*/history.jsonl"))]
-    with (RESULTS / "curves.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        shutil.copy(out / name, into)
+    shutil.copy(min(out.glob("runs/phantom/tiny/*/seed-*/provenance.json")), into)
+    rows = [curve(history) for history in sorted(out.glob("runs/phantom/*/*/seed-*/history.jsonl"))]
+    with (into / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+        heads = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(file, fieldnames=heads, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -73,6 +84,7 @@ def curve(history: Path) -> dict[str, object]:
     lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     kept = json.loads(history.with_name("adapt.json").read_text(encoding="utf-8"))["best"]
     return {
+        "backbone": history.parents[2].name,
         "method": history.parent.parent.name,
         "seed": history.parent.name.removeprefix("seed-"),
         "steps": lines[-1]["step"],
@@ -103,7 +115,7 @@ def result() -> str:
     heads = ["method", "trained values", "kept step", "validation AUROC"]
     heads += [f"{title} {metric}" for title in TESTS.values() for metric in ("ACC", "AUROC")]
     rows = []
-    for _, line in frame[frame.variant.isna()].iterrows():
+    for _, line in frame.iterrows():
         scores = [percent(line[name], line[f"{name}_sd"]) for name in columns]
         if line["kind"] != "method":
             if scores != ["-"] * len(scores):
@@ -121,7 +133,7 @@ def result() -> str:
         rows.append([line["title"], *told, *scores])
     commit = json.loads((RESULTS / "provenance.json").read_text(encoding="utf-8"))["git"]["commit"][:7]
     seeds = ", ".join(str(seed) for seed in sorted(set(pd.read_csv(RESULTS / "curves.csv").seed)))
-    said = re.findall(r"^- (.*? AUC: .*)$", (RESULTS / "report/table_1.md").read_text("utf-8"), re.M)
+    said = re.findall(r"^- (.*? AUROC: .*)$", (RESULTS / "report/table_1.md").read_text("utf-8"), re.M)
     return "\n".join(
         [
             f"Backbone `tiny`, per cent, mean ± standard deviation over training seeds {seeds}, at commit {commit}.",
@@ -183,7 +195,6 @@ def judged() -> str:
     gains = means.drop("zero_shot").sub(means.loc["zero_shot"].mean())
     middle, spread = gains.mean(axis=1), gains.std(axis=1)
     curves = pd.read_csv(RESULTS / "curves.csv")
-    curves = curves[curves.method.isin(PHANTOM)]
     kept = curves.groupby("method").kept.mean()[middle.index]
     rank = spearmanr(kept, middle).statistic
     drift = (100 * (curves.epoch_4 - curves.epoch_3)).groupby(curves.method).mean().abs()
@@ -232,7 +243,7 @@ def judged() -> str:
 def rows_of(name: str, metrics: tuple[str, ...] = ("acc", "auroc")) -> list[list[str]]:
     """Return the rows of an experiment that ran on ``phantom``: title, then means over its test sets, seeds apart."""
     item = next(item for item in experiments() if item.name == name)
-    frame = pd.read_csv(RESULTS / "results.csv")
+    frame = pd.read_csv(PAPER / "results.csv")
     frame = frame[(frame.suite == "phantom") & (frame.task == "zeroshot") & frame.metric.isin(metrics)]
     rows = []
     for row in resolve(item, read_suite("phantom"), "tiny"):
@@ -254,7 +265,7 @@ def ablations() -> str:
 
 def dense() -> str:
     """Return Dice and mAP of the heads on every image tower."""
-    frame = pd.read_csv(RESULTS / "results.csv")
+    frame = pd.read_csv(PAPER / "results.csv")
     frame = frame[frame.task.isin(["segmentation", "detection"])]
     columns = {"dice": "Dice (SIIM)", "map": "mAP (RSNA)"}
     rows = []
@@ -281,8 +292,8 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "ablations": ("docs/phantom.md", ablations),
     "dense": ("docs/phantom.md", dense),
 }
-OF_RUNS = ("result", "judged", "ablations", "dense")
-"""Blocks that need the results of a run."""
+NEEDS = {"result": RESULTS, "judged": RESULTS, "ablations": PAPER, "dense": PAPER}
+"""Blocks that need the results of a run, and where they are."""
 
 
 def replaced(page: str, name: str, content: str) -> str:
@@ -299,12 +310,11 @@ def replaced(page: str, name: str, content: str) -> str:
 
 
 def main() -> int:
-    """Take over a run, if one is named, and write all blocks."""
-    if sys.argv[1:]:
-        take_over(Path(sys.argv[1]))
-    measured = (RESULTS / "results.csv").is_file()
+    """Take over the runs that are named, and write all blocks."""
+    for out, into in zip(sys.argv[1:], (RESULTS, PAPER), strict=False):
+        take_over(Path(out), into)
     for name, (page, make) in BLOCKS.items():
-        if name in OF_RUNS and not measured:
+        if name in NEEDS and not (NEEDS[name] / "results.csv").is_file():
             continue
         path = ROOT / page
         path.write_text(replaced(path.read_text(encoding="utf-8"), name, make()), encoding="utf-8")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import ClassVar
 
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.data.samples import Batch
+from benchmark.files import ROOT
 from benchmark.run import cost
 from benchmark.run.training.clock import StepClock
 
@@ -189,3 +192,10 @@ def test_peak_memory_on_cuda_sees_an_allocation_and_forgets_it() -> None:
     assert memory.bytes() >= (size := tensor.numel() * 4)
     del tensor
     assert cost.PeakMemory(torch.device("cuda")).bytes() <= memory.bytes() - size
+
+
+def test_a_process_that_ran_a_cell_ends_without_a_word():
+    """Libraries that count what they free say so on stderr, below the last screen."""
+    code = "import torch, torch.utils.flop_counter; from benchmark.run.cost import forget; forget(torch.device('cpu'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
