@@ -31,8 +31,8 @@ def cell_commands(plan: Plan, words: Sequence[str]) -> list[str]:
 
 
 def with_seeds(words: Sequence[str], seeds: str) -> str:
-    """Return the user's own command with other seeds: finished cells are reused, and the others added."""
-    kept = _kept([word for word in words if not word.startswith("seeds=")], {"--seeds": 1})
+    """Return the user's own command with other seeds, never as a smoke run: finished cells are reused."""
+    kept = _kept([word for word in words if not word.startswith("seeds=")], {"--seeds": 1, "--smoke": 0})
     return f"{COMMAND} {shlex.join([*kept, '--seeds', seeds])}"
 
 

@@ -359,7 +359,8 @@ def _report(
             formats = ("csv", "md") if config.smoke else FORMATS  # a smoke run is too short for pictures
             with console.phase("writing report") as reporter:
                 report.write(formats, reporter)
-        console.table(report.console(with_seeds(words, SEEDS) if report.ran_once() else ""))
+        again = config.smoke or report.ran_once()
+        console.table(report.console(with_seeds(words, SEEDS) if again else ""))
     except Exception as error:  # the results are safe in the store
         reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
         reason = file_fault(error) if isinstance(error, OSError) else reason
