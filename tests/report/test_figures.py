@@ -145,6 +145,21 @@ def test_a_forest_has_a_panel_per_column_and_a_line_per_method(tmp_path, write_c
     bars = [bar.get_segments()[0] for bar in shown[0].collections if hasattr(bar, "get_segments")]
     assert [37, 43] in [pytest.approx(bar[:, 0]) for bar in bars]
     assert "Band: Zero-shot" in drawing.caption
+    coop = next(row for row in block.rows if row.method == "coop")
+    for key in [key for key in coop.scores if key[1] == "rsna"]:
+        del coop.scores[key]
+    drawing = _one(forest.draw(block))  # a panel of one method compares nothing
+    assert sum(axes.axison for axes in drawing.figure.axes) == 2
+
+
+def test_a_cost_axis_has_few_ticks(tmp_path, write_cell):
+    write_cell("zero_shot", parameters=0, step=None, flops=None, curve=())
+    for method, step in (("coop", 0.002), ("taskres", 0.05), ("full_ft", 0.5)):
+        write_cell(method, step=step)
+    every = next(one for one in efficiency.draw(_blocks(tmp_path)[0]) if one.name == "efficiency")
+    times = [axes for axes in every.figure.axes if axes.get_xlabel().startswith("Median time")]
+    texts = [text.get_text() for text in times[0].get_xticklabels()]
+    assert texts == ["none\ntrained", "3 ms", "10 ms", "30 ms", "100 ms", "300 ms"]
 
 
 def test_average_ranks_need_three_methods(tmp_path, write_cell):

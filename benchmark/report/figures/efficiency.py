@@ -55,6 +55,7 @@ DECISION = "cost"
 """Name of the plot that stands beside the decision on the page."""
 _LEAST = 3
 """Methods that make a plot of score against cost."""
+_MOST_TICKS = 6
 _FORWARD = Cost("forward_flops_per_pair", "FLOPs of a forward pass per pair", trained=False)
 
 
@@ -197,9 +198,10 @@ def _cost_ticks(axes: Axes, points: Sequence[Point], unit: str) -> None:
     cut = (free * low) ** 0.5 if has_free else 0.0
     start, end = max(cut, axes.get_xlim()[0]), axes.get_xlim()[1]
     decades = [10.0**power for power in range(-5, 17)]
-    ticks = [tick for tick in decades if start < tick < end]
-    if len(ticks) < 3:
-        ticks = [digit * tick for tick in decades for digit in (1, 2, 5) if start < digit * tick < end]
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * tick for tick in decades for digit in digits if start < digit * tick < end]
+        if len(ticks) <= _MOST_TICKS:
+            break
     texts = [EngFormatter(unit=unit)(tick) for tick in ticks]
     axes.set_xticks([free, *ticks] if has_free else ticks, ["none\ntrained", *texts] if has_free else texts)
     axes.minorticks_off()

@@ -27,12 +27,12 @@ _LEAST = 1.0  # length of the axis of scores
 
 @register_figure("forest")
 def draw(block: Block) -> Iterator[Drawing]:
-    """Yield one panel per column that is tested, one line per method."""
+    """Yield one panel per column that is tested and that two methods have, one line per method."""
     tests = block_tests(block)
     rows = [row for row in block.rows if row.scores]
-    keys = [key for key in tests.keys if any(key in row.scores for row in rows)]
+    keys = [key for key in tests.keys if sum(key in row.scores for row in rows) > 1]
     keys.sort(key=lambda key: key[0] != block.first_task)  # the main task first, the others in their order
-    if not keys or len(rows) < 2:
+    if not keys:
         return
     base, title = tests.by_cell.get(tests.baseline), f"Scores with 95 % intervals: {block.heading}"
     size = (2.35, 0.75 + 0.21 * len(rows))
