@@ -37,6 +37,8 @@ FLOPS_CONVENTION = (
 
 
 _TOWERS = ("image", "text", "shared")
+_OBJECTS = 50_000
+"""More than a cell leaves behind, and fewer than a library brings."""
 
 
 _CHECKPOINT_SCALE = "backbone.model.logit_scale"  # the method's own logit scale stands in its place
@@ -105,7 +107,7 @@ def forget(device: torch.device) -> None:
     A backbone and its hooks refer to each other, so that nothing but the collector frees them.
     """
     gc.collect()
-    if gc.get_freeze_count() < len(gc.get_objects()):
+    if len(gc.get_objects()) > _OBJECTS:
         gc.freeze()  # libraries, mostly: later collections need not look at them
         atexit.register(gc.unfreeze)  # else a library reports at the end what it was not told to free
     if device.type == "cuda":

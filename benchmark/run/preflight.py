@@ -47,6 +47,7 @@ from benchmark.registry import BACKBONES, DATASETS, is_deterministic
 from benchmark.run.build import build_method
 from benchmark.run.checks.overlap import overlaps
 from benchmark.run.identity import check
+from benchmark.run.preflight_few import Supports, costs, supports
 from benchmark.run.training.checkpoint import Checkpoint
 from benchmark.run.training.trainer import Trainer
 from benchmark.store.cells import Store
@@ -89,11 +90,13 @@ def validate(config: RunConfig, *, probe: int = 0, images: bool = False) -> list
     weights, model = _weights(config)
     fitting = None if model is None else model.fitting
     items = [*_data(config, fitting), *(_shared(config, fitting) if images else ()), weights]
-    pairs = _corpus_pairs(config)
+    counted, lines = supports(config, fitting)
+    items += [Item("data", *line) for line in lines]
+    pairs = None if config.pools else _corpus_pairs(config)
     hardware, devices = _hardware(config, model)
     items += [*hardware, *_disk(config, model, pairs)]
     ready = all(item.state != "missing" for item in items)
-    return items + list(_cost(config, pairs, devices, probe, ready))
+    return [*items, *_cost(config, pairs, counted, devices, probe, ready)]
 
 
 def models(config: RunConfig) -> Iterator[Item]:
@@ -311,7 +314,12 @@ def _disk(config: RunConfig, model: _Model | None, pairs: int | None) -> Iterato
 
 # ---------------------------------------------------------------------------- cost
 def _cost(
-    config: RunConfig, pairs: int | None, devices: list[str], probe: int, ready: bool
+    config: RunConfig,
+    pairs: int | None,
+    counted: Mapping[str, Supports],
+    devices: list[str],
+    probe: int,
+    ready: bool,
 ) -> Iterator[Item]:
     try:
         store = Store(config.output_dir)
@@ -324,6 +332,10 @@ def _cost(
     words = "" if compared else "; a run compares them first with data that are not made yet"
     found = f"{len(plan.open)} runs to do, {done} finished ones are reused{words}"
     yield Item("cost", "plan", "ok" if compared else "note", found)
+    if config.pools:
+        yield from (Item("cost", *line) for line in costs(config, counted))
+        yield Item("cost", "time", "note", "not measured: steps are timed on pairs alone")
+        return
     steps = {name: _steps(config, name, pairs) for name in config.methods}
     few = {name: _too_few(config, name, pairs) for name in config.methods}
     times, reason = _times(config, steps, devices, probe, ready and not any(few.values()))

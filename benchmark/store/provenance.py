@@ -116,6 +116,7 @@ def program_version() -> str | None:
     return _version(DISTRIBUTION)
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

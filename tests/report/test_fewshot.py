@@ -16,9 +16,20 @@ ACC = {"acc": {"head": "ACC", "headline": True}, "balanced_acc": {"head": "bal. 
 
 
 def finished(
-    out: Path, method: str, support: dict[str, Any], seed: int, scores: dict[str, float], **suite: Any
+    out: Path,
+    method: str,
+    support: dict[str, Any],
+    seed: int,
+    scores: dict[str, float],
+    *,
+    clean: dict[str, float | None] | None = None,
+    **suite: Any,
 ) -> None:
-    """Write one cell down as a run leaves it."""
+    """Write one cell down as a run leaves it.
+
+    Args:
+        clean: dataset -> score of its clean test, None where no image is left; datasets without leaks have none.
+    """
     variant = ",".join(
         f"{key}={value}" for key, value in support.items() if value not in ("standard", "strict")
     )
@@ -34,9 +45,14 @@ def finished(
     datasets = {}
     for name, value in scores.items():
         one = {"value": value, "ci_low": value - 0.1, "ci_high": value + 0.1, "n": 100}
-        datasets[name] = {"n": 100, "kind": "multiclass", "info": {}, "metrics": dict.fromkeys(ACC, one)}
+        metrics, info = dict.fromkeys(ACC, one), {}
+        if clean and name in clean:
+            metrics |= {f"{metric}_clean": one | {"value": clean[name]} for metric in ACC}
+            info = {"clean": {"n": 90, "left_out": 10}}
+        datasets[name] = {"n": 100, "kind": "multiclass", "info": info, "metrics": metrics}
+    declared = ACC | {f"{metric}_clean": {"head": f"{said['head']} clean"} for metric, said in ACC.items()}
     folder.write_json(
-        "zeroshot.json", {"task": "zeroshot", "status": "success", "metrics": ACC, "datasets": datasets}
+        "zeroshot.json", {"task": "zeroshot", "status": "success", "metrics": declared, "datasets": datasets}
     )
 
 
@@ -98,16 +114,55 @@ def test_both_harmonic_means_are_labelled(tmp_path: Path) -> None:
     for seed, (base, new) in enumerate(((0.8, 0.4), (0.6, 0.6))):
         finished(tmp_path, "coop", of("base_to_new", "a", 16), seed, {"a-base": base, "a-new": new})
     (table,) = fewshot.fewshot_tables(read_report(tmp_path).blocks)
-    assert [column.head for column in table.columns[1:]] == [
-        "base [%]",
-        "new [%]",
-        "H [%]",
-        "H of means [%]",
-        "labels",
-    ]
+    heads = ["base [%]", "new [%]", "H [%]", "H of means [%]", "labels"]
+    assert [column.head for column in table.columns[1:]] == heads
     (cells,) = rows_of(table).values()
     # H of 80 and 40 is 53.33, of 60 and 60 it is 60: mean 56.67; of the means 70 and 50 it is 58.33
     assert [cell.partition(" ")[0] for cell in cells] == ["70.0", "50.0", "56.7", "58.3", "80"]
+
+
+def test_base_and_new_are_ranked_by_h_over_datasets_and_seeds(tmp_path: Path) -> None:
+    for seed in range(6):
+        for name, gain in (("a", 0.0), ("b", 0.1)):
+            low = {
+                f"{name}-base": 0.9 + gain / 2,
+                f"{name}-new": 0.2 + seed / 100,
+            }  # the better mean, the worse H
+            high = {f"{name}-base": 0.5 + gain, f"{name}-new": 0.5 + seed / 50}
+            finished(tmp_path, "coop", of("base_to_new", name, 16), seed, low)
+            finished(tmp_path, "kgcoop", of("base_to_new", name, 16), seed, high)
+    (table,) = fewshot.fewshot_tables(read_report(tmp_path).blocks)
+    found = rows_of(table)
+    assert (found["KgCoOp"][-2], found["CoOp"][-2]) == ("1.00", "2.00")
+    # all twelve pairs have one sign: p = 2 / 2^12
+    assert (found["KgCoOp"][-1], found["CoOp"][-1]) == ("-", "p < 0.001")
+    assert "by H, 1 is best" in table.caption
+
+
+def test_the_clean_test_stands_beside_the_published_one(tmp_path: Path) -> None:
+    """Dataset a: 10 of 100 images leak; b: none; c: all, so that no clean test is left."""
+    for seed in range(2):
+        for name, clean in (("a", {"a": 0.5}), ("b", None), ("c", {"c": None})):
+            finished(tmp_path, "clap", of("fewshot", name, 4), seed, {name: 0.7}, clean=clean)
+    (table,) = fewshot.fewshot_tables(read_report(tmp_path).blocks)
+    heads = ["ACC [%]", "bal. ACC [%]", "ACC clean [%]", "bal. ACC clean [%]", "labels"]
+    assert [column.head for column in table.columns[1:]] == heads
+    # (0.5 + 0.7) / 2: a dataset without leaks counts whole, one without a clean image not at all
+    assert rows_of(table)["CLAP"][:4] == ["70.0 (0.0)", "70.0 (0.0)", "60.0 (0.0)", "60.0 (0.0)"]
+    assert "Clean: without" in table.caption
+    clean = {(row["dataset"], row["acc_clean"]) for row in table.records if "acc_clean" in row}
+    assert clean == {("a", 0.5), ("b", 0.7)}
+
+
+def test_halves_have_a_clean_test_too(tmp_path: Path) -> None:
+    finished(
+        tmp_path, "coop", of("base_to_new", "a", 16), 0, {"a-base": 0.8, "a-new": 0.4}, clean={"a-base": 0.6}
+    )
+    (table,) = fewshot.fewshot_tables(read_report(tmp_path).blocks)
+    assert [column.head for column in table.columns[5:9]] == [
+        "base clean [%]", "new clean [%]", "H clean [%]", "H of means clean [%]",
+    ]  # fmt: skip
+    assert rows_of(table)["CoOp"][:8] == ["80.0", "40.0", "53.3", "53.3", "60.0", "40.0", "48.0", "48.0"]
 
 
 def test_published_numbers_name_their_source() -> None:

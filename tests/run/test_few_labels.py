@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from benchmark.backbones import load_backbone
+from benchmark.backbones.towers.base import Tower
 from benchmark.cli import main
 from benchmark.config.declared import Suite
 from benchmark.config.load import load_config
@@ -177,6 +179,40 @@ def test_the_plan_is_shown_without_running(site: Path, capsys: pytest.CaptureFix
     assert not (site / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "supports", "coop"),
+    [
+        (
+            {"shots": "1,20"},
+            "60 labelled images of 5 classes; 1 shot: 5 labels; 20 shots: 60 labels; fewer than 20 images, so that all "
+            "are drawn: " + ", ".join(f"{name} (12)" for name in CLASSES),
+            "10 cells (1 dataset x 2 numbers of shots x 5 seeds); 3 steps each",
+        ),
+        (
+            {"selection": "coop", "shots": "2"},
+            "60 labelled images of 5 classes; 2 shots: 10 labels and 10 for validation",
+            "3 cells (1 dataset x 1 number of shots x 3 seeds); 3 steps each",
+        ),
+        (
+            {"protocol": "base_to_new", "shots": "4", "methods": "zero_shot,coop"},
+            "36 labelled images of 5 classes, 3 of them base; 4 shots: 12 labels",
+            "5 cells (1 dataset x 1 number of shots x 5 seeds); 3 steps each",
+        ),
+    ],
+)
+def test_validate_counts_supports_classes_and_cells(
+    site: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], supports: str, coop: str
+) -> None:
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in flags(site, **changes).items()]
+    assert main(["validate", *words, "--json"]) == 0
+    found = {item["name"]: item["found"] for item in json.loads(capsys.readouterr().out)["items"]}
+    assert found["supports of films"] == supports
+    assert found["coop"] == coop
+    assert found["zero_shot"] == "1 cell (1 dataset); nothing is learnt"
+    if "clap" in found:
+        assert found["clap"].endswith("fitted to frozen features, without training")
+
+
 # --- draws --------------------------------------------------------------------------------------------------
 
 
@@ -259,15 +295,27 @@ def test_a_bound_method_goes_on_from_its_stored_adapter(site: Path, tmp_path: Pa
     assert make_plan(config, Store(tmp_path)).cells[0].state == "done"
 
 
-def test_features_of_the_pool_are_computed_once_for_all_seeds(site: Path, tmp_path: Path) -> None:
-    cells = specs(site, methods="clap", shots="2", seeds="0,1")
-    for spec in cells:
-        run(dataclasses.replace(spec, data_root=tmp_path / "data"), tmp_path / "out")
-    # the pool, the test images and the prompts of the classes
-    assert len(list((tmp_path / "data" / "features").glob("*.safetensors"))) <= 4
-    made = [run_folder.read_tensors("adapter.safetensors")["fitted.weights"].numpy()
-            for run_folder in (Store(tmp_path / "out").cell(spec.folder) for spec in cells)]  # fmt: skip
-    assert not np.array_equal(*made)
+def test_a_fitted_cell_passes_no_image_through_the_tower_after_the_first(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = []
+    features = Tower.features
+    monkeypatch.setattr(
+        Tower,
+        "features",
+        lambda self, inputs, *rest, **more: (
+            passed.append(len(inputs)) or features(self, inputs, *rest, **more)
+        ),
+    )
+    made, inputs = [], []
+    for spec in specs(site, methods="clap", shots="2,4", seeds="0,1"):
+        cell = dataclasses.replace(spec, data_root=tmp_path / "data")
+        made.append(run(cell, tmp_path / "out").read_tensors("adapter.safetensors")["fitted.weights"].numpy())
+        inputs.append(sum(passed))
+        passed.clear()
+    assert inputs[0] >= 60 + 60 + 5  # the pool, the test images, the prompts of the classes
+    assert inputs[1:] == [0, 0, 0]
+    assert not any(np.array_equal(one, made[0]) for one in made[1:])
 
 
 def test_one_source_is_evaluated_on_all_datasets(site: Path, tmp_path: Path) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmark.files import paper_tables
+from benchmark.metrics.classification import CLEAN
 from benchmark.metrics.paired_tests import holm
-from benchmark.report.model import Block, Key, Row, Run
+from benchmark.report.model import Block, Key, Row, Run, span
 from benchmark.report.significance.wording import p_text
 from benchmark.report.tables.table import Cell, Column, Table
 
 METRICS = ("acc", "balanced_acc")
+_HEADS = {"acc": "ACC", "balanced_acc": "bal. ACC"}
 _PUBLISHED = {"fewshot": "few_shot", "base_to_new": "base_to_new"}
 """Protocol here -> its name in the file of published numbers."""
 _LEAST = 2  # methods that can be ranked
@@ -100,8 +102,8 @@ def fewshot_tables(blocks: Sequence[Block]) -> list[Table]:
 
 def _table(block: Block, rule: tuple[str, str, str], rows: Sequence[FewRow]) -> Table:
     halves = rule[0] == "base_to_new"
-    columns, cells, records = (_halves if halves else _against_shots)(rows)
-    ranks = {} if halves else _ranks(rows)
+    columns, cells = (_halves if halves else _against_shots)(rows)
+    ranks = _ranks((_harmonics if halves else _accuracies)(rows))
     titles = list(dict.fromkeys(one.title for one in rows))
     if ranks:
         columns = [*columns, Column("measured", "mean rank"), Column("switch", "p against the first")]
@@ -116,29 +118,39 @@ def _table(block: Block, rule: tuple[str, str, str], rows: Sequence[FewRow]) -> 
         caption=_caption(rows, halves, bool(ranks), bool(published)),
         block=Block(block.suite, block.backbone, block.spec, ()),
         heading=f"{_TITLES[rule[0]]}{f' ({words})' if words else ''}. {block.heading}",
-        records=records,
+        records=list(_records(rows)),
         name=rule[0],
     )
 
 
 def _caption(rows: Sequence[FewRow], halves: bool, ranked: bool, published: bool) -> str:
     datasets = list(dict.fromkeys(str(one.support["dataset"]) for one in rows))
-    seeds = sorted({len(one.row.finished) for one in rows})
+    seeds = sorted({len(one.row.finished) for one in rows if one.support["shots"]}) or [1]
     said = [
         f"Mean over {len(datasets)} dataset{'s' * (len(datasets) > 1)} ({', '.join(datasets)}) and seeds "
-        f"({seeds[0]} to {seeds[-1]} a method); beside it the standard deviation over seeds of that mean.",
+        f"({span(seeds)} a method that learns); beside it the standard deviation over seeds of that mean.",
         "Labels: most that a run has seen, those that chose its settings included.",
     ]
+    if any(map(_others, rows)) and not halves:
+        said.append(
+            "Source: the dataset that a method was adapted on; others: mean over those that it was not."
+        )
     if halves:
         said.append(
             "H: mean of the harmonic means of single datasets and seeds; H of means: harmonic mean of the columns base "
             "and new. Published tables print either."
         )
+    if any(map(_leaky, rows)):
+        said.append(
+            "Clean: without the test images that are like a labelled image of the split; a dataset without such images "
+            "counts whole, one without others not at all."
+        )
     if ranked:
         said.append(
-            "Mean rank: over all datasets, numbers of shots and seeds that all ranked methods have, by accuracy, 1 is "
-            "best; p: Wilcoxon's signed-rank test on the same, against the first in rank, adjusted by Holm. Seeds "
-            "share their test images: this says how sure the order is on these datasets."
+            "Mean rank: over all datasets, numbers of shots and seeds that all ranked methods have, by "
+            f"{'H' if halves else 'accuracy'}, 1 is best; p: Wilcoxon's signed-rank test on the same, against the "
+            "first in rank, adjusted by Holm. Seeds share their test images: this says how sure the order is on these "
+            "datasets."
         )
     if published:
         said.append(
@@ -151,14 +163,31 @@ def _caption(rows: Sequence[FewRow], halves: bool, ranked: bool, published: bool
 
 
 def _key(row: FewRow, dataset: str, metric: str) -> Key | None:
-    return next((key for key in row.row.scores if key[1] == dataset and key[2] == metric), None)
+    """The key of a score; of the clean test that of the published one, where no image leaks."""
+    name = metric if dataset in _leaky(row) else metric.removesuffix(CLEAN)
+    return next((key for key in row.row.scores if key[1:] == (dataset, name)), None)
 
 
-def _mean(rows: Sequence[FewRow], dataset_of: Any, metric: str) -> Cell:
+def _leaky(row: FewRow) -> set[str]:
+    """The datasets of which some test image is like a labelled one."""
+    tasks = (task.get("datasets") or {} for run in row.row.finished for task in run.tasks.values())
+    return {name for found in tasks for name, one in found.items() if "clean" in (one.get("info") or {})}
+
+
+def _tests(rows: Sequence[FewRow]) -> tuple[str, ...]:
+    """What ends the name of a metric: that of the published test, and of the clean one where they differ."""
+    return ("", CLEAN) if any(map(_leaky, rows)) else ("",)
+
+
+def _head(name: str, test: str) -> str:
+    return f"{name}{' clean' * bool(test)} [%]"
+
+
+def _mean(rows: Sequence[FewRow], where: Where, metric: str) -> Cell:
     """Mean over rows of different datasets: first each seed's, then over seeds."""
     values: dict[str, list[float]] = {}
     for one in rows:
-        for dataset in dataset_of(one):
+        for dataset in where(one):
             key = _key(one, dataset, metric)
             for run in one.row.finished if key else ():
                 if key and (value := one.value(run, key)) is not None:
@@ -180,17 +209,20 @@ def _labels(rows: Sequence[FewRow]) -> str:
     return "-" if not known else "/".join(dict.fromkeys((str(known[0]), str(known[-1]))))
 
 
-Parts = tuple[list[Column], dict[str, list[Cell]], list[dict[str, Any]]]
+Parts = tuple[list[Column], dict[str, list[Cell]]]
 
 
 def _against_shots(rows: Sequence[FewRow]) -> Parts:
     shots = sorted({int(one.support["shots"]) for one in rows} - {0})
+    scores = [(where, name, test) for where in _places(rows) for test in _tests(rows) for name in METRICS]
     columns = []
     for count in shots or [0]:
         group = {"group": f"{count} shot{'s' * (count != 1)}", "title": f"{count} shot{'s' * (count != 1)}"}
         columns += [
-            Column("measured", head, metric=metric, dataset=str(count), **group)
-            for head, metric in (("ACC [%]", "acc"), ("bal. ACC [%]", "balanced_acc"))
+            Column(
+                "measured", where + _head(_HEADS[name], test), metric=name + test, dataset=str(count), **group
+            )
+            for where, name, test in scores
         ]
         columns.append(Column("switch", "labels", dataset=str(count), **group))
     cells: dict[str, list[Cell]] = {}
@@ -199,9 +231,12 @@ def _against_shots(rows: Sequence[FewRow]) -> Parts:
         cells[title] = []
         for count in shots or [0]:
             at = [one for one in own if one.support["shots"] in (count, 0)]
-            cells[title] += [_mean(at, _evaluated, metric) for metric in METRICS]
+            cells[title] += [_mean(at, _places(rows)[where], name + test) for where, name, test in scores]
             cells[title].append(Cell(_labels(at) if at else "-"))
-    return columns, cells, list(_records(rows))
+    return columns, cells
+
+
+Where = Callable[[FewRow], list[str]]
 
 
 def _evaluated(row: FewRow) -> list[str]:
@@ -209,39 +244,78 @@ def _evaluated(row: FewRow) -> list[str]:
     return list(dict.fromkeys(key[1] for key in row.row.scores if key[2] == METRICS[0]))
 
 
+def _source(row: FewRow) -> list[str]:
+    """Of these the one that it was adapted on."""
+    return [name for name in _evaluated(row) if name == row.support["dataset"]]
+
+
+def _others(row: FewRow) -> list[str]:
+    return [name for name in _evaluated(row) if name != row.support["dataset"]]
+
+
+def _places(rows: Sequence[FewRow]) -> dict[str, Where]:
+    """How the head of a column begins -> the datasets that its mean is over."""
+    return {"source ": _source, "others ": _others} if any(map(_others, rows)) else {"": _evaluated}
+
+
 def _halves(rows: Sequence[FewRow]) -> Parts:
-    columns = [Column("measured", f"{head} [%]") for head in ("base", "new", "H", "H of means")]
+    tests = _tests(rows)
+    columns = [
+        Column("measured", _head(name, test)) for test in tests for name in ("base", "new", "H", "H of means")
+    ]
     columns.append(Column("switch", "labels"))
     cells: dict[str, list[Cell]] = {}
-    for title in dict.fromkeys(one.title for one in rows):
-        own = [one for one in rows if one.title == title]
-        most = max(int(one.support["shots"]) for one in own)
-        own = [one for one in own if one.support["shots"] == most]
-        found = [half for one in own for half in _both(one)]
-        if not found:
-            continue
-        base = [[one[0] for one in found if one[2] == seed] for seed in _seeds(found)]
-        new = [[one[1] for one in found if one[2] == seed] for seed in _seeds(found)]
-        means = [fmean(map(fmean, side)) for side in (base, new)]
-        per_seed = [fmean(harmonic(*one[:2]) for one in found if one[2] == seed) for seed in _seeds(found)]
-        cells[title] = [
-            _cell([*map(fmean, base)]), _cell([*map(fmean, new)]), _cell(per_seed), _cell([harmonic(*means)]),
-            Cell(_labels(own)),
-        ]  # fmt: skip
-    return columns, cells, list(_records(rows))
+    for title, own in _with_most_shots(rows).items():
+        found = [
+            cell for test in tests for cell in _half_cells([half for one in own for half in _both(one, test)])
+        ]
+        if found[0].number is not None:
+            cells[title] = [*found, Cell(_labels(own))]
+    return columns, cells
 
 
-def _both(row: FewRow) -> Iterator[tuple[float, float, str]]:
-    """Yield the accuracies on base and new classes of each seed, and the seed."""
-    keys = [_key(row, f"{row.support['dataset']}-{half}", METRICS[0]) for half in ("base", "new")]
+def _with_most_shots(rows: Sequence[FewRow]) -> dict[str, list[FewRow]]:
+    """Title -> its rows with the largest number of shots that it has."""
+    found: dict[str, list[FewRow]] = {}
+    for one in rows:
+        found.setdefault(one.title, []).append(one)
+    most = {title: max(one.support["shots"] for one in own) for title, own in found.items()}
+    return {
+        title: [one for one in own if one.support["shots"] == most[title]] for title, own in found.items()
+    }
+
+
+def _half_cells(found: Sequence[Half]) -> list[Cell]:
+    """Base, new, mean of H and H of means."""
+    seeds = list(dict.fromkeys(one.seed for one in found))
+    if not seeds:
+        return [_cell([])] * 4
+    each = [[one for one in found if one.seed == seed] for seed in seeds]
+    base, new = ([fmean(getattr(one, side) for one in own) for own in each] for side in ("base", "new"))
+    per_seed = [fmean(one.harmonic for one in own) for own in each]
+    return [_cell(base), _cell(new), _cell(per_seed), _cell([harmonic(fmean(base), fmean(new))])]
+
+
+class Half(NamedTuple):
+    """Accuracies on the base and on the new classes of one dataset with one seed."""
+
+    base: float
+    new: float
+    seed: str
+
+    @property
+    def harmonic(self) -> float:
+        """Their harmonic mean."""
+        return harmonic(self.base, self.new)
+
+
+def _both(row: FewRow, test: str = "") -> Iterator[Half]:
+    """Yield what each seed has."""
+    keys = [_key(row, f"{row.support['dataset']}-{half}", METRICS[0] + test) for half in ("base", "new")]
     for run in row.row.finished:
-        values = [row.value(run, key) for key in keys if key]
-        if len(values) == len(keys) and None not in values:
-            yield values[0] or 0.0, values[1] or 0.0, run.seed
-
-
-def _seeds(found: Sequence[tuple[float, float, str]]) -> list[str]:
-    return list(dict.fromkeys(seed for _, _, seed in found))
+        base, new = (row.value(run, key) if key else None for key in keys)
+        if base is not None and new is not None:
+            yield Half(base, new, run.seed)
 
 
 def harmonic(base: float, new: float) -> float:
@@ -251,11 +325,15 @@ def harmonic(base: float, new: float) -> float:
 
 def _records(rows: Sequence[FewRow]) -> Iterator[dict[str, Any]]:
     """Yield every seed's scores for CSV."""
+    tests = _tests(rows)
     for one in rows:
         for run in one.row.finished:
             for dataset in _evaluated(one):
                 scores = {
-                    metric: one.value(run, key) for metric in METRICS if (key := _key(one, dataset, metric))
+                    name + test: one.value(run, key)
+                    for test in tests
+                    for name in METRICS
+                    if (key := _key(one, dataset, name + test))
                 }
                 yield {
                     "suite": run.suite, "backbone": run.backbone, "method": one.row.method, "title": one.title,
@@ -267,18 +345,37 @@ def _records(rows: Sequence[FewRow]) -> Iterator[dict[str, Any]]:
 # --- ranks --------------------------------------------------------------------------------------------------
 
 
-def _ranks(rows: Sequence[FewRow]) -> dict[str, tuple[Cell, Cell]]:
-    """Title -> mean rank and p value against the first, over what all methods that learn have; empty without any."""
-    from scipy import stats  # takes a second to import
+Values = Mapping[str, Mapping[tuple[Any, ...], float]]
+"""Title -> dataset, shots and seed -> score, of methods that learn."""
 
+
+def _accuracies(rows: Sequence[FewRow]) -> Values:
     values: dict[str, dict[tuple[Any, ...], float]] = {}
+    where = list(_places(rows).values())[-1]
     for one in (one for one in rows if one.support["shots"]):
-        for dataset in _evaluated(one):
+        for dataset in where(one):
             key = _key(one, dataset, METRICS[0])
             for run in one.row.finished if key else ():
                 if key and (value := one.value(run, key)) is not None:
                     place = (one.support["dataset"], dataset, one.support["shots"], run.seed)
                     values.setdefault(one.title, {})[place] = value
+    return values
+
+
+def _harmonics(rows: Sequence[FewRow]) -> Values:
+    values: dict[str, dict[tuple[Any, ...], float]] = {}
+    for title, own in _with_most_shots(rows).items():
+        for one in (one for one in own if one.support["shots"]):
+            for half in _both(one):
+                place = (one.support["dataset"], one.support["shots"], half.seed)
+                values.setdefault(title, {})[place] = half.harmonic
+    return values
+
+
+def _ranks(values: Values) -> dict[str, tuple[Cell, Cell]]:
+    """Title -> mean rank and p value against the first, over what all methods that learn have; empty without any."""
+    from scipy import stats  # takes a second to import
+
     if len(values) < _LEAST:
         return {}
     shared = sorted(set.intersection(*(set(own) for own in values.values())), key=str)
