@@ -28,6 +28,7 @@ from pathlib import Path
 
 import pandas as pd
 from learning_rates import PHANTOM
+from PIL import Image
 from scipy.stats import spearmanr
 
 from benchmark.config.experiments import experiments, read_suite, resolve
@@ -37,6 +38,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "phantom"
 PAPER = HERE / "paper"
+IMAGES = ROOT / "docs/images"
 REFERENCES = RESULTS / "references_tiny.json"
 WEIGHTS = ROOT / "benchmark/backbones/weights"
 TESTS = {"chexpert_5x200": "5x200", "rsna": "RSNA", "siim": "SIIM"}
@@ -77,6 +79,20 @@ def take_over(out: Path, into: Path) -> None:
         writer = csv.DictWriter(file, fieldnames=heads, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def take_pictures() -> None:
+    """Copy a figure of the report into docs, and photograph the top of its page where there is a browser."""
+    shutil.copy(RESULTS / "report/figure_training.png", IMAGES / "phantom_training.png")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        print("no browser: docs/images/page.png stays as it is", file=sys.stderr)
+        return
+    target = IMAGES / "page.png"
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,862"]
+    index = RESULTS / "report/index.html"
+    subprocess.run([browser, *words, f"--screenshot={target}", index.as_uri()], check=True)
+    Image.open(target).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(target, optimize=True)
 
 
 def curve(history: Path) -> dict[str, object]:
@@ -313,6 +329,8 @@ def main() -> int:
     """Take over the runs that are named, and write all blocks."""
     for out, into in zip(sys.argv[1:], (RESULTS, PAPER), strict=False):
         take_over(Path(out), into)
+    if sys.argv[1:]:
+        take_pictures()
     for name, (page, make) in BLOCKS.items():
         if name in NEEDS and not (NEEDS[name] / "results.csv").is_file():
             continue
