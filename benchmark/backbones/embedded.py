@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmark.backbones.published import BIOMEDCLIP, CONTEXT_LENGTH, PUBMED_BERT, build
 from benchmark.errors import ConfigError, unknown
@@ -36,7 +36,7 @@ class TinyModel:
 
     parameters: int
     fingerprint: str
-    image_size = (IMAGE_SIZE, IMAGE_SIZE)
+    image_size: ClassVar[tuple[int, ...]] = (IMAGE_SIZE, IMAGE_SIZE)
     config = MappingProxyType({"embed_dim": EMBED_DIM})
 
     def values(self) -> int:
