@@ -55,7 +55,7 @@ class FindingsOptions(IntervalOptions):
         ConfigError: a template without exactly one ``{}``.
     """
 
-    absent: tuple[str, ...] = setting(
+    absent: Sequence[str] = setting(
         (ABSENT,), "templates that deny a finding, as many as the suite's own that affirm it"
     )
     min_positives: int = setting(20, "positives that a finding needs to be counted", low=1)

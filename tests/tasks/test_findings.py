@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
+from benchmark.config.load import build_options, load_config
 from benchmark.errors import ConfigError
 from benchmark.metrics.classification import MeanPrecision, formulas_of, plain_value, stored_form
 from benchmark.metrics.findings import (
@@ -181,6 +182,12 @@ def test_without_a_part_for_thresholds_the_other_columns_stand(root: Path) -> No
 def test_a_method_that_chooses_one_class_is_refused() -> None:
     with pytest.raises(ConfigError, match="chooses one class of a list"):
         FindingsTask().check(METHODS.get("linear_probe"), "tiny", ("global",))
+
+
+@pytest.mark.parametrize("suite", ["ct_rate", "phantom_ct"])
+def test_templates_that_deny_are_read_as_sentences(suite: str) -> None:
+    values = load_config({"suite": suite, "methods": "zero_shot"}).task_options["findings"]
+    assert build_options(FindingsOptions, {"absent": values["absent"]}).absent == ["{} is not present."]
 
 
 def test_wrong_requests_are_said_in_one_line(root: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -197,9 +197,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmark.phantom.pretraining.volumes", description=__doc__
     )
     parser.add_argument("--out", type=Path, required=True, help="weights to write, without suffix")
-    parser.add_argument(
-        "--trunk", type=Path, help="keep the warmed-up trunk here; go on from it when it is there"
-    )
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     return parser
@@ -218,17 +215,10 @@ def main(arguments: list[str] | None = None) -> int:
     backbone = build_tiny_ct(WordPieceTokenizer.from_file(words, CONTEXT_LENGTH), settings.seed)
     started = time.process_time()
     drawn = draw("pretraining", settings.volumes, settings.seed, SOURCE)
-    if options.trunk and options.trunk.exists():
-        backbone.model.load_state_dict(load_file(options.trunk), strict=False)
-        warmed = math.nan
-    else:
-        warmed = warm_up(backbone, drawn, settings, _log)
-        if options.trunk:
-            state = backbone.model.state_dict()
-            save_file(
-                {name: value for name, value in state.items() if name.startswith("visual.")}, options.trunk
-            )
-    losses = {"warmup": warmed, "alignment": align(backbone, drawn, settings, _log)}
+    losses = {
+        "warmup": warm_up(backbone, drawn, settings, _log),
+        "alignment": align(backbone, drawn, settings, _log),
+    }
     seconds = round(time.process_time() - started, 1)
     state = {name: value.half().contiguous() for name, value in backbone.model.state_dict().items()}
     backbone.model.load_state_dict({name: value.float() for name, value in state.items()})
