@@ -3,8 +3,8 @@
     python results/reference/learning_rates.py search SEARCH     # what is missing; may be stopped and called again
     python results/reference/learning_rates.py collect SEARCH > results/reference/learning_rates.csv
 
-A third word names the suite; without it, it is ``phantom``. ``phantom_histology`` goes into
-``learning_rates_phantom_histology.csv``.
+A third word names the suite; without it, it is ``phantom``. Its curves go into
+``learning_rates_<suite>.csv``.
 
 The search goes in rounds, and a round is one run of all methods below SEARCH: generator seed 77 and training seed 100,
 which no result uses, and no test set is opened. Every method gets the same number of candidates by the same rule: the
@@ -50,7 +50,9 @@ HISTOLOGY = {
     "taskres": 5.2e-2,
 }
 """First guesses: what was chosen for ``phantom``."""
-PRIOR = {"phantom": PHANTOM, "phantom_histology": HISTOLOGY}
+VOLUMES = {"clip_lora": 1e-2, "full_ft": 1e-3, "molre": 1e-2, "taskres": 1e-2}
+"""First guesses, from trials at the same seeds."""
+PRIOR = {"phantom": PHANTOM, "phantom_histology": HISTOLOGY, "phantom_ct": VOLUMES}
 STEP, ROUNDS, MOST = 3.0, 4, 6
 _DRAW = [f"{part}.seed=77" for part in ("corpus", "validation")]
 
