@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.backbones import Backbone, check_backbone, fitting_of, load_backbone
+from benchmark.backbones import Backbone, check_backbone, load_backbone
 from benchmark.backbones import tiny_ct as module
 from benchmark.errors import ConfigError
 from benchmark.phantom.ct import anatomy
 from benchmark.phantom.ct.reports import sentences
 from benchmark.phantom.pretraining import volumes as pretraining
 from benchmark.phantom.pretraining.vocabulary import make_tokenizer
+from benchmark.preprocess import preprocess_of
 
 
 @functools.cache
@@ -38,7 +39,7 @@ def test_the_weights_are_small_and_have_their_record() -> None:
 def test_it_takes_what_the_generator_draws() -> None:
     assert (anatomy.SIZE, anatomy.SPACING, anatomy.AXES) == (module.SIZE, module.SPACING, module.AXES)
     assert model().image.grid == anatomy.BOXES
-    assert fitting_of("tiny_ct").size == anatomy.SIZE
+    assert preprocess_of(check_backbone("tiny_ct")).fitting.size == anatomy.SIZE
     volume, _ = anatomy.draw_scan(np.random.default_rng(0), np.zeros(8, dtype=bool), anatomy.Scanner(18))
     with torch.inference_mode():
         features = model().image.features(model().input_spec.to_input(np.stack([volume, volume])))

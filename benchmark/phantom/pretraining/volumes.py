@@ -39,7 +39,7 @@ from benchmark.phantom.shapes import Array
 
 PRESENT, ABSENT = "{} is present.", "{} is not present."
 _WARM_BATCH, _ALIGN_BATCH, _ENCODE = 32, 128, 64
-_MAX_LOG_SCALE = 4.0
+_FIRST_SCALE, _MAX_LOG_SCALE = 1 / 0.07, 4.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def align(backbone: Backbone, drawn: Drawn, settings: Settings, log: Callable[[s
     image, text = backbone.image, backbone.text
     model: Any = backbone.model
     pooled = _pooled(backbone, drawn.volumes)
+    nn.init.constant_(model.logit_scale, math.log(_FIRST_SCALE))
     trained = [*model.visual.proj.parameters(), *model.text.parameters(), model.logit_scale]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
     findings, running = torch.from_numpy(told), math.nan
