@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +86,7 @@ class CellSpec:
         names = (_safe(scrub(name)) for name in (self.suite_name, self.backbone, self.cell))
         return "/".join(("runs", *names, f"seed-{self.seed}"))
 
-    @property
+    @cached_property
     def adapt_hash(self) -> str:
         """Hash of all settings that the adapted weights depend on."""
         return digest(adapt_settings(self.public()))

@@ -11,6 +11,7 @@ import pytest
 from benchmark.report.report import read_report
 from benchmark.report.tables import fewshot
 from benchmark.store.cells import Store
+from tests.report.test_screen import rendered
 
 ACC = {"acc": {"head": "ACC", "headline": True}, "balanced_acc": {"head": "bal. ACC"}}
 
@@ -110,6 +111,14 @@ def test_every_seed_stands_in_the_file_and_the_figure_is_drawn(curves: Path) -> 
     assert {row["labels"] for row in found} == {"0", "5", "80"}
 
 
+def test_the_last_screen_shows_accuracies_with_their_spread_where_there_is_room(curves: Path) -> None:
+    report = read_report(curves)
+    (clap,) = [line for line in rendered(report, 120).splitlines() if line.startswith("CLAP")]
+    assert clap.split()[1:] == ["61.0", "(1.0)", "81.0", "(1.0)", "1.00"]  # accuracy alone, and the rank
+    (clap,) = [line for line in rendered(report, 40).splitlines() if line.startswith("CLAP")]
+    assert clap.split()[1:] == ["61.0", "81.0", "1.00"]
+
+
 def test_both_harmonic_means_are_labelled(tmp_path: Path) -> None:
     for seed, (base, new) in enumerate(((0.8, 0.4), (0.6, 0.6))):
         finished(tmp_path, "coop", of("base_to_new", "a", 16), seed, {"a-base": base, "a-new": new})
@@ -152,6 +161,20 @@ def test_the_clean_test_stands_beside_the_published_one(tmp_path: Path) -> None:
     assert "Clean: without" in table.caption
     clean = {(row["dataset"], row["acc_clean"]) for row in table.records if "acc_clean" in row}
     assert clean == {("a", 0.5), ("b", 0.7)}
+
+
+def test_source_and_other_datasets_have_means_of_their_own(tmp_path: Path) -> None:
+    for seed in range(3):
+        for method, far in (("coop", 0.3), ("kgcoop", 0.4)):
+            found = {"a": 0.9 - far, "b": far, "c": far + 0.2}
+            finished(tmp_path, method, of("cross_dataset", "a", 16), seed, found)
+    (table,) = fewshot.fewshot_tables(read_report(tmp_path).blocks)
+    heads = ["source ACC [%]", "source bal. ACC [%]", "others ACC [%]", "others bal. ACC [%]", "labels"]
+    assert [column.head for column in table.columns[1:6]] == heads
+    found = rows_of(table)
+    assert (found["CoOp"][0], found["CoOp"][2]) == ("60.0 (0.0)", "40.0 (0.0)")
+    assert (found["KgCoOp"][-2], found["CoOp"][-2]) == ("1.00", "2.00")  # by the others
+    assert "Source: the dataset" in table.caption
 
 
 def test_halves_have_a_clean_test_too(tmp_path: Path) -> None:

@@ -120,7 +120,13 @@ def _table(block: Block, rule: tuple[str, str, str], rows: Sequence[FewRow]) -> 
         heading=f"{_TITLES[rule[0]]}{f' ({words})' if words else ''}. {block.heading}",
         records=list(_records(rows)),
         name=rule[0],
+        screen=[at for at, column in enumerate([Column("method", ""), *columns]) if _is_main(column)],
     )
+
+
+def _is_main(column: Column) -> bool:
+    """Whether the last screen of a run shows it: accuracies of the published test, and ranks."""
+    return column.role == "measured" and column.metric in ("", METRICS[0]) and " clean " not in column.head
 
 
 def _caption(rows: Sequence[FewRow], halves: bool, ranked: bool, published: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -18,6 +18,7 @@ from benchmark.report.tables.table import (
     NOTE_MARK,
     TIED_MARK,
     Cell,
+    Cells,
     Column,
     Table,
     parameters_text,
@@ -43,6 +44,8 @@ class Screen:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         tables = [table for table in self.tables if _is_whole(table)]
+        for table in (table for table in self.tables if table.screen):
+            yield from _named(table, options.max_width)
         for table in tables:
             yield from _scores(table, options.max_width)
         for table in tables:
@@ -81,6 +84,19 @@ def _scores(table: Table, width: int) -> Iterator[RenderableType]:
     yield Text(f"{parts[0]}. {', '.join(parts[1:])}.", style="dim")
 
 
+def _named(table: Table, width: int) -> Iterator[RenderableType]:
+    """Yield a table that is of no experiment: with the spread over seeds where there is room."""
+    spread = [[replace(cell, interval=cell.spread) for cell in cells] for cells in table.rows]
+    grids = [_grid(replace(table, rows=spread), table.screen, gap) for gap in (" ", None)]
+    fitting = next((grid for grid in grids if grid.width() <= width), None)
+    yield Text(f"\n{table.heading}", style="bold")
+    yield from [fitting] if fitting is not None else _split(table, table.screen, width)
+    beside = "; in brackets: standard deviation over seeds" * (fitting is grids[0])
+    yield Text(
+        f"Mean over datasets and seeds{beside}. The page has labels, tests and every seed.", style="dim"
+    )
+
+
 def _split(table: Table, shown: Sequence[int], width: int) -> Iterator[RenderableType]:
     """Yield grids of as many columns as fit, of methods and numbers alone; a column at least each."""
     rest = list(shown)
@@ -98,7 +114,7 @@ def _grid(table: Table, shown: Sequence[int], gap: str | None, *, references: bo
     """The table of some columns; ``gap`` stands between a number and its interval, None: no interval."""
     columns = [table.columns[at] for at in shown]
     heads = ["\n".join([*column.title.split(), column.head, *_samples(column)]) for column in columns]
-    lines = [(cells, "") for cells, row in zip(table.rows, table.block.rows, strict=True) if row.scores]
+    lines = [(cells, "") for cells in (table.rows if table.name else _scored(table))]
     held = [(cells, "dim") for cells in table.references if any(cells[at].text for at in shown)]
     lines += held if references else []
     rows = [
@@ -106,6 +122,11 @@ def _grid(table: Table, shown: Sequence[int], gap: str | None, *, references: bo
         for cells, style in lines
     ]
     return Fitted(("method", *heads), tuple(rows), right=frozenset(heads))
+
+
+def _scored(table: Table) -> list[Cells]:
+    """The rows that have scores."""
+    return [cells for cells, row in zip(table.rows, table.block.rows, strict=True) if row.scores]
 
 
 def _samples(column: Column) -> list[str]:

@@ -103,7 +103,8 @@ class Table:
         costs: the same rows with what they cost; None where nothing was run.
         words: in words, which differences matter. decision: what the table answers; None where it compares nothing.
         records: the rows as numbers, for CSV.
-        name: id of a table that is of no experiment; empty for all others.
+        name: id of a table that is of no experiment; empty for all others. screen: which of its columns the last screen
+            of a run shows.
     """
 
     columns: Sequence[Column]
@@ -119,6 +120,7 @@ class Table:
     decision: Decision | None = None
     records: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     name: str = ""
+    screen: Sequence[int] = ()
 
     @property
     def table(self) -> str:
