@@ -1,4 +1,4 @@
-"""The few-shot experiment's page shows what results/reference/fewshot holds; the suite has the rates that were chosen."""
+"""The few-shot experiment's page shows what results/reference/fewshot holds; the suite has the chosen rates."""
 
 from __future__ import annotations
 
