@@ -189,7 +189,7 @@ def _sweep(choose: Choose, *values: float) -> None:
     rows = [ResolvedRow("frozen", "", "toy", "tiny", "zero_shot")]
     rows += [ResolvedRow(f"r = {v:g}", "", "toy", "tiny", "coop", f"r={v:g}", value=v) for v in values]
     tasks = {"zeroshot": ("acc",)}
-    choose((Experiment("A.3", "curve", "Rank", tasks=tasks, rows=tuple(declared), option="r"), rows))
+    choose((Experiment("A.3", "curve", "Rank of LoRA", tasks=tasks, rows=tuple(declared), option="r"), rows))
 
 
 def test_a_sweep_is_drawn_by_rising_value_with_what_is_missing_named(
@@ -203,7 +203,15 @@ def test_a_sweep_is_drawn_by_rising_value_with_what_is_missing_named(
     drawing = _one(sweeps.draw(block))
     assert drawing.name == "A3"
     (axes,) = drawing.figure.axes
-    assert axes.get_xlabel() == "Rank (r)"
+    assert axes.get_xlabel() == "Rank of LoRA (r)"
+    assert drawing.title.startswith("Scores against rank of LoRA: ")
+    words = drawing.figure.get_suptitle().split("\n")
+    assert max(map(len, words)) <= 12 * drawing.figure.get_size_inches()[0]
+    beside = [
+        line for line in axes.lines if line.get_marker() not in ("None", "") and len(line.get_xdata()) == 1
+    ]
+    assert len({line.get_marker() for line in beside}) == 2  # one of each dataset
+    assert {line.get_markerfacecolor() for line in beside} > {"white"}
     assert axes.get_xticks().tolist() == [2, 8]
     curve = next(line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_zorder() == 2)
     assert np.asarray(curve.get_ydata()).tolist() == pytest.approx([50, 60])

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from benchmark.files import write_whole
@@ -30,6 +31,8 @@ COLOURS = (
 )  # fmt: skip
 _MARKERS = "osD^vPXp<>h*d8"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3)))
+_MADE_FOR_METHODS = 29
+"""Colours that are made for methods; those of datasets follow."""
 _TURN = 0.381966
 """Of the circle of hues, between two colours that are made: by the golden ratio no two come close soon."""
 GREY = "#777777"
@@ -41,6 +44,8 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42, "svg.hashsalt": "medpeft-bench",
 }  # fmt: skip
 DPI = 160
+_LETTERS = 12
+"""Of a title to an inch."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,15 @@ def look(number: int) -> Look:
     return Look(colour, marker, _DASHES[number % len(_DASHES)])
 
 
+def dataset_look(number: int) -> Look:
+    """Return the look of a dataset's line, where lines are datasets: no colour is a method's."""
+    return Look(
+        _made_colour(_MADE_FOR_METHODS + number),
+        _MARKERS[number % len(_MARKERS)],
+        _DASHES[number % len(_DASHES)],
+    )
+
+
 def _made_colour(number: int) -> str:
     """A colour dark enough for text on white: the hue goes round, lightness and strength alternate."""
     rgb = colorsys.hls_to_rgb(
@@ -154,7 +168,8 @@ def panels(
     grid = list(figure.subplots(high, wide, squeeze=False, **how).flat)
     for axes in grid[count:]:
         axes.set_axis_off()
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    width = figure.get_size_inches()[0]
+    figure.suptitle(fill(title, int(_LETTERS * width)), fontsize=10, parse_math=False)
     return figure, grid[:count]
 
 

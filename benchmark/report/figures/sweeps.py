@@ -12,8 +12,8 @@ from benchmark.report.figures.style import (
     Drawing,
     axis_label,
     bars_text,
+    dataset_look,
     lay_out,
-    look,
     panels,
     samples_text,
     seeds_text,
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from benchmark.config.experiments import Experiment
 
 _LEAST = 2  # points that make a curve
-_FIRST = 40
-"""Looks of data sets begin here, so that a line here has no method's colour."""
 _DODGE = 0.012  # of the axis' length, between the lines of two datasets
 
 
@@ -57,7 +55,8 @@ def draw(block: Block) -> Iterator[Drawing]:
     columns = [keys for one in asked if (keys := block.keys(*one))]
     if len(curve.points) < _LEAST or not columns:
         return
-    title = f"Scores against {experiment.title.lower()}: {block.heading}"
+    swept = f"{experiment.title[0].lower()}{experiment.title[1:]}"
+    title = f"Scores against {swept}: {block.heading}"
     figure, grid = panels(title, len(columns), len(columns), (5.6, 4.2))
     ends = [_panel(axes, block, experiment, curve, keys) for axes, keys in zip(grid, columns, strict=True)]
     lay_out(figure)
@@ -116,7 +115,7 @@ def _panel(
         if points:
             end = _line(axes, points, curve.beside, key, number, metric.scale)
             last = max(value for value, row in curve.points if key in row.scores)
-            labels.append((block.dataset_title(key[1], key[0]), look(_FIRST + number).colour, (last, end)))
+            labels.append((block.dataset_title(key[1], key[0]), dataset_look(number).colour, (last, end)))
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -134,7 +133,7 @@ def _line(
     scale: float,
 ) -> float:
     """Draw one dataset's line and what stands beside it; return the height of the line's end."""
-    style = look(_FIRST + number)
+    style = dataset_look(number)
     heights = [scale * row.scores[key].value for _, row in points]
     axes.plot([place for place, _ in points], heights, color=style.colour, linestyle=style.dashes, zorder=2)
     for (place, row), height in zip(points, heights, strict=True):
