@@ -16,13 +16,14 @@ from benchmark.errors import ConfigError, StoreError, unknown
 from benchmark.files import COMMAND, csv_cell, write_whole
 from benchmark.report.collect import collect_blocks
 from benchmark.report.experiment_tables import MAIN, experiment_blocks, with_papers_rows
+from benchmark.report.few_rows import only_few
 from benchmark.report.figures import write_figures
 from benchmark.report.html import page
 from benchmark.report.model import SMALLEST_DIFFERENCE, Block
 from benchmark.report.paper import PaperTables, load_paper
 from benchmark.report.significance.decision import decide
 from benchmark.report.tables.datasets import dataset_tables
-from benchmark.report.tables.fewshot import fewshot_tables, only_few
+from benchmark.report.tables.fewshot import fewshot_tables
 from benchmark.report.tables.formats import latex, markdown
 from benchmark.report.tables.render import efficiency_frame, render_block
 from benchmark.report.tables.screen import Screen

@@ -46,10 +46,10 @@ def finished(
     datasets = {}
     for name, value in scores.items():
         one = {"value": value, "ci_low": value - 0.1, "ci_high": value + 0.1, "n": 100}
-        metrics, info = dict.fromkeys(ACC, one), {}
+        metrics, info = dict.fromkeys(ACC, one) | {"majority_acc": {"value": 0.25, "n": 100}}, {}
         if clean and name in clean:
             metrics |= {f"{metric}_clean": one | {"value": clean[name]} for metric in ACC}
-            info = {"clean": {"n": 90, "left_out": 10}}
+            info = {"clean": {"n": 90, "left_out": 10}, "data_notes": ["10 of 100 images are near copies"]}
         datasets[name] = {"n": 100, "kind": "multiclass", "info": info, "metrics": metrics}
     declared = ACC | {f"{metric}_clean": {"head": f"{said['head']} clean"} for metric, said in ACC.items()}
     folder.write_json(
@@ -97,6 +97,9 @@ def test_scores_stand_against_shots_with_labels_ranks_and_a_test(curves: Path) -
         if row[0].text.startswith("CLIP-Adapter (published: HealthX-Lab/BiomedCoOp")
     ]
     assert first[1].text == "44.66"
+    floor = [cell.text for cell in table.references[0]]
+    assert floor[:7] == ["Always the most frequent class", "25.0", "", "", "25.0", "", ""]
+    assert "Test images: 100; 95 % half-width of an accuracy of 50 %: 9.8 points" in table.caption
     assert "not measured here" in table.caption
     assert [one.table for one in read_report(curves).rendered] == ["fewshot"]  # no empty table of all methods
 
@@ -126,6 +129,7 @@ def test_both_harmonic_means_are_labelled(tmp_path: Path) -> None:
     heads = ["base [%]", "new [%]", "H [%]", "H of means [%]", "labels"]
     assert [column.head for column in table.columns[1:]] == heads
     (cells,) = rows_of(table).values()
+    assert [cell.text for cell in table.references[0]][1:4] == ["25.0", "25.0", ""]
     # H of 80 and 40 is 53.33, of 60 and 60 it is 60: mean 56.67; of the means 70 and 50 it is 58.33
     assert [cell.partition(" ")[0] for cell in cells] == ["70.0", "50.0", "56.7", "58.3", "80"]
 
@@ -159,6 +163,7 @@ def test_the_clean_test_stands_beside_the_published_one(tmp_path: Path) -> None:
     # (0.5 + 0.7) / 2: a dataset without leaks counts whole, one without a clean image not at all
     assert rows_of(table)["CLAP"][:4] == ["70.0 (0.0)", "70.0 (0.0)", "60.0 (0.0)", "60.0 (0.0)"]
     assert "Clean: without" in table.caption
+    assert [doubt.text for doubt in table.doubts] == ["10 of 100 images are near copies"] * 2  # of a and of c
     clean = {(row["dataset"], row["acc_clean"]) for row in table.records if "acc_clean" in row}
     assert clean == {("a", 0.5), ("b", 0.7)}
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from benchmark.registry import register_figure
+from benchmark.report.few_rows import METRICS, FewRow, few_rows
 from benchmark.report.figures.style import Drawing, bars_text, lay_out, look, panels, samples_text
 from benchmark.report.model import Block
-from benchmark.report.tables.fewshot import METRICS, FewRow, few_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

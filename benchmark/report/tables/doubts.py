@@ -21,11 +21,11 @@ _USUAL = (ONE_SEED.kind, UNCOMMITTED.kind)
 def doubts(block: Block) -> list[Doubt]:
     """Return the doubts of a table, each with its subject: on its data, on what was measured, on its rows."""
     rows = [row for row in block.rows if row.difference is None]
-    of_rows = _joined((row, doubt) for row in rows for doubt in row_doubts(row))
+    of_rows = joined((row.title, doubt) for row in rows for doubt in row_doubts(row))
     return [
-        *dict.fromkeys((*_of_corpus(rows), *_of_data(block))),
+        *dict.fromkeys((*_of_corpus(rows), *of_data(block))),
         *_chance(block, rows),
-        *sorted([*of_rows, *_joined(_arithmetic(rows))], key=lambda doubt: doubt.kind in _USUAL),
+        *sorted([*of_rows, *joined(_arithmetic(rows))], key=lambda doubt: doubt.kind in _USUAL),
     ]
 
 
@@ -43,12 +43,12 @@ def row_marks(row: Row) -> list[str]:
     return list(dict.fromkeys([row.missing] * bool(row.missing) + [doubt.kind for doubt in row_doubts(row)]))
 
 
-def _joined(found: Iterable[tuple[Row, Doubt]]) -> list[Doubt]:
-    """One doubt and all rows that it applies to."""
+def joined(found: Iterable[tuple[str, Doubt]]) -> list[Doubt]:
+    """One doubt and the titles of all rows that it applies to."""
     rows: dict[Doubt, list[str]] = {}
-    for row, doubt in found:
-        rows.setdefault(doubt, []).append(row.title)
-    return [replace(doubt, subject=", ".join(titles)) for doubt, titles in rows.items()]
+    for title, doubt in found:
+        rows.setdefault(doubt, []).append(title)
+    return [replace(doubt, subject=", ".join(dict.fromkeys(titles))) for doubt, titles in rows.items()]
 
 
 def _of_corpus(rows: Iterable[Row]) -> Iterator[Doubt]:
@@ -58,7 +58,7 @@ def _of_corpus(rows: Iterable[Row]) -> Iterator[Doubt]:
             yield Doubt("corpus", note, "" if note.startswith("corpus") else "Corpus")
 
 
-def _of_data(block: Block) -> Iterator[Doubt]:
+def of_data(block: Block) -> Iterator[Doubt]:
     """What preparation and results say of test sets: another split, images left out, classes not scored, near copies.
 
     Images and patients that two test sets share are no doubt; leaks stand among the notes already.
@@ -71,14 +71,14 @@ def _of_data(block: Block) -> Iterator[Doubt]:
                 yield Doubt("data", note, block.dataset_title(dataset, task))
 
 
-def _arithmetic(rows: Iterable[Row]) -> Iterator[tuple[Row, Doubt]]:
+def _arithmetic(rows: Iterable[Row]) -> Iterator[tuple[str, Doubt]]:
     """Rows that were computed in another arithmetic than most."""
     used = [(row, _arithmetics(row)) for row in rows]
     counts = Counter(name for _, names in used for name in sorted(names))
     usual = max(counts, key=lambda name: counts[name], default="")
     for row, names in used:
         if others := " and ".join(sorted(names - {usual})):
-            yield row, Doubt("arithmetic", f"computed in {others}, the others in {usual}")
+            yield row.title, Doubt("arithmetic", f"computed in {others}, the others in {usual}")
 
 
 def _arithmetics(row: Row) -> set[str]:

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from benchmark.files import paper_tables
-from benchmark.metrics.classification import CLEAN
 from benchmark.metrics.paired_tests import holm
-from benchmark.report.model import Block, Key, Row, Run, span
+from benchmark.report.few_rows import (
+    METRICS,
+    FewRow,
+    Half,
+    Values,
+    Where,
+    accuracies,
+    both,
+    evaluated,
+    few_rows,
+    harmonic,
+    harmonics,
+    key_of,
+    leaky,
+    other_datasets,
+    places,
+    tests_of,
+    with_most_shots,
+)
+from benchmark.report.model import Block, Doubt, span
 from benchmark.report.significance.wording import p_text
+from benchmark.report.tables.doubts import joined, of_data, row_doubts
 from benchmark.report.tables.table import Cell, Column, Table
 
-METRICS = ("acc", "balanced_acc")
 _HEADS = {"acc": "ACC", "balanced_acc": "bal. ACC"}
 _PUBLISHED = {"fewshot": "few_shot", "base_to_new": "base_to_new"}
 """Protocol here -> its name in the file of published numbers."""
@@ -28,60 +46,6 @@ _TITLES = {
     "base_to_new": "Base classes, new classes and their harmonic mean",
     "cross_dataset": "Adapted on one dataset, evaluated on all",
 }
-
-
-@dataclass(frozen=True)
-class FewRow:
-    """The seeds of one method with one support rule, on one dataset.
-
-    Attributes:
-        row: as the store has it. support: protocol, dataset, shots, and sampling and selection where anything is drawn.
-        title: of the method, with changes that somebody made of it.
-    """
-
-    row: Row
-    support: Mapping[str, Any]
-    title: str
-
-    @property
-    def rule(self) -> tuple[str, str, str]:
-        """Protocol, sampling and selection; a method that learns nothing has the first alone."""
-        found = self.support
-        return str(found["protocol"]), str(found.get("sampling", "")), str(found.get("selection", ""))
-
-    def value(self, run: Run, key: Key) -> float | None:
-        """The score of one seed, as a fraction."""
-        found = run.scores().get(key, {}).get("value")
-        return None if found is None else float(found)
-
-    @property
-    def labels(self) -> int | None:
-        """Most labels that a seed has seen, those of validation included."""
-        if not self.support["shots"]:
-            return 0
-        counts = [run.adapted.get("labels") for run in self.row.finished]
-        return max((int(count) for count in counts if isinstance(count, int)), default=None)
-
-
-def few_rows(block: Block) -> list[FewRow]:
-    """The rows of a block that are few-shot runs."""
-    found = []
-    for row in (*block.rows, *block.variants):
-        run = next(iter(row.finished), None)
-        support = ((run.config.get("suite") or {}).get("support") or {}) if run else {}
-        if {"protocol", "dataset", "shots"} <= set(support):
-            said = {f"{key}={value}" for key, value in support.items()}
-            changes = [one for one in row.variant.split(",") if one not in said]
-            plain = row.title.partition(" (")[0] if row.variant else row.title
-            title = f"{plain} ({','.join(changes)})" if changes else plain
-            found.append(FewRow(row, support, title))
-    return found
-
-
-def only_few(block: Block) -> bool:
-    """Return whether a block has few-shot runs, and no others."""
-    few = {id(one.row) for one in few_rows(block)}
-    return bool(few) and all(id(row) in few for row in (*block.rows, *block.variants) if row.finished)
 
 
 def fewshot_tables(blocks: Sequence[Block]) -> list[Table]:
@@ -103,7 +67,7 @@ def fewshot_tables(blocks: Sequence[Block]) -> list[Table]:
 def _table(block: Block, rule: tuple[str, str, str], rows: Sequence[FewRow]) -> Table:
     halves = rule[0] == "base_to_new"
     columns, cells = (_halves if halves else _against_shots)(rows)
-    ranks = _ranks((_harmonics if halves else _accuracies)(rows))
+    ranks = _ranks((harmonics if halves else accuracies)(rows))
     titles = list(dict.fromkeys(one.title for one in rows))
     if ranks:
         columns = [*columns, Column("measured", "mean rank"), Column("switch", "p against the first")]
@@ -114,7 +78,8 @@ def _table(block: Block, rule: tuple[str, str, str], rows: Sequence[FewRow]) -> 
     return Table(
         columns=[Column("method", "Method"), *columns],
         rows=body,
-        references=published,
+        references=[*_floor(rows, columns), *published],
+        doubts=_doubts(block, rows),
         caption=_caption(rows, halves, bool(ranks), bool(published)),
         block=Block(block.suite, block.backbone, block.spec, ()),
         heading=f"{_TITLES[rule[0]]}{f' ({words})' if words else ''}. {block.heading}",
@@ -122,6 +87,13 @@ def _table(block: Block, rule: tuple[str, str, str], rows: Sequence[FewRow]) -> 
         name=rule[0],
         screen=[at for at, column in enumerate([Column("method", ""), *columns]) if _is_main(column)],
     )
+
+
+def _doubts(block: Block, rows: Sequence[FewRow]) -> list[Doubt]:
+    """Leaks and whatever else makes the data doubtful, then what makes rows so."""
+    whole = replace(block, rows=tuple(one.row for one in rows), variants=(), beside=())
+    of_rows = joined((one.title, doubt) for one in rows for doubt in row_doubts(one.row))
+    return [*dict.fromkeys(of_data(whole)), *of_rows]
 
 
 def _is_main(column: Column) -> bool:
@@ -137,7 +109,13 @@ def _caption(rows: Sequence[FewRow], halves: bool, ranked: bool, published: bool
         f"({span(seeds)} a method that learns); beside it the standard deviation over seeds of that mean.",
         "Labels: most that a run has seen, those that chose its settings included.",
     ]
-    if any(map(_others, rows)) and not halves:
+    counts = {
+        score.n for one in rows for key, score in one.row.scores.items() if key[2] == METRICS[0] and score.n
+    }
+    if counts:
+        widths = " to ".join(f"{98 / count**0.5:.1f}" for count in dict.fromkeys((max(counts), min(counts))))
+        said.append(f"Test images: {span(counts)}; 95 % half-width of an accuracy of 50 %: {widths} points.")
+    if any(map(other_datasets, rows)) and not halves:
         said.append(
             "Source: the dataset that a method was adapted on; others: mean over those that it was not."
         )
@@ -146,7 +124,7 @@ def _caption(rows: Sequence[FewRow], halves: bool, ranked: bool, published: bool
             "H: mean of the harmonic means of single datasets and seeds; H of means: harmonic mean of the columns base "
             "and new. Published tables print either."
         )
-    if any(map(_leaky, rows)):
+    if any(map(leaky, rows)):
         said.append(
             "Clean: without the test images that are like a labelled image of the split; a dataset without such images "
             "counts whole, one without others not at all."
@@ -168,23 +146,6 @@ def _caption(rows: Sequence[FewRow], halves: bool, ranked: bool, published: bool
 # --- scores -------------------------------------------------------------------------------------------------
 
 
-def _key(row: FewRow, dataset: str, metric: str) -> Key | None:
-    """The key of a score; of the clean test that of the published one, where no image leaks."""
-    name = metric if dataset in _leaky(row) else metric.removesuffix(CLEAN)
-    return next((key for key in row.row.scores if key[1:] == (dataset, name)), None)
-
-
-def _leaky(row: FewRow) -> set[str]:
-    """The datasets of which some test image is like a labelled one."""
-    tasks = (task.get("datasets") or {} for run in row.row.finished for task in run.tasks.values())
-    return {name for found in tasks for name, one in found.items() if "clean" in (one.get("info") or {})}
-
-
-def _tests(rows: Sequence[FewRow]) -> tuple[str, ...]:
-    """What ends the name of a metric: that of the published test, and of the clean one where they differ."""
-    return ("", CLEAN) if any(map(_leaky, rows)) else ("",)
-
-
 def _head(name: str, test: str) -> str:
     return f"{name}{' clean' * bool(test)} [%]"
 
@@ -194,7 +155,7 @@ def _mean(rows: Sequence[FewRow], where: Where, metric: str) -> Cell:
     values: dict[str, list[float]] = {}
     for one in rows:
         for dataset in where(one):
-            key = _key(one, dataset, metric)
+            key = key_of(one, dataset, metric)
             for run in one.row.finished if key else ():
                 if key and (value := one.value(run, key)) is not None:
                     values.setdefault(run.seed, []).append(value)
@@ -220,7 +181,7 @@ Parts = tuple[list[Column], dict[str, list[Cell]]]
 
 def _against_shots(rows: Sequence[FewRow]) -> Parts:
     shots = sorted({int(one.support["shots"]) for one in rows} - {0})
-    scores = [(where, name, test) for where in _places(rows) for test in _tests(rows) for name in METRICS]
+    scores = [(where, name, test) for where in places(rows) for test in tests_of(rows) for name in METRICS]
     columns = []
     for count in shots or [0]:
         group = {"group": f"{count} shot{'s' * (count != 1)}", "title": f"{count} shot{'s' * (count != 1)}"}
@@ -237,58 +198,25 @@ def _against_shots(rows: Sequence[FewRow]) -> Parts:
         cells[title] = []
         for count in shots or [0]:
             at = [one for one in own if one.support["shots"] in (count, 0)]
-            cells[title] += [_mean(at, _places(rows)[where], name + test) for where, name, test in scores]
+            cells[title] += [_mean(at, places(rows)[where], name + test) for where, name, test in scores]
             cells[title].append(Cell(_labels(at) if at else "-"))
     return columns, cells
 
 
-Where = Callable[[FewRow], list[str]]
-
-
-def _evaluated(row: FewRow) -> list[str]:
-    """The datasets that a row was evaluated on."""
-    return list(dict.fromkeys(key[1] for key in row.row.scores if key[2] == METRICS[0]))
-
-
-def _source(row: FewRow) -> list[str]:
-    """Of these the one that it was adapted on."""
-    return [name for name in _evaluated(row) if name == row.support["dataset"]]
-
-
-def _others(row: FewRow) -> list[str]:
-    return [name for name in _evaluated(row) if name != row.support["dataset"]]
-
-
-def _places(rows: Sequence[FewRow]) -> dict[str, Where]:
-    """How the head of a column begins -> the datasets that its mean is over."""
-    return {"source ": _source, "others ": _others} if any(map(_others, rows)) else {"": _evaluated}
-
-
 def _halves(rows: Sequence[FewRow]) -> Parts:
-    tests = _tests(rows)
+    tests = tests_of(rows)
     columns = [
         Column("measured", _head(name, test)) for test in tests for name in ("base", "new", "H", "H of means")
     ]
     columns.append(Column("switch", "labels"))
     cells: dict[str, list[Cell]] = {}
-    for title, own in _with_most_shots(rows).items():
+    for title, own in with_most_shots(rows).items():
         found = [
-            cell for test in tests for cell in _half_cells([half for one in own for half in _both(one, test)])
+            cell for test in tests for cell in _half_cells([half for one in own for half in both(one, test)])
         ]
         if found[0].number is not None:
             cells[title] = [*found, Cell(_labels(own))]
     return columns, cells
-
-
-def _with_most_shots(rows: Sequence[FewRow]) -> dict[str, list[FewRow]]:
-    """Title -> its rows with the largest number of shots that it has."""
-    found: dict[str, list[FewRow]] = {}
-    for one in rows:
-        found.setdefault(one.title, []).append(one)
-    most = {title: max(one.support["shots"] for one in own) for title, own in found.items()}
-    return {
-        title: [one for one in own if one.support["shots"] == most[title]] for title, own in found.items()
-    }
 
 
 def _half_cells(found: Sequence[Half]) -> list[Cell]:
@@ -302,44 +230,17 @@ def _half_cells(found: Sequence[Half]) -> list[Cell]:
     return [_cell(base), _cell(new), _cell(per_seed), _cell([harmonic(fmean(base), fmean(new))])]
 
 
-class Half(NamedTuple):
-    """Accuracies on the base and on the new classes of one dataset with one seed."""
-
-    base: float
-    new: float
-    seed: str
-
-    @property
-    def harmonic(self) -> float:
-        """Their harmonic mean."""
-        return harmonic(self.base, self.new)
-
-
-def _both(row: FewRow, test: str = "") -> Iterator[Half]:
-    """Yield what each seed has."""
-    keys = [_key(row, f"{row.support['dataset']}-{half}", METRICS[0] + test) for half in ("base", "new")]
-    for run in row.row.finished:
-        base, new = (row.value(run, key) if key else None for key in keys)
-        if base is not None and new is not None:
-            yield Half(base, new, run.seed)
-
-
-def harmonic(base: float, new: float) -> float:
-    """Return the harmonic mean of two scores, 0 where both are."""
-    return 2 * base * new / (base + new) if base + new else 0.0
-
-
 def _records(rows: Sequence[FewRow]) -> Iterator[dict[str, Any]]:
     """Yield every seed's scores for CSV."""
-    tests = _tests(rows)
+    tests = tests_of(rows)
     for one in rows:
         for run in one.row.finished:
-            for dataset in _evaluated(one):
+            for dataset in evaluated(one):
                 scores = {
                     name + test: one.value(run, key)
                     for test in tests
                     for name in METRICS
-                    if (key := _key(one, dataset, name + test))
+                    if (key := key_of(one, dataset, name + test))
                 }
                 yield {
                     "suite": run.suite, "backbone": run.backbone, "method": one.row.method, "title": one.title,
@@ -348,34 +249,31 @@ def _records(rows: Sequence[FewRow]) -> Iterator[dict[str, Any]]:
                 }  # fmt: skip
 
 
+# --- what a score must beat ---------------------------------------------------------------------------------
+
+_MAJORITY = "majority_acc"
+
+
+def _floor(rows: Sequence[FewRow], columns: Sequence[Column]) -> Iterator[list[Cell]]:
+    """Yield the row of an answer that never looks at an image, in the columns of accuracies of the published test."""
+    found = {str(one.support["dataset"]): one for one in rows}  # the same whatever was learnt
+    cells = [_floor_cell(list(found.values()), column) for column in columns]
+    if any(cell.text for cell in cells):
+        yield [Cell("Always the most frequent class"), *cells]
+
+
+def _floor_cell(rows: Sequence[FewRow], column: Column) -> Cell:
+    half = column.head.removesuffix(" [%]")
+    if column.metric == METRICS[0]:
+        where = places(rows)[column.head.removesuffix(_head(_HEADS[METRICS[0]], ""))]
+    elif half in ("base", "new"):
+        where = lambda row: [f"{row.support['dataset']}-{half}"]  # noqa: E731
+    else:
+        return Cell("")
+    return replace(_mean(rows, where, _MAJORITY), spread="")
+
+
 # --- ranks --------------------------------------------------------------------------------------------------
-
-
-Values = Mapping[str, Mapping[tuple[Any, ...], float]]
-"""Title -> dataset, shots and seed -> score, of methods that learn."""
-
-
-def _accuracies(rows: Sequence[FewRow]) -> Values:
-    values: dict[str, dict[tuple[Any, ...], float]] = {}
-    where = list(_places(rows).values())[-1]
-    for one in (one for one in rows if one.support["shots"]):
-        for dataset in where(one):
-            key = _key(one, dataset, METRICS[0])
-            for run in one.row.finished if key else ():
-                if key and (value := one.value(run, key)) is not None:
-                    place = (one.support["dataset"], dataset, one.support["shots"], run.seed)
-                    values.setdefault(one.title, {})[place] = value
-    return values
-
-
-def _harmonics(rows: Sequence[FewRow]) -> Values:
-    values: dict[str, dict[tuple[Any, ...], float]] = {}
-    for title, own in _with_most_shots(rows).items():
-        for one in (one for one in own if one.support["shots"]):
-            for half in _both(one):
-                place = (one.support["dataset"], one.support["shots"], half.seed)
-                values.setdefault(title, {})[place] = half.harmonic
-    return values
 
 
 def _ranks(values: Values) -> dict[str, tuple[Cell, Cell]]:
