@@ -314,7 +314,9 @@ def _adapted_flops(method: Method, prompts: Sequence[str]) -> InferenceFlops:
     images, ids = _inputs(method.backbone, prompts, context=method.text_padding == "context")
     classes = _prepared(method, ids[:, None])
     score = flops(lambda: method.classify(Batch(images=images), classes))
-    return InferenceFlops(score / len(images), flops(lambda: method.encode_text(ids)) / len(ids))
+    bound = method.needs_classes  # may have no features of other texts
+    texts = flops(lambda: method.class_features(ids[:, None]) if bound else method.encode_text(ids))
+    return InferenceFlops(score / len(images), texts / len(ids))
 
 
 def _prepared(method: Method, prompts: Tensor) -> Any:

@@ -112,6 +112,11 @@ def test_every_seed_stands_in_the_file_and_the_figure_is_drawn(curves: Path) -> 
         found = list(csv.DictReader(file))
     assert len(found) == 2 + 2 * 2 * 3 * 2
     assert {row["labels"] for row in found} == {"0", "5", "80"}
+    page = (curves / "report" / "index.html").read_text(encoding="utf-8")
+    assert "No scores yet" not in page
+    assert '<details id="tables" open>' in page  # there is no answer above it
+    with (curves / "report" / "efficiency.csv").open() as file:
+        assert {row["method"] for row in csv.DictReader(file)} == {"zero_shot", "coop", "clap"}
 
 
 def test_the_last_screen_shows_accuracies_with_their_spread_where_there_is_room(curves: Path) -> None:

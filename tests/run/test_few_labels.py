@@ -323,6 +323,15 @@ def test_one_source_is_evaluated_on_all_datasets(site: Path, tmp_path: Path) -> 
     assert sorted(run(spec, tmp_path).read_json("zeroshot.json")["datasets"]) == ["films", "siim"]
 
 
+def test_one_residual_per_class_learns_from_labels(site: Path, tmp_path: Path) -> None:
+    own = ["methods.taskres.rows=per_class", "methods.taskres.n_classes=5"]
+    config = load_config(flags(site, methods="taskres", shots="2", seeds="0", output_dir=str(tmp_path)), own)
+    (planned,) = make_plan(config, Store(tmp_path)).cells
+    folder = run(planned.spec, tmp_path)
+    assert folder.read_tensors("adapter.safetensors")["residuals.text"].shape == (5, 64)
+    assert folder.read_json("efficiency.json")["inference_flops_per_text"] > 0
+
+
 def test_searches_see_validation_labels_in_the_published_protocol_alone(site: Path, tmp_path: Path) -> None:
     seen = {}
     for selection in ("strict", "coop"):

@@ -39,6 +39,11 @@ def _figure(
     figure, grid = panels(title, len(titles), _COLUMNS, _SIZE, sharex=True, sharey=True)
     for axes, name in zip(grid, titles, strict=True):
         _panel(axes, name, [one for one in rows if one.title == name], frozen)
+    for axes in grid[::_COLUMNS]:
+        axes.set_ylabel("ACC (%)")
+    for axes in grid[-_COLUMNS:]:  # the last one of each column, whatever its row
+        axes.set_xlabel("shots")
+        axes.tick_params(labelbottom=True)
     lay_out(figure)
     keys = [key for one in rows for key in one.row.scores if key[1:] == (dataset, METRICS[0])]
     found = [one.row for one in rows]
@@ -80,5 +85,3 @@ def _panel(axes: Axes, title: str, rows: Sequence[FewRow], frozen: Sequence[FewR
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(title, fontsize=8, parse_math=False)
-    axes.set_xlabel("shots")
-    axes.set_ylabel("ACC (%)")

@@ -215,12 +215,15 @@ _FIRST_COSTS = ("trainable_parameters", "trainable_parameters_without_logit_scal
 
 
 def efficiency_frame(blocks: Sequence[Block]) -> pd.DataFrame:
-    """Costs per method, means over seeds: all numbers of efficiency.json (nested keys joined by "_")."""
+    """Costs per method, means over seeds: all numbers of efficiency.json (nested keys joined by "_").
+
+    Runs with few labels are variants, and have a row each where there is nothing else.
+    """
     frame: pd.DataFrame = pd.DataFrame(
         {"suite": block.suite, "backbone": block.backbone, "method": row.method, "title": row.title}
         | {"seeds": len(row.runs), **row.efficiency}
         for block in blocks
-        for row in block.rows
+        for row in block.rows or block.variants
         if not row.missing
     )
     return frame
