@@ -16,6 +16,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 os.environ.update(ONE_THREAD)
 
 from benchmark import registry  # noqa: E402
+from tests.pair import pair  # noqa: E402
 
 # Files with a costly fixture for all their tests: these stay in one process.
 TOGETHER = (
@@ -26,9 +27,9 @@ TOGETHER = (
     "tests/conformance/test_probes.py",
     "tests/plain/test_targets.py",
     "tests/run/engines/test_ray.py",
-    "tests/run/training/test_distributed.py",
-    "tests/run/engines/test_torchrun.py",
 )
+PAIRED = ("tests/run/training/test_distributed.py", "tests/run/engines/test_torchrun.py")
+"""These share two processes that are started once."""
 
 PLUGIN = '''
 """Methods and a task for tests of the harness."""
@@ -112,6 +113,8 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadGroupScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
+            if file in PAIRED:
+                return "pair"
             return file if file in TOGETHER else nodeid
 
     return Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
@@ -121,6 +124,20 @@ def pytest_collection_modifyitems(items):
     """Let processes that share the tests begin with the slow ones, so that they end together."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def _few_figures(request, monkeypatch):
+    """Draw the figures of a report, which take longer than most runs, only where they are looked at."""
+    if "tests/report/" not in request.node.nodeid and not request.node.get_closest_marker("figures"):
+        monkeypatch.setitem(vars(registry.FIGURES), "names", lambda *_: ())
+
+
+@pytest.fixture(scope="session")
+def both(tmp_path_factory):
+    """Two processes that work on one cell together."""
+    with pair(tmp_path_factory.mktemp("pair")) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

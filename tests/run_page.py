@@ -1,8 +1,8 @@
 """Run the code of a markdown page in the current folder: ``python run_page.py PAGE.md SUITE.yaml``.
 
 A block after a comment ``<!-- file: NAME -->`` is written to that file instead of run. What other tests cover is cut
-short: runs take two steps, methods are not probed, and check-method makes one check where no checks are named (all of
-them are in the method's own test).
+short: runs take two steps and draw no figures, methods are not probed, and check-method makes one check where no checks
+are named (all of them are in the method's own test).
 
 Commands are forked from this process, so that libraries are imported once for all of them. A fork copies the locks of
 other threads, but not the threads, and may wait for them forever: so libraries get one thread, and if there is another
@@ -105,11 +105,13 @@ def main(page: str, suite: str) -> None:
     """Run all blocks of a page in order."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     os.environ.update(dict.fromkeys(names, "1") | {"TOKENIZERS_PARALLELISM": "false"})
-    import benchmark.report.figures  # noqa: F401
+    import benchmark.report.report  # noqa: F401
     import benchmark.run.cell  # noqa: F401
     from benchmark.backbones import load_backbone
+    from benchmark.registry import FIGURES
 
     load_backbone("tiny")  # what libraries import late, they import now
+    FIGURES.names = lambda *_: []  # type: ignore[method-assign]
     short = ["--suite", suite, "--max-steps", "2", "--jobs", "1", "--device", "cpu"]
     for block in BLOCK.finditer(Path(page).read_text(encoding="utf-8")):
         code = block["code"]

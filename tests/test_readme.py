@@ -1,7 +1,7 @@
 """Every command of the README works, one after another, in one folder: none is a dead end for the next.
 
-The cells themselves are stood in for (tests/config/test_short.py and tests/run have real ones); planning, storing,
-reporting, comparing and all checks of settings are real.
+The cells themselves are stood in for (tests/config/test_short.py and tests/run have real ones), and what methods can
+do (tests/conformance/test_probes.py); planning, storing, reporting, comparing and all checks of settings are real.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from benchmark.cli import list as list_verb
 from benchmark.cli import main
 from benchmark.cli import run as run_verb
 from benchmark.conformance import checks
@@ -78,6 +79,8 @@ def checkout(tmp_path, monkeypatch, stand_in):
     monkeypatch.setattr(report, "page", lambda *_: "")
     few = {name: checks.CHECKS[name] for name in ("declared parameter count", "identity at initialisation")}
     monkeypatch.setattr(checks, "CHECKS", few)
+    nothing = dict.fromkeys(("rows", "columns", "cells", "remarks", "usable"), ())
+    monkeypatch.setattr(list_verb, "_probed", lambda *_: nothing)
     return tmp_path
 
 

@@ -47,7 +47,7 @@ from tasks.base import DatasetResult, Task, TaskContext, fill, measured_metrics
 T = TypeVar("T")
 _FLOPS_PAIRS = 8
 _COUNTED: dict[str, Any] = {}
-"""Operations that this process has counted for cells with few labels, which are many and short."""
+"""Operations that this process has counted."""
 
 _FEW_CUT = 0.01
 """Share of a corpus's texts that may be longer than the model's context without a word about it."""
@@ -82,8 +82,6 @@ class _Cell:
                 "provenance.json", folder.read_json("provenance.json") | {"weights": backbone.origin}
             )
         self.prompts = _prompts(spec.suite)
-        # before the method wraps the backbone
-        self.frozen_flops = self.counted("frozen", lambda: frozen_flops(backbone, self.prompts))
         self.context = _context(spec, backbone, self.device, reporter)
         self.sources = identity.Sources(
             spec.data_root,
@@ -92,6 +90,8 @@ class _Cell:
             arithmetic=resolve(spec.recipe.precision, self.device),
             fitting=preprocess_of(backbone).fitting,
         )
+        # before the method wraps the backbone
+        self.frozen_flops = self.counted("frozen", lambda: frozen_flops(backbone, self.prompts))
         output_dir = folder.path.parents[len(Path(spec.folder).parts) - 1]
         hide = Pseudonyms(id_key(spec.data_root)).hide if spec.hash_ids else dict
         self.towers = TowerResults(output_dir / "shared", spec, self.context, hide, self.sources.weights)
@@ -269,19 +269,25 @@ class _Cell:
         """Return the cell's efficiency figures; FLOPs are those of the towers at work, not of cached features."""
         rows = np.arange(_FLOPS_PAIRS) % batches.pairs  # a smaller corpus gives some of them twice
 
-        def measured(cached: bool) -> dict[str, Any]:
+        def measured(what: str, *, cached: bool) -> dict[str, Any]:
             batch = batches.batch(rows, cached=cached)
-            return measure_method(self.method.train(), batch, pairs=_FLOPS_PAIRS)
+            sizes = {name: [*one.shape] for name, one in vars(batch).items() if isinstance(one, torch.Tensor)}
+            count = partial(measure_method, self.method.train(), batch, pairs=_FLOPS_PAIRS)
+            return self.counted(what, count, *self.what_counts(), sizes)
 
-        figures = dict(self.counted("step", lambda: measured(False)))
+        figures = dict(measured("step", cached=False))
         if batches.constant and outcome is not None:
-            cached = self.counted("cached step", lambda: measured(True))
+            cached = measured("cached step", cached=True)
             figures["step_flops_per_pair_cached"] = cached["step_flops_per_pair"]
         times = step_times(*((outcome.step_seconds, outcome.step_waits) if outcome else ((), ())))
         median = times["step_time_p50_s"]
         costs = {
             **figures,
-            **self.counted("use", lambda: inference_costs(self.method, self.prompts, self.frozen_flops)),
+            **self.counted(
+                "use",
+                lambda: inference_costs(self.method, self.prompts, self.frozen_flops),
+                *self.what_counts(),
+            ),
             **times,
             "images_per_s": self.spec.recipe.batch_size / median if median else None,
             "peak_memory_bytes": outcome.peak_memory if outcome else None,
@@ -295,16 +301,26 @@ class _Cell:
         learnt = self.method.eval().figures(lambda: batches.batch(some))
         return {**costs, **({"learnt": learnt} if learnt else {})}
 
-    def counted(self, what: str, count: Callable[[], Any]) -> Any:
-        """Return operations that are counted; with few labels once for all cells of a method on the same classes."""
+    def counted(self, what: str, count: Callable[[], Any], *own: Any) -> Any:
+        """Return operations that are counted, once for all cells of a process that would count the same.
+
+        A count depends on sizes: neither on the seed nor on what was learnt.
+        """
         spec = self.spec
-        if "support" not in spec.suite:
-            return count()
-        own = ["" if what == "frozen" else [spec.method, spec.options], spec.recipe.precision, spec.device]
-        key = digest([what, spec.backbone, spec.pretrained, self.prompts, own])
+        model = [spec.backbone, self.sources.weights, spec.recipe.precision, spec.device]
+        key = digest([what, model, self.prompts, own])
         if key not in _COUNTED:
             _COUNTED[key] = count()
         return _COUNTED[key]
+
+    def what_counts(self) -> list[Any]:
+        """Return what the operations of a method depend on, beside the model."""
+        spec, recipe = self.spec, self.spec.recipe
+        labels = (
+            None if "support" in spec.suite else spec.suite.get("corpus")
+        )  # a loss may ask for each of them
+        method = [spec.method, id(type(self.method)), spec.options]
+        return [*method, labels, recipe.loss, recipe.logit_scale, recipe.gradient_checkpointing]
 
     # ------------------------------------------------------------------ evaluation
     def with_memory(self, run: Callable[[TaskContext], T]) -> T:

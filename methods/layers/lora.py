@@ -171,18 +171,12 @@ def drawn_mask(inputs: Tensor, probability: float) -> Tensor:
     On a CPU, torch draws one random number per value, a seventh of a LoRA step on the embedded backbone; here four
     values share one 64-bit draw, 16 bits each, so that the probability is met to 1 in 65,536.
     """
+    if torch.compiler.is_compiling():  # which draws within the kernel that uses the mask
+        return torch.rand_like(inputs, dtype=torch.float32) >= probability
     count = inputs.numel()
-    draws = _bits((count + 3) // 4)
+    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     threshold = round(probability * 2**16) - 2**15
     return draws.view(torch.int16)[:count].view(inputs.shape) >= threshold
-
-
-def _bits(count: int) -> Tensor:
-    """Return ``count`` random numbers of 64 bits."""
-    lowest = -(2**63)
-    if torch.compiler.is_compiling():  # has no random_ of all 64 bits; this draws the same ones
-        return torch.randint(lowest, 2**63 - 1, (count,)) ^ lowest
-    return torch.empty(count, dtype=torch.int64).random_(lowest, None)
 
 
 def dropped(inputs: Tensor, keep: Tensor | None, probability: float) -> Tensor:

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmark.files import ROOT
 from tests.device_check import __main__ as check
 from tests.device_check import parts
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_short_form_passes_on_a_cpu(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--short", "--output", str(tmp_path / "found.json")]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.device_check", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def test_the_short_form_passes_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = check.main(["--device", "cpu", "--short", "--output", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["failed"] == [], done.stdout
-    assert done.returncode == 0
+    assert found["failed"] == [], capsys.readouterr().out
+    assert status == 0
     assert list(found["parts"]) == list(parts.PARTS)
     skipped = {name for name, one in found["parts"].items() if "skipped" in one}
     assert skipped == {"waits", "verb", "compiled"}

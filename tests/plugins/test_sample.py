@@ -22,7 +22,7 @@ END = "-- end --"
 COMMANDS = (
     "list methods --names",
     "check-method image_bias --only count merge towers copy",
-    "--methods image_bias --suite small.yaml --max-steps 2 --jobs 1 --device cpu",
+    "--methods image_bias --suite small.yaml --max-steps 2 --jobs 1 --device cpu --cell image_bias/seed-0",
 )
 
 

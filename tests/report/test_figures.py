@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -313,6 +314,28 @@ def test_fonts_are_embedded_as_publishers_ask(tmp_path, write_cell, monkeypatch)
     content = picture.files[1].read_bytes()
     assert b"/CIDFontType2" in content
     assert b"/Type3" not in content
+
+
+def test_the_font_that_is_embedded_quicker_has_the_same_letters(tmp_path, monkeypatch):
+    def pixels(family):
+        with mpl.rc_context({**SHIPPED, "font.family": family}):
+            figure, (axes,) = style.panels("AVATAR, To: 95 %", 1, 1, (4, 3))
+            axes.plot([-1.5, 1], [0, 1e4])
+            axes.set(
+                xlabel="Gr\u00f6\u00dfe \u2212 1 \u00b1 2 \u00b5s, \u03b1\u2013\u03b2", ylabel="\u4e2d (%)"
+            )
+            style.freeze_layout(figure)
+            figure.canvas.draw()
+            return np.asarray(figure.canvas.buffer_rgba())
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    short, own = style.fonts.__wrapped__()
+    with pytest.warns(UserWarning, match="Glyph"):  # neither has Chinese letters
+        assert np.array_equal(pixels([short, own]), pixels([own]))
+    (path,) = tmp_path.rglob("*.ttf")
+    path.unlink()
+    path.mkdir()  # cannot be written
+    assert style.fonts.__wrapped__() == [own]
 
 
 def test_a_figure_is_drawn_again_only_when_its_results_have_changed(

@@ -188,6 +188,27 @@ def test_a_cell_is_reproducible_bit_by_bit(tmp_path: Path) -> None:
     ).read_bytes()
 
 
+def test_operations_are_counted_once_for_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def costs(**changes: Any) -> dict[str, Any]:
+        told = run(spec(tmp_path, **changes), tmp_path / "out").read_json("efficiency.json")
+        return {
+            key: value
+            for key, value in told.items()
+            if "flops" in key or "parameters" in key or "inference" in key
+        }
+
+    monkeypatch.setattr(cell, "_COUNTED", {})
+    first, counted = costs(), []
+    measure = cell.measure_method
+    monkeypatch.setattr(
+        cell, "measure_method", lambda *args, **how: counted.append(1) or measure(*args, **how)
+    )
+    assert costs(seed=1) == first
+    assert counted == []
+    other = costs(seed=2, recipe=Recipe(epochs=2, batch_size=16, lr=1e-2, logit_scale="frozen"))
+    assert (len(counted), other["trainable_parameters"]) == (2, first["trainable_parameters"] - 1)
+
+
 def test_an_adapted_cell_is_only_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(spec(tmp_path), tmp_path / "out")
     before = folder.read_json("zeroshot.json")

@@ -1,4 +1,4 @@
-"""From downloads to report, once through the command line: every dataset of a suite prepared, every method run."""
+"""From downloads to report, once through the command line: every dataset of a suite prepared, some methods run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.data.entries import load_dataset
 from benchmark.data.samples import pairs
 from benchmark.files import configs
 from benchmark.preprocess import Fitting
-from benchmark.registry import DATASETS, METHODS
+from benchmark.registry import DATASETS
 from benchmark.report.paper import load_paper
 from tests.data import trees
 
@@ -67,9 +67,9 @@ def run_suite(suite, methods, tmp_path):
 @pytest.mark.slow
 def test_radiology_from_downloads_to_report(tmp_path):
     prepare_all(trees.make_radiology(tmp_path / "raw"), tmp_path / "data")
-    rows = run_suite("radiology", "all", tmp_path)
+    rows = run_suite("radiology", "zero_shot,coop,ace_lora", tmp_path)
     assert {row["status"] for row in rows} == {"success"}
-    assert {row["method"] for row in rows} == set(METHODS.names(extras=False))
+    assert {row["method"] for row in rows} == {"zero_shot", "coop", "ace_lora"}
     counts = {row["dataset"]: row["n"] for row in rows if row["metric"] == "acc"}
     assert counts == {"chexpert_5x200": "20", "rsna": "9", "siim": "18"}
     assert {row["metric"] for row in rows} >= {"acc", "balanced_acc", "majority_acc", "auroc"}

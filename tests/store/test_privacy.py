@@ -32,6 +32,8 @@ from benchmark.store.hashed_ids import KEY_FILE, Pseudonyms, id_key
 from tasks.base import DatasetResult
 from tests.report.test_html import Page
 
+pytestmark = pytest.mark.figures
+
 SENTENCE = "Zyxwv quaint meniscus beside the third rib."
 SECRETS = {
     "USER": "plantedperson",

@@ -204,6 +204,9 @@ class Tower(DeltaSites):
         Deltas are inside a block and interventions between blocks, so both work as before. Another set of deltas and
         the second text length are translated once more; other lengths and other batch sizes, above one, are not.
 
+        Random masks are drawn inside kernels: others than without compilation, but from torch's seed, so that the same
+        run, a block that is computed again and a part of a batch that is passed again draw the same.
+
         Args:
             backend: of torch.compile. "inductor" needs a C++ compiler or a GPU, "aot_eager" neither, nor does it gain.
         """
@@ -211,6 +214,11 @@ class Tower(DeltaSites):
         config.skip_nnmodule_hook_guards = False  # deltas are hooks: another one is another block
         config.recompile_limit = max(config.recompile_limit, 8 * self.depth)  # counted once for all blocks
         self._compiler = backend
+
+    @property
+    def compiled(self) -> bool:
+        """Whether passes with gradient run compiled blocks."""
+        return self._compiler is not None
 
     # ------------------------------------------------------------------ internals
     def _block(self, index: int, tokens: Tensor, mask: Any) -> Tensor:
@@ -301,9 +309,7 @@ def _run_block(tower: Tower, index: int, tokens: Tensor, mask: Any) -> Tensor:
 @functools.cache
 def _compiled(backend: str) -> Callable[..., Tensor]:
     """Return the running of a block, compiled; one for all towers: those of one form share what was translated."""
-    # random masks as without compilation: what draws them twice (checkpoints, parts of a batch) must get the same
-    options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
-    return torch.compile(_run_block, backend=backend, options=options)
+    return torch.compile(_run_block, backend=backend)
 
 
 class TextTower(Tower):

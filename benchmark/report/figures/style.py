@@ -8,6 +8,8 @@ the same store gives the same files.
 from __future__ import annotations
 
 import colorsys
+import functools
+import itertools
 import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from benchmark.files import write_whole
+from benchmark.files import default_data_root, write_whole
 from benchmark.metrics.classification import Metric
 from benchmark.report.model import Block, Key, Row, span
 
@@ -191,7 +193,7 @@ def write(drawings: Iterable[Drawing], block: Block, folder: Path, suffix: str) 
     import matplotlib as mpl
 
     written = []
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+    with mpl.rc_context({**STYLE, "font.family": fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph ")  # of a name that the font cannot write: it is a box
         for drawing in drawings:
             stem = f"figure_{drawing.name}{suffix}".replace("/", "-").replace(":", "-")
@@ -199,6 +201,52 @@ def write(drawings: Iterable[Drawing], block: Block, folder: Path, suffix: str) 
             written.append(Picture(stem, drawing.title, drawing.caption, block.heading, folder))
             _save(drawing, written[-1])
     return written
+
+
+_SIGNS = (range(0x20, 0x7F), range(0xA0, 0x180), range(0x391, 0x3CA), range(0x2010, 0x2040), (0x2212,))
+"""Latin, Greek, punctuation and the minus sign."""
+_NAMES = (1, 4, 6, 16)
+"""Of a font: family, full name, name in PostScript (without spaces), family of several."""
+
+
+@functools.cache
+def fonts() -> list[str]:
+    """Return the fonts of figures: matplotlib's own, before it a copy with Western letters alone, once one is made.
+
+    A PDF holds a part of its font, which takes twice as long to cut out of the whole one; the letters are the same.
+    """
+    import matplotlib as mpl
+    from matplotlib import font_manager
+
+    own, short = "DejaVu Sans", "medpeft short sans"
+    path = default_data_root() / "fonts" / f"{short.replace(' ', '-')}-{mpl.__version__}.ttf"
+    try:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(
+                path, lambda temporary: _write_short_font(font_manager.findfont(own), short, temporary)
+            )
+    except OSError:
+        return [own]
+    font_manager.fontManager.addfont(path)
+    return [short, own]
+
+
+def _write_short_font(whole: str, family: str, path: Path) -> None:
+    from fontTools import subset
+
+    options = subset.Options(
+        glyph_names=True, layout_features=[], legacy_kern=True, name_IDs=["*"],
+        drop_tables=["GSUB", "GPOS", "GDEF", "MATH", "FFTM"],
+    )  # fmt: skip
+    with subset.load_font(whole, options) as font:
+        cut = subset.Subsetter(options)
+        cut.populate(unicodes=itertools.chain(*_SIGNS))
+        cut.subset(font)
+        for record in font["name"].names:
+            if record.nameID in _NAMES:  # another font has another name, as its licence wants
+                record.string = family.replace(" ", "-") if record.nameID == 6 else family
+        subset.save_font(font, str(path), options)
 
 
 def _save(drawing: Drawing, picture: Picture) -> None:

@@ -42,10 +42,14 @@ def backward(
         return loss.detach()
     parts = batch.split(micro_batch)
     states, embedded = [], []
-    with world.own_draws(step), torch.no_grad():
+    # compiled blocks draw masks of their own, and run with gradient alone
+    compiled = method.backbone.image.compiled or method.backbone.text.compiled
+    with world.own_draws(step), torch.set_grad_enabled(compiled):
         for part in parts:
             states.append(random_state(batch.device))
-            embedded.append(part.supervision.embed(method, part))
+            found = part.supervision.embed(method, part).items()
+            embedded.append({name: piece.detach() for name, piece in found})
+            del found
     own: Embeddings = {
         name: torch.cat([piece[name] for piece in embedded]).requires_grad_() for name in embedded[0]
     }

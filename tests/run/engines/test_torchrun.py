@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,7 @@ from benchmark.run.engines import torchrun as together
 from benchmark.run.engines.grid import Grid, Summary
 from benchmark.store.cells import CellFolder, Store
 from benchmark.world import ALONE, World
-from tests.pair import Pair, pair
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with pair(tmp_path_factory.mktemp("pair")) as found:
-        yield found
+from tests.pair import Pair
 
 
 def spec(root: Path, seed: int, trouble: str = "", **changes: Any) -> CellSpec:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import gc
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,13 @@ from benchmark.run.training.gradients import backward
 from benchmark.run.training.trainer import Trainer
 from benchmark.world import ALONE, World
 from methods.base import Method
-from tests.pair import Pair, pair
+from tests.pair import Pair
 from tests.small import CPU, RECIPE, corpus, frozen, method
 
 NAMES = METHODS.names(extras=False)
 TUNERS = ("peft:adalora", "peft:ia3")  # one whose loss has a term of the weights alone
 FAMILY = "timm+bert"
 OFF = torch.amp.GradScaler("cpu", enabled=False)
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with pair(tmp_path_factory.mktemp("pair")) as found:
-        yield found
 
 
 # ---------------------------------------------------------------------------------------------- gradients
