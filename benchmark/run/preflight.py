@@ -90,7 +90,7 @@ def validate(config: RunConfig, *, probe: int = 0, images: bool = False) -> list
     weights, model = _weights(config)
     fitting = None if model is None else model.fitting
     items = [*_data(config, fitting), *(_shared(config, fitting) if images else ()), weights]
-    counted, lines = supports(config, fitting)
+    counted, lines = supports(config)
     items += [Item("data", *line) for line in lines]
     pairs = None if config.pools else _corpus_pairs(config)
     hardware, devices = _hardware(config, model)

@@ -13,12 +13,12 @@ from benchmark.config.run_config import RunConfig
 from benchmark.console import NullReporter
 from benchmark.data import fewshot
 from benchmark.data.entries import load_dataset
+from benchmark.data.prepared import Prepared
 from benchmark.data.samples import LabelledImages, labelled_images
 from benchmark.errors import BenchmarkError
-from benchmark.preprocess import Fitting
 from benchmark.registry import METHODS, is_deterministic
 
-Line = tuple[str, Literal["ok", "note"], str]
+Line = tuple[str, Literal["ok", "note", "missing"], str]
 """Name, state, what is found."""
 
 
@@ -54,29 +54,40 @@ class Supports:
         return f"; fewer than {most} images, so that all are drawn: {', '.join(few)}" if few else ""
 
 
-def supports(config: RunConfig, fitting: Fitting | None) -> tuple[dict[str, Supports], list[Line]]:
-    """Return dataset -> what is drawn from it, as far as its images are here, and a line on each."""
+def supports(config: RunConfig) -> tuple[dict[str, Supports], list[Line]]:
+    """Return dataset -> what is drawn from it, as far as its labels are here, and a line on each.
+
+    No image is opened.
+    """
     found: dict[str, Supports] = {}
     lines: list[Line] = []
     for dataset, pool in config.pools.items():
         name = f"supports of {dataset}"
         try:
-            found[dataset] = one = _supports(config, dataset, pool, fitting)
-        except BenchmarkError as error:
-            lines.append((name, "note", f"not counted: {error}"))
+            opened = {
+                part: load_dataset(entry, config.data_root, NullReporter()) for part, entry in pool.items()
+            }
+        except BenchmarkError:  # told with the data
+            lines.append((name, "note", "not counted: its data are not here, or cannot be read"))
             continue
+        try:
+            images = {part: _images(config, dataset, pool[part], data) for part, data in opened.items()}
+        except BenchmarkError as error:
+            lines.append((name, "missing", str(error)))
+            continue
+        found[dataset] = one = _supports(config, images["train"], images.get("val"))
         short = one.short() if config.sampling == "standard" else ""
         lines.append((name, "note" if short else "ok", one.line() + short))
     return found, lines
 
 
-def _supports(config: RunConfig, dataset: str, pool: Mapping[str, Any], fitting: Fitting | None) -> Supports:
+def _images(config: RunConfig, dataset: str, entry: Mapping[str, Any], data: Prepared) -> LabelledImages:
+    limits = [most for most in (entry.get("limit"), config.limit) if most is not None]
+    return labelled_images(dataset, data, dict(entry), limit=min(limits, default=None))
+
+
+def _supports(config: RunConfig, train: LabelledImages, more: LabelledImages | None) -> Supports:
     which: fewshot.Half = "base" if config.protocol == "base_to_new" else "all"
-    train, more = (
-        None if part not in pool else _images(config, dataset, pool[part], fitting)
-        for part in ("train", "val")
-    )
-    assert train is not None
     drawn = {}
     for shots in config.shots:
         rows = fewshot.draw(
@@ -91,14 +102,6 @@ def _supports(config: RunConfig, dataset: str, pool: Mapping[str, Any], fitting:
     mine = train.of_half(which)
     counts = np.bincount(mine.targets, minlength=len(mine.classes)).tolist()
     return Supports(dict(zip(mine.classes, counts, strict=True)), len(train.classes), drawn)
-
-
-def _images(
-    config: RunConfig, dataset: str, entry: Mapping[str, Any], fitting: Fitting | None
-) -> LabelledImages:
-    prepared = load_dataset(entry, config.data_root, NullReporter(), fitting)
-    limits = [most for most in (entry.get("limit"), config.limit) if most is not None]
-    return labelled_images(dataset, prepared, dict(entry), limit=min(limits, default=None))
 
 
 def costs(config: RunConfig, counted: Mapping[str, Supports]) -> Iterator[Line]:

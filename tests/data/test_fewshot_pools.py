@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from benchmark.backbones import load_backbone
+from benchmark.cli import main
 from benchmark.config.load import load_config
 from benchmark.plan import CellSpec, make_plan
 from benchmark.preprocess import Fitting
@@ -57,6 +59,26 @@ def test_a_csv_file_is_learnt_from_its_part_train(tmp_path: Path, selection: str
             len({drawn.clusters[row] for row in np.flatnonzero(drawn.targets == label)}) == 2
             for label in range(3)
         )
+
+
+def test_validate_counts_the_rows_of_a_csv_file_and_opens_no_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = films(tmp_path, 36)
+    for image in file.parent.glob("films/*.png"):
+        image.write_bytes(b"not an image")
+
+    def validated(status: int, **changes: Any) -> dict[str, Any]:
+        cells(tmp_path, OWN | {"file": str(file)} | changes)
+        words = f"validate --suite {tmp_path}/pools.yaml --protocol fewshot --methods clap --shots 2 --json".split()
+        assert main([*words, "--data-root", str(tmp_path / "data"), "--device", "cpu"]) == status
+        return {item["name"]: item for item in json.loads(capsys.readouterr().out)["items"]}
+
+    found = validated(0)["supports of set"]
+    assert (found["state"], found["found"]) == ("ok", "12 labelled images of 3 classes; 2 shots: 6 labels")
+    wrong = validated(2, classes=["normal", "edema", "fracture"])
+    assert wrong["supports of set"]["found"] == "not counted: its data are not here, or cannot be read"
+    assert any(item["state"] == "missing" and "effusion" in item["found"] for item in wrong.values())
 
 
 def test_medmnist_is_learnt_from_its_part_train_and_validated_on_val(tmp_path: Path) -> None:
