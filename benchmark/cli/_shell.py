@@ -31,9 +31,12 @@ def cell_commands(plan: Plan, words: Sequence[str]) -> list[str]:
 
 
 def with_seeds(words: Sequence[str], seeds: str) -> str:
-    """Return the user's own command with other seeds, never as a smoke run: finished cells are reused."""
+    """Return the user's own command with other seeds, never as a smoke run: finished cells are reused.
+
+    Without seeds the protocol's own are asked for.
+    """
     kept = _kept([word for word in words if not word.startswith("seeds=")], {"--seeds": 1, "--smoke": 0})
-    return f"{COMMAND} {shlex.join([*kept, '--seeds', seeds])}"
+    return f"{COMMAND} {shlex.join([*kept, *(['--seeds', seeds] if seeds else [])])}"
 
 
 def _kept(words: Sequence[str], left_out: Mapping[str, int]) -> Iterator[str]:

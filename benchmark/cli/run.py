@@ -16,6 +16,7 @@ from benchmark.cli._parser import ArgumentParser, add_data_root, add_plugins, ad
 from benchmark.cli._plan_tables import print_plan, recipe_table
 from benchmark.cli._shell import cell_commands, with_seeds
 from benchmark.config.experiments import Experiment
+from benchmark.config.fewshot import PAIRS
 from benchmark.config.request import Request, load_request
 from benchmark.config.run_config import RunConfig
 from benchmark.console import Console, Reporter, duration
@@ -360,7 +361,8 @@ def _report(
             with console.phase("writing report") as reporter:
                 report.write(formats, reporter)
         again = config.smoke or report.ran_once()
-        console.table(report.console(with_seeds(words, SEEDS) if again else ""))
+        seeds = SEEDS if config.protocol == PAIRS else ""
+        console.table(report.console(with_seeds(words, seeds) if again else ""))
     except Exception as error:  # the results are safe in the store
         reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
         reason = file_fault(error) if isinstance(error, OSError) else reason

@@ -388,10 +388,12 @@ class Block:
         return [run.info(task, dataset) for run in runs if run.result(task, dataset)]
 
     def dataset_title(self, dataset: str, task: str) -> str:
-        """Title of a dataset in the suite file, of another task if need be; else its name."""
+        """Title of a dataset in the suite file, of another task if need be, and which of its classes; else its name."""
         tasks = (task, *(self.spec.get("tasks") or {}))
         entries = (self.dataset_specs(name).get(dataset) or {} for name in tasks)
-        return next((str(entry["title"]) for entry in entries if entry.get("title")), dataset)
+        entry = next((entry for entry in entries if entry.get("title")), None)
+        half = f" ({entry['subset']} classes)" if entry and entry.get("subset") else ""
+        return dataset if entry is None else f"{entry['title']}{half}"
 
     def dataset_specs(self, task: str) -> Mapping[str, Any]:
         """Datasets of a task as the suite names them."""

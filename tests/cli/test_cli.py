@@ -207,6 +207,9 @@ def test_the_next_command_is_the_same_one_with_more_seeds():
     assert with_seeds(["--methods", "coop", "--seeds", "0", "lr=1"], "0,1") == (
         "python run_benchmark.py --methods coop lr=1 --seeds 0,1"
     )
+    assert with_seeds(["--protocol", "fewshot", "--seeds", "0"], "") == (
+        "python run_benchmark.py --protocol fewshot"  # whose seeds are its own
+    )
     assert with_seeds(["--seeds=3", "seeds=[1]", "--smoke", "--suite", "my suite"], "0") == (
         "python run_benchmark.py --suite 'my suite' --seeds 0"
     )

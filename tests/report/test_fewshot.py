@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmark.report.model import Block
 from benchmark.report.report import read_report
 from benchmark.report.tables import fewshot
 from benchmark.store.cells import Store
@@ -196,6 +197,15 @@ def test_halves_have_a_clean_test_too(tmp_path: Path) -> None:
         "base clean [%]", "new clean [%]", "H clean [%]", "H of means clean [%]",
     ]  # fmt: skip
     assert rows_of(table)["CoOp"][:8] == ["80.0", "40.0", "53.3", "53.3", "60.0", "40.0", "48.0", "48.0"]
+
+
+def test_halves_of_a_dataset_have_titles_of_their_own() -> None:
+    tasks = {
+        "zeroshot": {"datasets": {"a-new": {"title": "A", "subset": "new"}, "b": {"title": "B"}, "c": {}}}
+    }
+    block = Block("few", "tiny", {"tasks": tasks}, ())
+    titles = [block.dataset_title(name, "zeroshot") for name in ("a-new", "b", "c")]
+    assert titles == ["A (new classes)", "B", "c"]
 
 
 def test_published_numbers_name_their_source() -> None:
