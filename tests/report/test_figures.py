@@ -319,7 +319,7 @@ def test_fonts_are_embedded_as_publishers_ask(tmp_path, write_cell, monkeypatch)
 def test_the_font_that_is_embedded_quicker_has_the_same_letters(tmp_path, monkeypatch):
     def pixels(family):
         with mpl.rc_context({**SHIPPED, "font.family": family}):
-            figure, (axes,) = style.panels("AVATAR, To: 95 %", 1, 1, (4, 3))
+            figure, (axes,) = style.panels("AVATAR, To: effusion, office: 95 %", 1, 1, (4, 3))
             axes.plot([-1.5, 1], [0, 1e4])
             axes.set(
                 xlabel="Gr\u00f6\u00dfe \u2212 1 \u00b1 2 \u00b5s, \u03b1\u2013\u03b2", ylabel="\u4e2d (%)"

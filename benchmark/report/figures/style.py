@@ -218,7 +218,7 @@ def fonts() -> list[str]:
     import matplotlib as mpl
     from matplotlib import font_manager
 
-    own, short = "DejaVu Sans", "medpeft short sans"
+    own, short = "DejaVu Sans", "medpeft sans"
     path = default_data_root() / "fonts" / f"{short.replace(' ', '-')}-{mpl.__version__}.ttf"
     try:
         if not path.is_file():
@@ -235,10 +235,8 @@ def fonts() -> list[str]:
 def _write_short_font(whole: str, family: str, path: Path) -> None:
     from fontTools import subset
 
-    options = subset.Options(
-        glyph_names=True, layout_features=[], legacy_kern=True, name_IDs=["*"],
-        drop_tables=["GSUB", "GPOS", "GDEF", "MATH", "FFTM"],
-    )  # fmt: skip
+    options = subset.Options(glyph_names=True, layout_features=["*"], legacy_kern=True, name_IDs=["*"])
+    options.drop_tables += ["MATH", "FFTM"]
     with subset.load_font(whole, options) as font:
         cut = subset.Subsetter(options)
         cut.populate(unicodes=itertools.chain(*_SIGNS))
