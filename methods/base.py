@@ -445,4 +445,7 @@ def from_options(method: type[Method], backbone: Backbone, options: Mapping[str,
         objective = Objective(own.pop("loss", "label_guided"), own.pop("label_match", "equal"))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return method(backbone, make_options(method, own), objective=objective, logit_scale=scale)
+    made = method(backbone, make_options(method, own), objective=objective, logit_scale=scale)
+    if "image" in made.adapts:
+        backbone.image.check_changeable()
+    return made

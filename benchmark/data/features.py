@@ -3,12 +3,13 @@
 All methods that do not change a tower, and all seeds, read the same file. Nothing is random: no augmentation, towers in
 eval mode. The towers use the arithmetic of the run, so that all rows of a table have the same one; features are stored
 in fp32. The key contains all that they depend on: weights, input normalisation, data, arithmetic, kind of device, and
-the version of this file.
+the version of this file. Features of images have their ids beside them: the dataset ``features`` reads such a file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -52,21 +53,21 @@ class FrozenFeatures:
         """Return token ids ``[N, context_length]`` of texts, padded."""
         return token_ids(self._backbone, texts, self._folder, self._reporter)
 
-    def of_images(self, pixels: Array, digest: str) -> Tensor:
+    def of_images(self, pixels: Array, digest: str, ids: Sequence[str] | None = None) -> Tensor:
         """Return ``[N, E]`` features of uint8 images on the CPU; ``digest`` identifies the images."""
 
         def encode(start: int, stop: int) -> Tensor:
             inputs = self._backbone.input_spec.to_input(pixels[start:stop], self._device)
             return self._backbone.image.features(inputs)
 
-        return self._cached(f"image|{digest}", len(pixels), encode)
+        return self._cached(f"image|{digest}", len(pixels), encode, ids)
 
     def of_labelled(self, data: PairData | LabelledImages) -> Tensor:
         """Return ``[N, E]`` features of a dataset's images; those of a selection are taken from all of them."""
         if isinstance(data, LabelledImages) and data.among is not None:
             whole, rows = data.among
-            return self.of_images(whole.pixels, whole.digest)[torch.from_numpy(rows)]
-        return self.of_images(data.pixels, data.digest)
+            return self.of_images(whole.pixels, whole.digest, whole.ids)[torch.from_numpy(rows)]
+        return self.of_images(data.pixels, data.digest, data.ids)
 
     def of_texts(self, ids: Tensor | npt.NDArray[np.integer]) -> Tensor:
         """Return ``[N, E]`` features of token ids ``[N, L]`` on the CPU."""
@@ -81,20 +82,28 @@ class FrozenFeatures:
 
         return self._cached(f"text|{digest.hexdigest()}", len(rows), encode)
 
-    def keep(self, what: str, key: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    def keep(
+        self,
+        what: str,
+        key: str,
+        make: Callable[[], Mapping[str, Tensor]],
+        ids: Sequence[str] | None = None,
+    ) -> Mapping[str, Tensor]:
         """Return tensors that are computed once.
 
         Args:
             what: in words.
             key: all that they depend on.
             make: computes them, on the CPU.
+            ids: of their rows, written beside them.
         """
+        about = None if ids is None else {"ids": json.dumps(list(ids))}
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return cached(
             None if self._folder is None else self._folder / f"{name}.safetensors",
             make=make,
             read=load_file,
-            write=lambda path, tensors: save_file(dict(tensors), path),
+            write=lambda path, tensors: save_file(dict(tensors), path, about),
             what=what,
             reporter=self._reporter,
         )
@@ -103,11 +112,18 @@ class FrozenFeatures:
     def _device(self) -> torch.device:
         return next(self._backbone.parameters()).device
 
-    def _cached(self, what: str, count: int, encode: Callable[[int, int], Tensor]) -> Tensor:
+    def _cached(
+        self,
+        what: str,
+        count: int,
+        encode: Callable[[int, int], Tensor],
+        ids: Sequence[str] | None = None,
+    ) -> Tensor:
         kind = f"frozen {what.partition('|')[0]} features"
         how = f"{resolve(self._precision, self._device)}|{self._device.type}"
         key = f"{self._fingerprint}|{how}|{what}"
-        return self.keep(kind, key, lambda: {"features": self._compute(kind, count, encode)})["features"]
+        made = self.keep(kind, key, lambda: {"features": self._compute(kind, count, encode)}, ids)
+        return made["features"]
 
     @torch.no_grad()
     def _compute(self, kind: str, count: int, encode: Callable[[int, int], Tensor]) -> Tensor:

@@ -372,6 +372,9 @@ class ImageTower(Tower):
     grid: tuple[int, ...]
     image_size: tuple[int, ...]
 
+    def check_changeable(self) -> None:  # noqa: B027  (most towers have an encoder)
+        """Raise BenchmarkError where there is no encoder that a method could change."""
+
     def tap(self, sequence: TokenSequence) -> Tensor:
         """Return the patch tokens as a map ``[B, D, *grid]``, without class token and inserted tokens."""
         patches = sequence.tokens[:, sequence.content_at : sequence.content_at + math.prod(self.grid)]

@@ -159,7 +159,7 @@ def imprint(data: Prepared, people: str, folder: Path | None, reporter: Reporter
 
 
 def row_numbers(pixels: Array, reporter: Reporter) -> Numbers:
-    """Return the number of every image of uint8 ``[N, H, W]`` or ``[N, H, W, 3]``."""
+    """Return the number of every image of uint8 ``[N, H, W]`` or ``[N, H, W, 3]``, or of stored features."""
     numbers = np.zeros(len(pixels), dtype=np.uint64)
     reporter.start("hash images", len(pixels))
     for start in range(0, len(pixels), _CHUNK):
@@ -221,8 +221,11 @@ def _units(thumbnails: Array) -> npt.NDArray[np.float32]:
 
 
 def _number(image: npt.NDArray[np.uint8]) -> int:
-    some = image[::8, ::8]  # enough to see that most images are neither blank nor grey in colour
-    if np.ptp(some) <= _BLANK and np.ptp(image) <= _BLANK:
+    some = (
+        image[::8, ::8] if image.ndim > 1 else image
+    )  # enough to see that most are neither blank nor grey in colour
+    blank = 0 if image.dtype.kind == "f" else _BLANK  # stored features have no grey levels
+    if np.ptp(some) <= blank and np.ptp(image) <= blank:
         return 0
     if image.ndim == 3 and _is_grey(some) and _is_grey(image):
         image = image[:, :, 0]
