@@ -50,8 +50,8 @@ HISTOLOGY = {
     "taskres": 5.2e-2,
 }
 """First guesses: what was chosen for ``phantom``."""
-VOLUMES = {"clip_lora": 1e-2, "full_ft": 1e-3, "molre": 1e-2, "taskres": 1e-2}
-"""First guesses, from trials at the same seeds."""
+VOLUMES = {"clip_lora": 1e-2, "full_ft": 5e-4, "molre": 1e-2, "taskres": 1e-2}
+"""First guesses."""
 PRIOR = {"phantom": PHANTOM, "phantom_histology": HISTOLOGY, "phantom_ct": VOLUMES}
 STEP, ROUNDS, MOST = 3.0, 4, 6
 _DRAW = [f"{part}.seed=77" for part in ("corpus", "validation")]
