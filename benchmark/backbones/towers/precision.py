@@ -47,7 +47,8 @@ def fused(parameters: Iterable[Tensor]) -> dict[str, Any]:
 
 def full_precision(device: torch.device) -> torch.autocast:
     """Return a context in which nothing is cast, inside autocast too: what follows the towers is computed there."""
-    return torch.autocast(device.type, enabled=False)
+    kind = "cpu" if device.type == "meta" else device.type  # autocast does not know tensors without values
+    return torch.autocast(kind, enabled=False)
 
 
 def at_least_fp32(values: Tensor) -> Tensor:
