@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.config.layers import plugin_options
-from benchmark.config.run_config import Recipe, RunConfig
+from benchmark.config.run_config import RunConfig
 from benchmark.console import Console
 from benchmark.layout import Fitted
 from benchmark.plan import CellSpec, Plan
@@ -76,10 +76,11 @@ def _words(spec: CellSpec, origins: Mapping[str, str]) -> str:
     lines = [f"options: {', '.join(options)}"] * bool(options)
     if getattr(plugin, "deterministic", False):
         return "\n".join(["trains nothing", *lines])
-    return "\n".join([_recipe_words(spec.recipe), *lines, f"from {_origin_words(origins)}"])
+    return "\n".join([_recipe_words(spec), *lines, f"from {_origin_words(origins)}"])
 
 
-def _recipe_words(recipe: Recipe) -> str:
+def _recipe_words(spec: CellSpec) -> str:
+    recipe = spec.recipe
     length, warm_up = recipe.epochs, recipe.warmup_epochs
     said = [
         f"lr {recipe.lr:g}",
@@ -91,7 +92,7 @@ def _recipe_words(recipe: Recipe) -> str:
         recipe.schedule,
         f"weight decay {recipe.weight_decay:g}",
         f"precision {recipe.precision}",
-        f"loss {recipe.loss}",
+        "cross-entropy over the classes" if "support" in spec.suite else f"loss {recipe.loss}",
     ]
     rest = [
         f"{item.name}={_plain(value)}"

@@ -176,6 +176,8 @@ def test_the_plan_is_shown_without_running(site: Path, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "plan: 51 of 51 cells to run" in out
     assert re.search(r"coop\+protocol=fewshot,dataset=films,shots=4 +0-4 ", out)
+    assert "cross-entropy over the classes" in " ".join(out.split())
+    assert "loss label_guided" not in " ".join(out.split())
     assert not (site / "out").exists()
 
 
