@@ -8,7 +8,11 @@ The tables and figures of the paper are taken over apart, from a folder that hol
 
     cp -r OUT PAPER
     python run_benchmark.py --config configs/experiments/*.yaml --seeds 0,1,2 --output-dir PAPER
-    python results/reference/publish.py OUT PAPER
+    python results/reference/publish.py paper=PAPER
+
+So are the results of the drawn volumes, of the command in docs/volumes.md with ``--seeds 0,1,2 --output-dir CT``:
+
+    python results/reference/publish.py phantom_ct=CT
 
 What is written stands between two comments, ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``, and is replaced whole.
 No number on these pages is typed by hand: they come from ``results.csv``, the report, ``curves.csv`` (validation over
@@ -28,6 +32,7 @@ from pathlib import Path
 
 import pandas as pd
 from learning_rates import PHANTOM
+from learning_rates import VOLUMES as VOLUME_RATES
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -38,6 +43,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "phantom"
 PAPER = HERE / "paper"
+VOLUMES = HERE / "phantom_ct"
 IMAGES = ROOT / "docs/images"
 REFERENCES = RESULTS / "references_tiny.json"
 WEIGHTS = ROOT / "benchmark/backbones/weights"
@@ -54,11 +60,12 @@ KEPT_FILES = ("*.csv", "*.md", "*.tex", "*.png", "index.html")
 
 def take_over(out: Path, into: Path) -> None:
     """Copy the results of a run, with its report built anew beside the supervised references."""
-    found = json.loads(REFERENCES.read_text(encoding="utf-8"))["end_to_end"]
-    ceiling = {"title": "End to end, supervised", "datasets": {part: found[part] for part in TESTS}}
-    (out / "ceilings.json").write_text(
-        json.dumps({"phantom/tiny": ceiling}, indent=1) + "\n", encoding="utf-8"
-    )
+    if into != VOLUMES:
+        found = json.loads(REFERENCES.read_text(encoding="utf-8"))["end_to_end"]
+        ceiling = {"title": "End to end, supervised", "datasets": {part: found[part] for part in TESTS}}
+        (out / "ceilings.json").write_text(
+            json.dumps({"phantom/tiny": ceiling}, indent=1) + "\n", encoding="utf-8"
+        )
     tables = ["--tables", "all"] if into == PAPER else []
     subprocess.run(
         [sys.executable, "run_benchmark.py", "report", "--output-dir", str(out), *tables],
@@ -70,10 +77,11 @@ def take_over(out: Path, into: Path) -> None:
     for pattern in KEPT_FILES:
         for file in sorted((out / "report").glob(pattern)):
             shutil.copy(file, into / "report")
-    for name in ("results.csv", "ceilings.json"):
-        shutil.copy(out / name, into)
-    shutil.copy(min(out.glob("runs/phantom/tiny/*/seed-*/provenance.json")), into)
-    rows = [curve(history) for history in sorted(out.glob("runs/phantom/*/*/seed-*/history.jsonl"))]
+    for file in filter(Path.is_file, (out / "results.csv", out / "ceilings.json")):
+        shutil.copy(file, into)
+    runs = f"runs/{'phantom_ct' if into == VOLUMES else 'phantom'}/*/*/seed-*"
+    shutil.copy(min(out.glob(f"{runs}/provenance.json")), into)
+    rows = [curve(history) for history in sorted(out.glob(f"{runs}/history.jsonl"))]
     with (into / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         heads = list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.DictWriter(file, fieldnames=heads, lineterminator="\n")
@@ -299,6 +307,24 @@ def dense() -> str:
     return table(["image tower of", *columns.values()], [*rows, ["*untrained*", *told]])
 
 
+def volumes() -> str:
+    """Return what methods make of the drawn volumes."""
+    frame = pd.read_csv(VOLUMES / "results.csv")
+    columns = {
+        ("findings", "here", "auroc"): "AUROC, same hospital",
+        ("findings", "here", "ap"): "mean AP, same hospital",
+        ("findings", "elsewhere", "auroc"): "AUROC, another hospital",
+    }
+    scores = frame.groupby(["method", "task", "dataset", "metric"]).value.agg(["mean", "std"])
+    rows = []
+    for name in ("zero_shot", *VOLUME_RATES):
+        cells = [percent(*scores.loc[(name, *column)]) for column in columns]
+        rows.append([METHODS.get(name).card.title, *cells])
+    commit = json.loads((VOLUMES / "provenance.json").read_text(encoding="utf-8"))["git"]["commit"][:7]
+    told = f"Per cent, mean ± standard deviation over training seeds 0, 1, 2, at commit {commit}."
+    return "\n".join([told, "", table(["method", *columns.values()], rows)])
+
+
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "result": ("README.md", result),
     "start": ("docs/phantom.md", start),
@@ -307,8 +333,9 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "judged": ("docs/phantom.md", judged),
     "ablations": ("docs/phantom.md", ablations),
     "dense": ("docs/phantom.md", dense),
+    "volumes": ("docs/volumes.md", volumes),
 }
-NEEDS = {"result": RESULTS, "judged": RESULTS, "ablations": PAPER, "dense": PAPER}
+NEEDS = {"result": RESULTS, "judged": RESULTS, "ablations": PAPER, "dense": PAPER, "volumes": VOLUMES}
 """Blocks that need the results of a run, and where they are."""
 
 
@@ -327,10 +354,11 @@ def replaced(page: str, name: str, content: str) -> str:
 
 def main() -> int:
     """Take over the runs that are named, and write all blocks."""
-    for out, into in zip(sys.argv[1:], (RESULTS, PAPER), strict=False):
-        take_over(Path(out), into)
-    if sys.argv[1:]:
-        take_pictures()
+    for word in sys.argv[1:]:
+        name, _, out = word.rpartition("=")
+        take_over(Path(out), HERE / (name or "phantom"))
+        if not name:
+            take_pictures()
     for name, (page, make) in BLOCKS.items():
         if name in NEEDS and not (NEEDS[name] / "results.csv").is_file():
             continue
