@@ -127,10 +127,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _few_figures(request, monkeypatch):
+def _few_figures(request, _registries_put_back):
     """Draw the figures of a report, which take longer than most runs, only where they are looked at."""
-    if "tests/report/" not in request.node.nodeid and not request.node.get_closest_marker("figures"):
-        monkeypatch.setitem(vars(registry.FIGURES), "names", lambda *_: ())
+    with pytest.MonkeyPatch.context() as patch:  # its own: a test may undo what it has patched
+        if "tests/report/" not in request.node.nodeid and not request.node.get_closest_marker("figures"):
+            patch.setitem(vars(registry.FIGURES), "names", lambda *_: ())
+        yield
 
 
 @pytest.fixture(scope="session")
