@@ -316,9 +316,8 @@ class _Cell:
     def what_counts(self) -> list[Any]:
         """Return what the operations of a method depend on, beside the model."""
         spec, recipe = self.spec, self.spec.recipe
-        labels = (
-            None if "support" in spec.suite else spec.suite.get("corpus")
-        )  # a loss may ask for each of them
+        # a loss may ask for each label of a corpus
+        labels = None if "support" in spec.suite else spec.suite.get("corpus")
         method = [spec.method, id(type(self.method)), spec.options]
         return [*method, labels, recipe.loss, recipe.logit_scale, recipe.gradient_checkpointing]
 

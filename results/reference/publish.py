@@ -4,16 +4,6 @@
     python run_benchmark.py --methods all --tasks zeroshot --seeds 0,1,2 --output-dir OUT
     python results/reference/publish.py OUT               # and without OUT: the pages alone, from what is here
 
-The tables and figures of the paper are taken over apart, from a folder that holds them beside the main job:
-
-    cp -r OUT PAPER
-    python run_benchmark.py --config configs/experiments/*.yaml --seeds 0,1,2 --output-dir PAPER
-    python results/reference/publish.py paper=PAPER
-
-So are the results of the drawn volumes, of the command in docs/volumes.md with ``--seeds 0,1,2 --output-dir CT``:
-
-    python results/reference/publish.py phantom_ct=CT
-
 What is written stands between two comments, ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``, and is replaced whole.
 No number on these pages is typed by hand: they come from ``results.csv``, the report, ``curves.csv`` (validation over
 epochs), ``learning_rates.csv``, ``references_tiny.json`` and the cards beside the weights.
@@ -32,18 +22,14 @@ from pathlib import Path
 
 import pandas as pd
 from learning_rates import PHANTOM
-from learning_rates import VOLUMES as VOLUME_RATES
 from PIL import Image
 from scipy.stats import spearmanr
 
-from benchmark.config.experiments import experiments, read_suite, resolve
 from benchmark.registry import METHODS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "phantom"
-PAPER = HERE / "paper"
-VOLUMES = HERE / "phantom_ct"
 IMAGES = ROOT / "docs/images"
 REFERENCES = RESULTS / "references_tiny.json"
 WEIGHTS = ROOT / "benchmark/backbones/weights"
@@ -58,33 +44,27 @@ ROOM = {"chexpert_5x200": 15, "rsna": 5, "siim": 5}  # points that references mu
 KEPT_FILES = ("*.csv", "*.md", "*.tex", "*.png", "index.html")
 
 
-def take_over(out: Path, into: Path) -> None:
+def take_over(out: Path) -> None:
     """Copy the results of a run, with its report built anew beside the supervised references."""
-    if into != VOLUMES:
-        found = json.loads(REFERENCES.read_text(encoding="utf-8"))["end_to_end"]
-        ceiling = {"title": "End to end, supervised", "datasets": {part: found[part] for part in TESTS}}
-        (out / "ceilings.json").write_text(
-            json.dumps({"phantom/tiny": ceiling}, indent=1) + "\n", encoding="utf-8"
-        )
-    tables = ["--tables", "all"] if into == PAPER else []
-    subprocess.run(
-        [sys.executable, "run_benchmark.py", "report", "--output-dir", str(out), *tables],
-        check=True,
-        cwd=ROOT,
+    found = json.loads(REFERENCES.read_text(encoding="utf-8"))["end_to_end"]
+    ceiling = {"title": "End to end, supervised", "datasets": {part: found[part] for part in TESTS}}
+    (out / "ceilings.json").write_text(
+        json.dumps({"phantom/tiny": ceiling}, indent=1) + "\n", encoding="utf-8"
     )
-    shutil.rmtree(into / "report", ignore_errors=True)
-    (into / "report").mkdir(parents=True)
+    subprocess.run(
+        [sys.executable, "run_benchmark.py", "report", "--output-dir", str(out)], check=True, cwd=ROOT
+    )
+    shutil.rmtree(RESULTS / "report", ignore_errors=True)
+    (RESULTS / "report").mkdir(parents=True)
     for pattern in KEPT_FILES:
         for file in sorted((out / "report").glob(pattern)):
-            shutil.copy(file, into / "report")
-    for file in filter(Path.is_file, (out / "results.csv", out / "ceilings.json")):
-        shutil.copy(file, into)
-    runs = f"runs/{'phantom_ct' if into == VOLUMES else 'phantom'}/*/*/seed-*"
-    shutil.copy(min(out.glob(f"{runs}/provenance.json")), into)
-    rows = [curve(history) for history in sorted(out.glob(f"{runs}/history.jsonl"))]
-    with (into / "curves.csv").open("w", newline="", encoding="utf-8") as file:
-        heads = list(dict.fromkeys(key for row in rows for key in row))
-        writer = csv.DictWriter(file, fieldnames=heads, lineterminator="\n")
+            shutil.copy(file, RESULTS / "report")
+    for name in ("results.csv", "ceilings.json"):
+        shutil.copy(out / name, RESULTS)
+    shutil.copy(min(out.glob("runs/phantom/tiny/*/seed-*/provenance.json")), RESULTS)
+    rows = [curve(history) for history in sorted(out.glob("runs/phantom/tiny/*/seed-*/history.jsonl"))]
+    with (RESULTS / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -264,79 +244,15 @@ def judged() -> str:
     )
 
 
-def rows_of(name: str, metrics: tuple[str, ...] = ("acc", "auroc")) -> list[list[str]]:
-    """Return the rows of an experiment that ran on ``phantom``: title, then means over its test sets, seeds apart."""
-    item = next(item for item in experiments() if item.name == name)
-    frame = pd.read_csv(PAPER / "results.csv")
-    frame = frame[(frame.suite == "phantom") & (frame.task == "zeroshot") & frame.metric.isin(metrics)]
-    rows = []
-    for row in resolve(item, read_suite("phantom"), "tiny"):
-        found = frame[(frame.backbone == row.backbone) & (frame.method == row.cell)]
-        if row.reason or found.empty:
-            continue
-        means = found.pivot_table(index="seed", columns="metric", values="value", aggfunc="mean")
-        scores = [percent(means[metric].mean(), means[metric].std()) for metric in metrics]
-        rows.append([f"{item.label[0].upper()}{item.label[1:]}", row.title, *scores])
-    return rows
-
-
-def ablations() -> str:
-    """Return the rows of the paper's tables on ACE-LoRA's parts, and of the long recipe."""
-    names = ("table_5", "table_6", "table_7", "table_8", "table_A3", "long")
-    heads = ["", "row", "mean ACC", "mean AUROC"]
-    return table(heads, [row for name in names for row in rows_of(name)], numbers_from=2)
-
-
-def dense() -> str:
-    """Return Dice and mAP of the heads on every image tower."""
-    frame = pd.read_csv(PAPER / "results.csv")
-    frame = frame[frame.task.isin(["segmentation", "detection"])]
-    columns = {"dice": "Dice (SIIM)", "map": "mAP (RSNA)"}
-    rows = []
-    for name, title in [
-        ("zero_shot", "Zero-shot"),
-        *((name, METHODS.get(name).card.title) for name in PHANTOM),
-    ]:
-        found = frame[frame.method == name].groupby("metric").value
-        if found.ngroups:
-            rows.append([title, *(percent(found.mean()[key], found.std()[key]) for key in columns)])
-    untrained = frame[frame.method == "zero_shot"].groupby("metric").value
-    told = [
-        percent(untrained.mean()[f"{key}_untrained"], untrained.std()[f"{key}_untrained"]) for key in columns
-    ]
-    return table(["image tower of", *columns.values()], [*rows, ["*untrained*", *told]])
-
-
-def volumes() -> str:
-    """Return what methods make of the drawn volumes."""
-    frame = pd.read_csv(VOLUMES / "results.csv")
-    columns = {
-        ("findings", "here", "auroc"): "AUROC, same hospital",
-        ("findings", "here", "ap"): "mean AP, same hospital",
-        ("findings", "elsewhere", "auroc"): "AUROC, another hospital",
-    }
-    scores = frame.groupby(["method", "task", "dataset", "metric"]).value.agg(["mean", "std"])
-    rows = []
-    for name in ("zero_shot", *VOLUME_RATES):
-        cells = [percent(*scores.loc[(name, *column)]) for column in columns]
-        rows.append([METHODS.get(name).card.title, *cells])
-    commit = json.loads((VOLUMES / "provenance.json").read_text(encoding="utf-8"))["git"]["commit"][:7]
-    told = f"Per cent, mean ± standard deviation over training seeds 0, 1, 2, at commit {commit}."
-    return "\n".join([told, "", table(["method", *columns.values()], rows)])
-
-
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "result": ("README.md", result),
     "start": ("docs/phantom.md", start),
     "references": ("docs/phantom.md", references),
     "rates": ("docs/phantom.md", rates),
     "judged": ("docs/phantom.md", judged),
-    "ablations": ("docs/phantom.md", ablations),
-    "dense": ("docs/phantom.md", dense),
-    "volumes": ("docs/volumes.md", volumes),
 }
-NEEDS = {"result": RESULTS, "judged": RESULTS, "ablations": PAPER, "dense": PAPER, "volumes": VOLUMES}
-"""Blocks that need the results of a run, and where they are."""
+OF_RUNS = ("result", "judged")
+"""Blocks that need the results of a run."""
 
 
 def replaced(page: str, name: str, content: str) -> str:
@@ -353,14 +269,13 @@ def replaced(page: str, name: str, content: str) -> str:
 
 
 def main() -> int:
-    """Take over the runs that are named, and write all blocks."""
-    for word in sys.argv[1:]:
-        name, _, out = word.rpartition("=")
-        take_over(Path(out), HERE / (name or "phantom"))
-        if not name:
-            take_pictures()
+    """Take over a run, if one is named, and write all blocks."""
+    if sys.argv[1:]:
+        take_over(Path(sys.argv[1]))
+        take_pictures()
+    measured = (RESULTS / "results.csv").is_file()
     for name, (page, make) in BLOCKS.items():
-        if name in NEEDS and not (NEEDS[name] / "results.csv").is_file():
+        if name in OF_RUNS and not measured:
             continue
         path = ROOT / page
         path.write_text(replaced(path.read_text(encoding="utf-8"), name, make()), encoding="utf-8")

@@ -221,9 +221,8 @@ def _units(thumbnails: Array) -> npt.NDArray[np.float32]:
 
 
 def _number(image: npt.NDArray[np.uint8]) -> int:
-    some = (
-        image[::8, ::8] if image.ndim > 1 else image
-    )  # enough to see that most are neither blank nor grey in colour
+    # enough to see that most are neither blank nor grey in colour
+    some = image[::8, ::8] if image.ndim > 1 else image
     blank = 0 if image.dtype.kind == "f" else _BLANK  # stored features have no grey levels
     if np.ptp(some) <= blank and np.ptp(image) <= blank:
         return 0
